@@ -1,0 +1,132 @@
+"""Argument checks that speak with one voice, and arrays made ready for kernels.
+
+Every message says what was got and what is expected. Checks of shape and dtype always run;
+checks of values run on concrete values only.
+"""
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+
+# Top package of an array's type -> the library's name in messages and tables.
+_LIBRARIES = {"jaxlib": "jax", "cupyx": "cupy"}
+
+
+def library_of(*arrays: Any) -> str:
+    """Return the one library that all arrays come from; TypeError where there is none or two."""
+    names = {_library(array) for array in arrays}
+    if len(names) > 1:
+        raise TypeError(
+            f"arrays of different libraries in one call: {' and '.join(sorted(names))}. "
+            f"Convert them to one library first; nothing is copied between libraries silently."
+        )
+    return names.pop() if names else "numpy"
+
+
+def arrays(**named: Any) -> tuple[Any, ...]:
+    """Return the arguments as arrays of one library; lists and scalars become NumPy arrays.
+
+    ``None`` (an absent optional array) stays None.
+    """
+    converted = tuple(_array(name, value) for name, value in named.items())
+    first = None
+    for name, value in zip(named, converted, strict=True):
+        if value is None:
+            continue
+        library = _library(value)
+        if first is None:
+            first = name, library
+        elif library != first[1]:
+            raise TypeError(
+                f"{first[0]} is a {first[1]} array and {name} a {library} array; pass arrays of "
+                f"one library (nothing is copied between libraries silently)."
+            )
+    return converted
+
+
+def concrete(function: str, alternative: str, **named: Any) -> None:
+    """Raise TypeError where an eager function gets a JAX tracer; name the traced alternative."""
+    for name, value in named.items():
+        if _library(value) == "jax":
+            from jax.core import Tracer
+
+            if isinstance(value, Tracer):
+                raise TypeError(
+                    f"{function} needs the values of {name} (the size of its result depends on "
+                    f"them), and under jit or vmap there are none; there, use {alternative}."
+                )
+
+
+def choice(name: str, value: Any, options: Collection[str]) -> None:
+    """Raise ValueError unless `value` is one of `options`."""
+    if value not in options:
+        known = ", ".join(repr(option) for option in options)
+        raise ValueError(f"{name} must be one of {known}; got {value!r}.")
+
+
+def size(name: str, value: Any, minimum: int = 0) -> int:
+    """Return an integer argument as int; TypeError or ValueError if it is none or too small."""
+    if isinstance(value, bool | np.bool_) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be an integer; got {value!r} ({type(value).__name__}).")
+    if (number := value.__index__()) < minimum:
+        raise ValueError(f"{name} must be at least {minimum}; got {number}.")
+    return number
+
+
+def operand(name: str, x: Any, axis: int, expected: int) -> None:
+    """Raise ValueError unless `x` has `expected` entries on `axis` (-1 or -2)."""
+    if x.ndim < -axis or x.shape[axis] != expected:
+        where = "last axis" if axis == -1 else "second-to-last axis"
+        raise ValueError(
+            f"{name} must have {expected} entries on its {where}; got shape {tuple(x.shape)}."
+        )
+
+
+def kernel_array(array: np.ndarray) -> np.ndarray:
+    """Return an aligned, native, C-contiguous, read-only array for a compiled kernel.
+
+    A view where the array is fit already, a copy else. Always read-only, so that a kernel sees
+    one type a dtype (one compilation), and one that writes to its input does not compile.
+    """
+    flags = array.flags
+    if not (flags.c_contiguous and flags.aligned and array.dtype.isnative):
+        array = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def _library(array: Any) -> str:
+    kind = type(array)
+    if kind is np.ndarray:
+        return "numpy"
+    for base in kind.__mro__:
+        package = base.__module__.partition(".")[0]
+        if package == "numpy":
+            return "numpy"
+        if package in ("torch", "jax", "jaxlib", "cupy", "dask", "array_api_strict"):
+            return _LIBRARIES.get(package, package)
+    if hasattr(array, "__array_namespace__"):
+        return kind.__module__.partition(".")[0]
+    raise TypeError(f"expected an array; got {kind.__module__}.{kind.__qualname__}.")
+
+
+def _array(name: str, value: Any) -> Any:
+    if value is None or type(value) is np.ndarray:
+        return value
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, whose mask would be lost; fill it first.")
+    if isinstance(value, np.ndarray | np.generic | list | tuple | int | float | complex):
+        array = np.asarray(value)
+        if array.dtype.kind not in "biufc":
+            raise TypeError(f"{name} must be numeric; got dtype {array.dtype}.")
+        return array
+    try:
+        _library(value)
+    except TypeError:
+        kind = type(value)
+        raise TypeError(
+            f"{name} must be an array; got {kind.__module__}.{kind.__qualname__}."
+        ) from None
+    return value

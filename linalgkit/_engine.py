@@ -1,0 +1,236 @@
+"""Which engine serves a call: from the arrays, from what is installed, from the user's wish.
+
+A room has up to four engine modules (``_array_api``, ``_numba``, ``_cupy``, ``_dask``) whose
+functions carry the same names. ``array_api`` is the reference: it runs on any array library
+and stands in wherever another engine lacks a function.
+"""
+
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from importlib import import_module
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from ._checks import library_of
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+# Which engines can serve the arrays of a library, the preferred one first.
+SERVES = {
+    "numpy": ("numba", "array_api"),
+    "cupy": ("cupy", "array_api"),
+    "dask": ("dask",),
+}
+ENGINES = ("array_api", "numba", "cupy", "dask")
+ENVIRONMENT = "LINALGKIT_ENGINE"
+
+_wish: ContextVar[str | None] = ContextVar(
+    "linalgkit_engine", default=os.environ.get(ENVIRONMENT) or None
+)
+
+
+class EngineError(RuntimeError):
+    """The engine that was asked for cannot serve this call, or is not installed."""
+
+
+@contextmanager
+def use_engine(name: str | None) -> Iterator[None]:
+    """Ask for one engine inside a ``with`` block, in this thread or task only.
+
+    Parameters
+    ----------
+    name : {"array_api", "numba", "cupy", "dask"} or None
+        The engine. ``None`` goes back to the choice by array type. A function
+        that the engine lacks is served by the reference engine ``array_api``.
+
+    Raises
+    ------
+    EngineError
+        At once if there is no engine of that name; at the call if the engine is
+        not installed or cannot serve the arrays of that call.
+
+    Notes
+    -----
+    The environment variable ``LINALGKIT_ENGINE`` sets the wish for a whole
+    process. The wish is a context variable: other threads and asyncio tasks
+    keep theirs.
+
+    Examples
+    --------
+    >>> import linalgkit
+    >>> from scipy.sparse import eye_array
+    >>> with linalgkit.use_engine("array_api"):
+    ...     product = linalgkit.spgemm.matmul(eye_array(3).tocsr(), eye_array(3).tocsr())
+    >>> product.nnz
+    3
+    """
+    token = _wish.set(_checked_wish(name, "use_engine"))
+    try:
+        yield
+    finally:
+        _wish.reset(token)
+
+
+def wished_engine() -> str | None:
+    """Return the name of the engine asked for here, or None."""
+    return _wish.get()
+
+
+class Kind(NamedTuple):
+    """What the decorator above a public function states."""
+
+    name: str
+    vjp: str | None = None
+    batched: tuple[int, ...] = ()
+
+
+# (room, function) -> Kind; `_torch` and `_jax` read it to register gradients.
+registry: dict[tuple[str, str], Kind] = {}
+
+
+class Engine:
+    """One engine of one room; a function that it lacks comes from the reference engine."""
+
+    def __init__(self, name: str, module: Any, reference: Any) -> None:
+        self.name = name
+        self._modules = (module, reference)
+
+    def __getattr__(self, function: str) -> Any:
+        if function.startswith("_"):
+            raise AttributeError(function)
+        for module in self._modules:
+            found = getattr(module, function, None)
+            if found is not None:
+                setattr(self, function, found)  # the next look-up is a plain attribute
+                return found
+        raise AttributeError(f"no engine of {self._modules[1].__package__} has {function!r}")
+
+
+class Engines:
+    """The engines of one room; called with the arrays of a call, it returns the one that serves.
+
+    Parameters
+    ----------
+    package : str
+        The room's ``__package__``.
+    """
+
+    def __init__(self, package: str) -> None:
+        self.room = package
+        self._loaded: dict[str, Engine] = {}
+        # The fast path's two halves: filled when the room's Numba engine is first chosen.
+        self._fast: Engine | None = None
+        self._fast_dtypes: frozenset[Any] = frozenset()
+
+    def __call__(self, *arrays: Any) -> Engine:
+        """Return the engine that serves these arrays (None stands for an absent optional one)."""
+        if _wish.get() is None and self._fast is not None:
+            dtypes = self._fast_dtypes
+            for array in arrays:
+                if type(array) is np.ndarray:
+                    if array.dtype not in dtypes:
+                        break
+                elif array is not None:
+                    break
+            else:
+                return self._fast
+        return self._choose(arrays)
+
+    def traced(
+        self, *, vjp: str | None = None, batched: tuple[int, ...] = ()
+    ) -> Callable[[Function], Function]:
+        """Mark a public function as pure with static shapes; name its vjp if it has one."""
+        return lambda function: self._record(function, Kind("traced", vjp, batched))
+
+    def eager(self, function: Function) -> Function:
+        """Mark a public function whose result size or stopping depends on values."""
+        return self._record(function, Kind("eager"))
+
+    def host(self, function: Function) -> Function:
+        """Mark a public function of Python objects."""
+        return self._record(function, Kind("host"))
+
+    def _record(self, function: Function, kind: Kind) -> Function:
+        registry[self.room, function.__name__] = kind
+        function.__module__ = self.room  # what users import, see in errors and pickle
+        return function
+
+    def _choose(self, arrays: tuple[Any, ...]) -> Engine:
+        present = [array for array in arrays if array is not None]
+        library = library_of(*present)
+        able = SERVES.get(library, ("array_api",))
+        wish = _checked_wish(_wish.get(), ENVIRONMENT)
+        if wish is not None:
+            if wish not in able and not (wish == "array_api" and library != "dask"):
+                raise EngineError(
+                    f"engine {wish!r} cannot serve {library} arrays; "
+                    f"{' and '.join(repr(name) for name in able)} can. Convert the arrays, or "
+                    f"leave the choice to the arrays with use_engine(None)."
+                )
+            return self._load(wish)
+        for name in able:
+            if name == "numba" and not self._numba_serves(present):
+                continue
+            try:
+                engine = self._load(name)
+            except EngineError as error:
+                if name == able[-1]:
+                    raise
+                warnings.warn(f"{error} The slower {able[-1]!r} serves.", RuntimeWarning, 4)
+                continue
+            if name == "numba":
+                self._fast, self._fast_dtypes = engine, self._dtypes()
+            return engine
+        raise AssertionError("unreachable: the last engine is returned or raises")
+
+    def _numba_serves(self, arrays: list[Any]) -> bool:
+        dtypes = self._dtypes()
+        return all(array.dtype in dtypes for array in arrays)
+
+    def _dtypes(self) -> frozenset[Any]:
+        """Dtypes of the room's Numba engine; float32/64 and complex64/128 unless it says more."""
+        try:
+            characters = getattr(import_module(self.room + "._numba"), "DTYPES", "fdFD")
+        except ImportError:  # `_load` says so in its own words
+            characters = "fdFD"
+        return frozenset(np.dtype(character) for character in characters)
+
+    def _load(self, name: str) -> Engine:
+        if name not in self._loaded:
+            reference = import_module(self.room + "._array_api")
+            try:
+                module = import_module(f"{self.room}._{name}")
+            except ModuleNotFoundError as error:
+                if error.name != f"{self.room}._{name}":
+                    raise EngineError(
+                        f"engine {name!r} needs the module {error.name!r}, which is not installed "
+                        f"({_INSTALL[name]})."
+                    ) from error
+                if name == "dask":
+                    raise EngineError(
+                        f"{self.room} does not work on Dask arrays; call .compute() first."
+                    ) from None
+                module = reference  # the room has no such engine: the reference serves
+            except ImportError as error:
+                raise EngineError(f"engine {name!r} does not import here: {error}.") from error
+            self._loaded[name] = Engine(name, module, reference)
+        return self._loaded[name]
+
+
+_INSTALL = {
+    "array_api": "pip install array-api-compat",
+    "numba": "pip install numba",
+    "cupy": "pip install 'linalgkit-structured[gpu]'",
+    "dask": "pip install 'linalgkit-structured[dask]'",
+}
+
+
+def _checked_wish(name: str | None, origin: str) -> str | None:
+    if name is not None and name not in ENGINES:
+        known = ", ".join(repr(engine) for engine in ENGINES)
+        raise EngineError(f"{origin}: no engine {name!r}; there are {known}.")
+    return name

@@ -1,0 +1,226 @@
+"""What structured operators share: the protocol, SciPy's view of it, the dot test, save and load.
+
+A room's operator is a small class with `matmat` and `rmatmat` on blocks of columns; everything
+here follows from those two. What is cheaper than dense (`inv`, `solve`, `slogdet`...) the class
+adds under the protocol's names.
+"""
+
+from importlib import import_module
+from os import PathLike
+from typing import IO, Any, ClassVar
+
+import numpy as np
+
+from . import _checks
+
+FORMAT = 1  # of the files that `save` writes; grows when an older `load` could not read them
+
+
+class Operator:
+    """Base of the rooms' operators.
+
+    A subclass sets `shape` and `dtype`, names in `fields` the constructor's arguments that
+    are kept as attributes of the same names (arrays and plain numbers, which is what `save`
+    writes), and defines `matmat` and `rmatmat`.
+    """
+
+    fields: ClassVar[tuple[str, ...]] = ()
+    shape: tuple[int, int]
+    dtype: Any
+
+    def matmat(self, x: Any, /) -> Any:
+        """Return A X for X of shape (columns, k)."""
+        raise TypeError(f"{type(self).__name__} does not define matmat.")
+
+    def rmatmat(self, x: Any, /) -> Any:
+        """Return A^H X for X of shape (rows, k)."""
+        raise TypeError(f"{type(self).__name__} does not define rmatmat.")
+
+    def matvec(self, x: Any, /) -> Any:
+        """Return A x for x of shape (columns,)."""
+        _checks.operand("x", x, -1, self.shape[-1])
+        return self.matmat(x[..., None])[..., 0]
+
+    def rmatvec(self, x: Any, /) -> Any:
+        """Return A^H x for x of shape (rows,)."""
+        _checks.operand("x", x, -1, self.shape[-2])
+        return self.rmatmat(x[..., None])[..., 0]
+
+    def __matmul__(self, x: Any) -> Any:
+        """Return A x for a vector, A X for a matrix."""
+        return self.matvec(x) if x.ndim == 1 else self.matmat(x)
+
+    def aslinearoperator(self) -> Any:
+        """Return SciPy's LinearOperator of it, blocks served as blocks."""
+        from scipy.sparse.linalg import LinearOperator
+
+        return LinearOperator(
+            shape=self.shape[-2:],
+            dtype=self.dtype,
+            matvec=lambda x: self.matvec(x.reshape(-1)),  # SciPy also passes (n, 1)
+            rmatvec=lambda x: self.rmatvec(x.reshape(-1)),
+            matmat=self.matmat,
+            rmatmat=self.rmatmat,
+        )
+
+    def save(self, file: str | PathLike[str] | IO[bytes]) -> None:
+        """Write the operator to one ``.npz`` file that `linalgkit.load` reads."""
+        kind = type(self)
+        arrays = {name: np.asarray(getattr(self, name)) for name in self.fields}
+        for name, array in arrays.items():
+            if array.dtype.hasobject:
+                raise TypeError(f"{kind.__name__}.{name} is not an array of numbers.")
+        np.savez(
+            file,
+            linalgkit_class=np.array(f"{kind.__module__}.{kind.__qualname__}"),
+            linalgkit_format=np.array(FORMAT),
+            allow_pickle=False,
+            **arrays,
+        )
+
+    def __repr__(self) -> str:
+        arrays = [getattr(self, name) for name in self.fields]
+        parameters = sum(int(np.prod(a.shape)) for a in arrays if hasattr(a, "shape"))
+        itemsize = np.dtype(str(self.dtype).rpartition(".")[2]).itemsize
+        dense = int(np.prod(self.shape))
+        ratio = dense / parameters if parameters else float("inf")
+        return (
+            f"<{type(self).__name__} {'×'.join(map(str, self.shape))}, {self.dtype}: "
+            f"{parameters:,} parameters, {parameters * itemsize:,} bytes, "
+            f"{ratio:.3g} times smaller than dense>"
+        )
+
+
+def load(file: str | PathLike[str] | IO[bytes]) -> Any:
+    """Read an operator that its ``save`` wrote.
+
+    Parameters
+    ----------
+    file : str, path or binary file
+        The ``.npz`` file.
+
+    Returns
+    -------
+    operator
+        Of the class that was saved, with NumPy arrays.
+
+    Raises
+    ------
+    ValueError
+        The file is not linalgkit's, is of a newer format, or names a class that
+        this version does not have.
+
+    Notes
+    -----
+    Reading executes nothing from the file: arrays are loaded without pickle, and
+    only operator classes of this package are made.
+
+    Examples
+    --------
+    >>> import io
+    >>> import numpy as np
+    >>> import linalgkit
+    >>> file = io.BytesIO()
+    >>> np.savez(file, x=np.ones(3))
+    >>> _ = file.seek(0)
+    >>> linalgkit.load(file)
+    Traceback (most recent call last):
+        ...
+    ValueError: not a file of linalgkit: it holds x, but no linalgkit_class.
+    """
+    try:
+        archive = np.load(file, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"not a .npz file of linalgkit: {error}") from error
+    if not isinstance(archive, np.lib.npyio.NpzFile):
+        raise ValueError("not a file of linalgkit: it holds a single array.")
+    with archive:
+        content = {name: archive[name] for name in archive.files}
+    if "linalgkit_class" not in content:
+        raise ValueError(
+            f"not a file of linalgkit: it holds {', '.join(content)}, but no linalgkit_class."
+        )
+    name, number = str(content.pop("linalgkit_class")), int(content.pop("linalgkit_format"))
+    if number > FORMAT:
+        raise ValueError(
+            f"written in format {number} by a newer linalgkit; this one reads up to {FORMAT}."
+        )
+    kind = _operator_class(name)
+    if set(content) != set(kind.fields):
+        raise ValueError(
+            f"{name} needs {', '.join(kind.fields)}; the file holds {', '.join(content)}."
+        )
+    return kind(**{key: value if value.ndim else value.item() for key, value in content.items()})
+
+
+def dottest(
+    operator: Any,
+    *,
+    rtol: float | None = None,
+    rng: int | np.random.Generator | None = None,
+) -> float:
+    """Test that an operator and its adjoint belong together: <A x, y> = <x, A^H y>.
+
+    Parameters
+    ----------
+    operator : operator
+        Anything with `shape`, `dtype`, `matvec` and `rmatvec`; SciPy's linear
+        operators too.
+    rtol : float, optional
+        Largest relative discrepancy; by default 1000 times the machine epsilon
+        of the dtype.
+    rng : None, int or numpy.random.Generator
+        For the random vectors.
+
+    Returns
+    -------
+    float
+        The discrepancy, relative to ``|A x| |y|``.
+
+    Raises
+    ------
+    AssertionError
+        The two inner products differ by more than `rtol`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scipy.sparse.linalg import aslinearoperator
+    >>> import linalgkit
+    >>> linalgkit.dottest(aslinearoperator(np.eye(4)), rng=0)
+    0.0
+    """
+    rng = np.random.default_rng(rng)
+    dtype = np.dtype(operator.dtype if operator.dtype is not None else np.float64)
+    rows, columns = operator.shape[-2:]
+    x, y = _random_vector(columns, dtype, rng), _random_vector(rows, dtype, rng)
+    image, preimage = operator.matvec(x), operator.rmatvec(y)
+    left, right = np.vdot(y, image), np.vdot(preimage, x)
+    scale = float(np.linalg.norm(image) * np.linalg.norm(y)) or 1.0
+    error = float(abs(left - right)) / scale
+    limit = 1000 * np.finfo(dtype).eps if rtol is None else rtol
+    if not error <= limit:
+        raise AssertionError(
+            f"<A x, y> = {left} but <x, A^H y> = {right}: a relative difference of {error:.2g}, "
+            f"more than {limit:.2g}. matvec and rmatvec are not adjoint to each other."
+        )
+    return error
+
+
+def _random_vector(n: int, dtype: np.dtype, rng: np.random.Generator) -> np.ndarray:
+    vector = rng.standard_normal(n)
+    if dtype.kind == "c":
+        vector = vector + 1j * rng.standard_normal(n)
+    return vector.astype(dtype)
+
+
+def _operator_class(name: str) -> type[Operator]:
+    module, _, attribute = name.rpartition(".")
+    if module == "linalgkit" or module.startswith("linalgkit."):
+        try:
+            found = getattr(import_module(module), attribute)
+        except (ImportError, AttributeError):
+            found = None
+        if isinstance(found, type) and issubclass(found, Operator):
+            return found
+    raise ValueError(f"no operator class {name!r} in this version of linalgkit.")

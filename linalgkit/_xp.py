@@ -1,0 +1,81 @@
+"""The few things that rooms need and the array-API standard lacks.
+
+Each takes arrays of any library and returns arrays of that library, differentiable where the
+library differentiates.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace, is_jax_array, is_numpy_array, is_torch_array
+
+_BLOCK = 32  # rows solved by plain substitution; larger systems halve by matmul
+
+
+def moveaxis(x: Any, source: int, destination: int) -> Any:
+    """Move one axis by ``permute_dims`` (``torch.func.vmap`` has no rule for moveaxis)."""
+    xp = array_namespace(x)
+    order = list(range(x.ndim))
+    order.insert(destination % x.ndim, order.pop(source % x.ndim))
+    return xp.permute_dims(x, tuple(order))
+
+
+def segment_sum(values: Any, segments: Any, count: int) -> Any:
+    """Sum `values` (n,) into `count` segments named by `segments` (n,), in order of position."""
+    xp = array_namespace(values, segments)
+    if is_jax_array(values):
+        return xp.zeros(count, dtype=values.dtype).at[segments].add(values)
+    zeros = xp.zeros(count, dtype=values.dtype, device=values.device)
+    if is_torch_array(values):
+        return zeros.index_add(0, segments, values)
+    if is_numpy_array(values):
+        np.add.at(zeros, segments, values)
+        return zeros
+    for k in range(values.shape[0]):  # the strict standard has no scatter at all
+        zeros[int(segments[k])] += values[k]
+    return zeros
+
+
+def solve_unit_lower(lower: Any, right: Any) -> Any:
+    """Solve L X = B for unit lower triangular L (..., n, n) and B (..., n, k).
+
+    What stands on and above the diagonal of `lower` is not read as part of L. Torch and JAX
+    solve natively; elsewhere the system is halved and the off-diagonal block applied by matmul.
+    """
+    xp = array_namespace(lower, right)
+    if is_torch_array(lower):
+        return xp.linalg.solve_triangular(lower, right, upper=False, unitriangular=True)
+    if is_jax_array(lower):
+        from jax.scipy.linalg import solve_triangular
+
+        return solve_triangular(lower, right, lower=True, unit_diagonal=True)
+    n = lower.shape[-1]
+    if n > _BLOCK:
+        half = n // 2
+        top = solve_unit_lower(lower[..., :half, :half], right[..., :half, :])
+        rest = right[..., half:, :] - xp.matmul(lower[..., half:, :half], top)
+        return xp.concat([top, solve_unit_lower(lower[..., half:, half:], rest)], axis=-2)
+    rows = [right[..., :1, :]]
+    for i in range(1, n):
+        known = xp.concat(rows, axis=-2)
+        rows.append(right[..., i : i + 1, :] - xp.matmul(lower[..., i : i + 1, :i], known))
+    return xp.concat(rows, axis=-2) if n else right
+
+
+def scan(step: Callable[[Any, Any], tuple[Any, Any]], state: Any, items: Any) -> tuple[Any, Any]:
+    """Carry `state` through ``state, out = step(state, item)`` over the leading axis of `items`.
+
+    Returns the last state and the stacked outputs. On JAX it is ``lax.scan`` (compile time does
+    not grow with the length), elsewhere a loop. `items` has at least one entry.
+    """
+    if is_jax_array(items):
+        from jax.lax import scan as native
+
+        return native(step, state, items)
+    xp = array_namespace(items)
+    outputs = []
+    for k in range(items.shape[0]):
+        state, output = step(state, items[k, ...])
+        outputs.append(output)
+    return state, xp.stack(outputs)

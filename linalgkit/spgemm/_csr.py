@@ -1,0 +1,39 @@
+"""What three arrays must satisfy to be compressed sparse rows."""
+
+from typing import Any
+
+from array_api_compat import array_namespace
+
+
+def check_csr(name: str, data: Any, indices: Any, indptr: Any, columns: int) -> None:
+    """Raise ValueError or TypeError that says where a triple is not CSR with `columns` columns."""
+    xp = array_namespace(data, indices, indptr)
+    for part, array in (("indices", indices), ("indptr", indptr)):
+        if not xp.isdtype(array.dtype, "integral"):
+            raise TypeError(f"{name}_{part} must be integers; got dtype {array.dtype}.")
+    if data.shape[0] != indices.shape[0]:
+        raise ValueError(
+            f"{name}_data and {name}_indices must be of one length; got {data.shape[0]} and "
+            f"{indices.shape[0]}."
+        )
+    if int(indptr[0]) != 0:
+        raise ValueError(f"{name}_indptr must start at 0; got {int(indptr[0])}.")
+    falls = indptr[1:] < indptr[:-1]
+    if bool(xp.any(falls)):
+        row = int(xp.argmax(xp.astype(falls, xp.int8)))
+        raise ValueError(
+            f"{name}_indptr must not decrease; row {row} goes from {int(indptr[row])} to "
+            f"{int(indptr[row + 1])}."
+        )
+    if int(indptr[-1]) > indices.shape[0]:
+        raise ValueError(
+            f"{name}_indptr ends at {int(indptr[-1])}, past the {indices.shape[0]} entries of "
+            f"{name}_indices."
+        )
+    used = indices[: int(indptr[-1])]
+    outside = (used < 0) | (used >= columns)
+    if bool(xp.any(outside)):
+        position = int(xp.argmax(xp.astype(outside, xp.int8)))
+        raise ValueError(
+            f"{name}_indices must lie in [0, {columns}); entry {position} is {int(used[position])}."
+        )
