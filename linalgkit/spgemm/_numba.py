@@ -1,19 +1,19 @@
-"""CPU kernels of the sparse product and what launches them.
+"""CPU engine of the sparse product: what is known of the operands, and the kernels' launch.
 
 A row is summed into a dense row of n values with a two-level bitmap of the columns touched, and
 leaves in order by counting trailing zeros: no sort, no branch a product. Bounds: the gathers of
-B's rows (prefetched), the scatter into the row (in L2), and the write of the result.
+B's rows (prefetched), the scatter into the row (in L2), and the write of the result. Two kinds
+of operands have kernels of their own: B without rows of two entries, and matrices of grids.
 """
 
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from .. import _threads
 from .._checks import kernel_array
-from .._intrinsics import popcount, prefetch, trailing_zeros
+from . import _numba_rows as _kernels
 from ._csr import check_csr
 
 DTYPES = "bhilqBHILQfdFD"
@@ -22,10 +22,7 @@ DTYPES = "bhilqBHILQfdFD"
 _CHUNK = 65_536
 # Products, and entries to look at, below which a second thread does not pay.
 _SMALL = 65_536
-# Entries of A ahead of the current one: their row of B is fetched, at twice that its pointer.
-_AHEAD = np.uint64(8)
 _NARROW = {np.dtype(np.int32)}
-_ONE, _SIX, _LOW = np.uint64(1), np.uint64(6), np.uint64(63)
 
 
 def csr_matmul(a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, *, shape, prune):
@@ -35,7 +32,6 @@ def csr_matmul(a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, *, shap
     index = np.int32 if widths == _NARROW else np.int64
     a, of_a = _operand("a", a_data, a_indices, a_indptr, b_indptr.size - 1, index)
     b, of_b = _operand("b", b_data, b_indices, b_indptr, columns, index)
-    multiply = partial(_multiply_rows, *a, *b, of_b.ascends, prune)
     scratch = partial(_scratch, columns, a_data.dtype)
     result = _Result(a_data.dtype, columns)
 
@@ -43,9 +39,15 @@ def csr_matmul(a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, *, shap
     each, ends, longest, source = of_b.longest, a[2], of_a.longest, of_b.longest
     if 2 * each * (b_indptr.size - 1) > 3 * b_indices.size:
         each, (ends, longest, source) = 1, _running_products(a, b)
+    total = each * int(ends[-1])
+    kinds = _repeats(b) if total > _SMALL else None
+    if kinds is not None:
+        multiply = partial(_kernels.repeat_rows, *a, *b, kinds, of_b.ascends, prune)
+    else:
+        multiply = partial(_kernels.multiply_rows, *a, *b, of_b.ascends, prune)
     if source == 1:
-        multiply = partial(_gather_or, multiply, partial(_gather_rows, *a, *b, prune))
-    if (total := each * int(ends[-1])) <= _SMALL:
+        multiply = partial(_gather_or, multiply, partial(_kernels.gather_rows, *a, *b, prune))
+    if total <= _SMALL:
         indptr, out = result.indptr(rows, total), result.entries(total)
         multiply(0, rows, *out, indptr, 0, *scratch())
         return result.finish(*out, indptr)
@@ -53,7 +55,7 @@ def csr_matmul(a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, *, shap
     upper = _upper_bounds(ends, each, longest, columns, bounds)
     if upper[-1] * (a_data.itemsize + 4) > _available_memory() // 4:
         # Too much to reserve: pay for a first pass that counts.
-        upper = _counted(partial(_count_rows, *a[1:], *b[1:]), bounds, scratch)[bounds]
+        upper = _counted(partial(_kernels.count_rows, *a[1:], *b[1:]), bounds, scratch)[bounds]
     run = _straight if _threads.is_serial(bounds) else _one_phase
     return run(result, multiply, bounds, upper, scratch)
 
@@ -80,7 +82,7 @@ def _operand(name, data, indices, indptr, columns, index):
         )
         found = []
         _threads.run_chunks(
-            _scan, bounds, seen, pointers, commit=lambda chunk, facts: found.append(facts)
+            _kernels.scan, bounds, seen, pointers, commit=lambda chunk, facts: found.append(facts)
         )
         parts = np.array(found)
         largest, longest, falls = parts[:, 0].max(), parts[:, 1].max(), parts[:, 2].sum()
@@ -88,6 +90,22 @@ def _operand(name, data, indices, indptr, columns, index):
             return (kernel_array(data), seen, pointers), _Facts(int(longest), bool(falls == 0))
     check_csr(name, data, indices, indptr, columns)
     raise AssertionError("unreachable: the check raises")
+
+
+def _repeats(b):
+    """Number B's rows by pattern if most repeat the row before, as on grids; else None."""
+    _, indices, indptr = b
+    rows = indptr.size - 1
+    if not 1024 <= rows < 2**32 - 1:
+        return None
+    kinds = np.empty(rows, dtype=np.uint32)
+    sample = np.arange(16) * (rows // 16)
+    equal = sum(_kernels.find_repeats(k, k + 9, indices, indptr, kinds) for k in sample.tolist())
+    if equal < 64:  # of 128
+        return None
+    bounds = _threads.chunk_bounds(indptr, minimum=2 * _SMALL)
+    _threads.run_chunks(_kernels.find_repeats, bounds, indices, indptr, kinds)
+    return kinds
 
 
 def _upper_bounds(ends, each, longest, columns, bounds):
@@ -185,31 +203,6 @@ def _scratch(columns, dtype):
     )
 
 
-@njit(nogil=True, cache=True)
-def _scan(start, stop, indices, indptr):
-    # Of the rows start..stop: the largest index (-1: none; 2**62: not CSR), the longest row, and
-    # how often indices fall within a row. Two streams, unsigned, which the compiler vectorises:
-    # falls are counted as if all were one row, less those where a row begins.
-    size = np.uint64(indices.size)
-    longest, falls = np.uint64(0), 0
-    for k in range(np.uint64(start), np.uint64(stop)):
-        begin, end = np.uint64(indptr[k]), np.uint64(indptr[k + _ONE])
-        if end < begin or end > size:
-            return 2**62, 0, 0
-        longest = max(longest, end - begin)
-        if begin < end and k > start:
-            falls -= indices[begin] <= indices[begin - _ONE]
-    here = indices[indptr[start] : indptr[stop]]
-    if here.size == 0:
-        return -1, 0, 0
-    largest = here[0]
-    ahead = here[1:]
-    for q in range(np.uint64(ahead.size)):
-        largest = max(largest, ahead[q])
-        falls += ahead[q] <= here[q]
-    return min(np.int64(largest >> 1), 2**61) * 2 + np.int64(largest & 1), np.int64(longest), falls
-
-
 def _running_products(a, b):
     """Running sums of the rows' products; the most in a row, and in one of its rows of B."""
     rows = a[2].size - 1
@@ -225,151 +218,8 @@ def _running_products(a, b):
             ends[start + 1 : stop + 1] += ends[start]
         found.append(most)
 
-    _threads.run_chunks(_sum_products, bounds, a[1], a[2], b[2], ends, commit=commit)
+    _threads.run_chunks(_kernels.sum_products, bounds, a[1], a[2], b[2], ends, commit=commit)
     return ends, *np.max(found, axis=0).tolist()
-
-
-@njit(nogil=True, cache=True)
-def _sum_products(start, stop, a_indices, a_indptr, b_indptr, ends):
-    # Bound by the gather of B's row lengths.
-    total, largest, longest = np.uint64(0), np.uint64(0), np.uint64(0)
-    for i in range(np.uint64(start), np.uint64(stop)):
-        products = np.uint64(0)
-        for t in range(np.uint64(a_indptr[i]), np.uint64(a_indptr[i + _ONE])):
-            k = np.uint64(a_indices[t])
-            length = np.uint64(b_indptr[k + _ONE]) - np.uint64(b_indptr[k])
-            products += length
-            longest = max(longest, length)
-        total += products
-        largest = max(largest, products)
-        ends[i + _ONE] = total
-    return np.int64(largest), np.int64(longest)
-
-
-@njit(nogil=True, cache=True)
-def _gather_rows(
-    a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, prune,
-    start, stop, out_data, out_indices, out_indptr, place,
-):  # fmt: skip
-    # Where no row of B holds two entries, row i of the product is a gather. Branch-free, each
-    # entry written before it is known to be there; -1 if a row does not ascend after all.
-    zero = b_data.dtype.type(0)
-    end, last = np.uint64(place), np.uint64(b_indices.size - 1)
-    for i in range(np.uint64(start), np.uint64(stop)):
-        begin = end
-        for t in range(np.uint64(a_indptr[i]), np.uint64(a_indptr[i + _ONE])):
-            k = np.uint64(a_indices[t])
-            q = np.uint64(b_indptr[k])
-            there = np.uint64(b_indptr[k + _ONE]) - q
-            q = min(q, last)
-            value = zero + a_data[t] * b_data[q]
-            out_indices[end] = b_indices[q]
-            out_data[end] = value
-            end += there & np.uint64(value != zero) if prune else there
-        out_indptr[i + _ONE] = end
-        falls = 0
-        for p in range(begin + _ONE, end):
-            falls += out_indices[p] <= out_indices[p - _ONE]
-        if falls:
-            return np.int64(-1)
-    return np.int64(end)
-
-
-@njit(nogil=True, cache=True)
-def _multiply_rows(
-    a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, ascending, prune,
-    start, stop, out_data, out_indices, out_indptr, place, sums, bits, summary,
-):  # fmt: skip
-    # Rows start..stop of the product into out[place:]; returns where they end. Sums start from 0
-    # and run in stored order, which is also what settles the sign of a zero.
-    zero = sums.dtype.type(0)
-    keep = not prune
-    end = np.uint64(place)
-    used = np.uint64(a_indptr[-1])
-    top = np.uint64(summary.size - 1)
-    for i in range(np.uint64(start), np.uint64(stop)):
-        begin = end
-        t, t_end = np.uint64(a_indptr[i]), np.uint64(a_indptr[i + _ONE])
-        if t_end - t == 1 and ascending:
-            # One source: its row of B, scaled.
-            k, factor = np.uint64(a_indices[t]), a_data[t]
-            q, q_end = np.uint64(b_indptr[k]), np.uint64(b_indptr[k + _ONE])
-            while q < q_end:
-                value = zero + factor * b_data[q]
-                out_indices[end] = b_indices[q]
-                out_data[end] = value
-                end += _ONE if keep else np.uint64(value != zero)
-                q += _ONE
-            out_indptr[i + _ONE] = end
-            continue
-
-        first, last = (top, np.uint64(0)) if ascending else (np.uint64(0), top)
-        while t < t_end:
-            k, factor = np.uint64(a_indices[t]), a_data[t]
-            q, q_end = np.uint64(b_indptr[k]), np.uint64(b_indptr[k + _ONE])
-            ahead = t + _AHEAD
-            if ahead + _AHEAD < used:
-                prefetch(b_indptr, np.uint64(a_indices[ahead + _AHEAD]))
-                row = np.uint64(b_indptr[np.uint64(a_indices[ahead])])
-                prefetch(b_indices, row)
-                prefetch(b_data, row)
-            if q < q_end and ascending:
-                first = min(first, np.uint64(b_indices[q]) >> np.uint64(12))
-                last = max(last, np.uint64(b_indices[q_end - _ONE]) >> np.uint64(12))
-            while q < q_end:
-                column = np.uint64(b_indices[q])
-                word = column >> _SIX
-                sums[column] += factor * b_data[q]
-                bits[word] |= _ONE << (column & _LOW)
-                summary[word >> _SIX] |= _ONE << (word & _LOW)
-                q += _ONE
-            t += _ONE
-        while first <= last:
-            words = summary[first]
-            summary[first] = 0
-            while words:
-                word = (first << _SIX) + trailing_zeros(words)
-                words &= words - _ONE
-                left = bits[word]
-                bits[word] = 0
-                while left:
-                    column = (word << _SIX) + trailing_zeros(left)
-                    left &= left - _ONE
-                    value = sums[column]
-                    sums[column] = zero
-                    out_indices[end] = column
-                    out_data[end] = value
-                    end += _ONE if keep else np.uint64(value != zero)
-            first += _ONE
-        out_indptr[i + _ONE] = end
-    return np.int64(end)
-
-
-@njit(nogil=True, cache=True)
-def _count_rows(a_indices, a_indptr, b_indices, b_indptr, start, stop, counts, bits, summary):
-    # Entries of the rows start..stop of the product, by the bitmap alone.
-    for i in range(np.uint64(start), np.uint64(stop)):
-        t, t_end = np.uint64(a_indptr[i]), np.uint64(a_indptr[i + _ONE])
-        while t < t_end:
-            k = np.uint64(a_indices[t])
-            q, q_end = np.uint64(b_indptr[k]), np.uint64(b_indptr[k + _ONE])
-            while q < q_end:
-                column = np.uint64(b_indices[q])
-                word = column >> _SIX
-                bits[word] |= _ONE << (column & _LOW)
-                summary[word >> _SIX] |= _ONE << (word & _LOW)
-                q += _ONE
-            t += _ONE
-        count = np.uint64(0)
-        for s in range(summary.size):
-            words = summary[s]
-            summary[s] = 0
-            while words:
-                word = (np.uint64(s) << _SIX) + trailing_zeros(words)
-                words &= words - _ONE
-                count += popcount(bits[word])
-                bits[word] = 0
-        counts[i + _ONE] = count
 
 
 def _available_memory():

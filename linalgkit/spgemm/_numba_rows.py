@@ -1,0 +1,305 @@
+"""Compiled kernels of the sparse product: rows start..stop of one step of it.
+
+Index arrays come as unsigned integers. Out-of-range indices were refused before a kernel here
+follows them, except by `scan`, which is what finds them.
+"""
+
+import numpy as np
+from numba import njit
+
+from .._intrinsics import popcount, prefetch, trailing_zeros
+
+# Entries of A ahead of the current one: their row of B is fetched, at twice that its pointer.
+_AHEAD = np.uint64(8)
+_ONE, _SIX, _TWELVE, _LOW = np.uint64(1), np.uint64(6), np.uint64(12), np.uint64(63)
+# Rows that repeat the one before: at most so many sources and products a row.
+MOST_SOURCES, MOST_PRODUCTS = 64, 1024
+
+
+@njit(nogil=True, cache=True)
+def scan(start, stop, indices, indptr):
+    # Of the rows start..stop: the largest index (-1: none; 2**62: not CSR), the longest row, and
+    # how often indices fall within a row. Two streams, unsigned, which the compiler vectorises:
+    # falls are counted as if all were one row, less those where a row begins.
+    size = np.uint64(indices.size)
+    longest, falls = np.uint64(0), 0
+    for k in range(np.uint64(start), np.uint64(stop)):
+        begin, end = np.uint64(indptr[k]), np.uint64(indptr[k + _ONE])
+        if end < begin or end > size:
+            return 2**62, 0, 0
+        longest = max(longest, end - begin)
+        if begin < end and k > start:
+            falls -= indices[begin] <= indices[begin - _ONE]
+    here = indices[indptr[start] : indptr[stop]]
+    if here.size == 0:
+        return -1, 0, 0
+    largest = here[0]
+    ahead = here[1:]
+    for q in range(np.uint64(ahead.size)):
+        largest = max(largest, ahead[q])
+        falls += ahead[q] <= here[q]
+    return min(np.int64(largest >> 1), 2**61) * 2 + np.int64(largest & 1), np.int64(longest), falls
+
+
+@njit(nogil=True, cache=True)
+def sum_products(start, stop, a_indices, a_indptr, b_indptr, ends):
+    # Bound by the gather of B's row lengths.
+    total, largest, longest = np.uint64(0), np.uint64(0), np.uint64(0)
+    for i in range(np.uint64(start), np.uint64(stop)):
+        products = np.uint64(0)
+        for t in range(np.uint64(a_indptr[i]), np.uint64(a_indptr[i + _ONE])):
+            k = np.uint64(a_indices[t])
+            length = np.uint64(b_indptr[k + _ONE]) - np.uint64(b_indptr[k])
+            products += length
+            longest = max(longest, length)
+        total += products
+        largest = max(largest, products)
+        ends[i + _ONE] = total
+    return np.int64(largest), np.int64(longest)
+
+
+@njit(nogil=True, cache=True)
+def gather_rows(
+    a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, prune,
+    start, stop, out_data, out_indices, out_indptr, place,
+):  # fmt: skip
+    # Where no row of B holds two entries, row i of the product is a gather. Branch-free, each
+    # entry written before it is known to be there; -1 if a row does not ascend after all.
+    zero = b_data.dtype.type(0)
+    end, last = np.uint64(place), np.uint64(b_indices.size - 1)
+    for i in range(np.uint64(start), np.uint64(stop)):
+        begin = end
+        for t in range(np.uint64(a_indptr[i]), np.uint64(a_indptr[i + _ONE])):
+            k = np.uint64(a_indices[t])
+            q = np.uint64(b_indptr[k])
+            there = np.uint64(b_indptr[k + _ONE]) - q
+            q = min(q, last)
+            value = zero + a_data[t] * b_data[q]
+            out_indices[end] = b_indices[q]
+            out_data[end] = value
+            end += there & np.uint64(value != zero) if prune else there
+        out_indptr[i + _ONE] = end
+        falls = 0
+        for p in range(begin + _ONE, end):
+            falls += out_indices[p] <= out_indices[p - _ONE]
+        if falls:
+            return np.int64(-1)
+    return np.int64(end)
+
+
+@njit(nogil=True, cache=True)
+def find_repeats(start, stop, indices, indptr, kinds):
+    # Number the rows so that two of one number (not 0) hold the same columns but for a shift.
+    # Only neighbours are compared: a run of such rows carries one number. Bound: one stream.
+    equal = 0
+    for k in range(np.uint64(start), np.uint64(stop)):
+        begin, end = np.uint64(indptr[k]), np.uint64(indptr[k + _ONE])
+        length = end - begin
+        kinds[k] = np.uint32(k + _ONE) if length else 0
+        if length == 0 or k == start:
+            continue
+        before = np.uint64(indptr[k - _ONE])
+        if begin - before != length:
+            continue
+        shift = indices[begin] - indices[before]
+        j = _ONE
+        while j < length and indices[begin + j] - indices[before + j] == shift:
+            j += _ONE
+        if j >= length:
+            kinds[k] = kinds[k - _ONE]
+            equal += 1
+    return equal
+
+
+@njit(nogil=True, inline='always')
+def _row(
+    a_data, a_indices, b_data, b_indices, b_indptr, ascending, prune,
+    t, t_end, used, out_data, out_indices, end, sums, bits, summary,
+):  # fmt: skip
+    # One row into out[end:]; returns where it ends. Sums start from 0 and run in stored order,
+    # which is also what settles the sign of a zero.
+    zero = sums.dtype.type(0)
+    top = np.uint64(summary.size - 1)
+    first, last = (top, np.uint64(0)) if ascending else (np.uint64(0), top)
+    while t < t_end:
+        k, factor = np.uint64(a_indices[t]), a_data[t]
+        q, q_end = np.uint64(b_indptr[k]), np.uint64(b_indptr[k + _ONE])
+        ahead = t + _AHEAD
+        if ahead + _AHEAD < used:
+            prefetch(b_indptr, np.uint64(a_indices[ahead + _AHEAD]))
+            row = np.uint64(b_indptr[np.uint64(a_indices[ahead])])
+            prefetch(b_indices, row)
+            prefetch(b_data, row)
+        if q < q_end and ascending:
+            first = min(first, np.uint64(b_indices[q]) >> _TWELVE)
+            last = max(last, np.uint64(b_indices[q_end - _ONE]) >> _TWELVE)
+        while q < q_end:
+            column = np.uint64(b_indices[q])
+            word = column >> _SIX
+            sums[column] += factor * b_data[q]
+            bits[word] |= _ONE << (column & _LOW)
+            summary[word >> _SIX] |= _ONE << (word & _LOW)
+            q += _ONE
+        t += _ONE
+    while first <= last:
+        words = summary[first]
+        summary[first] = 0
+        while words:
+            word = (first << _SIX) + trailing_zeros(words)
+            words &= words - _ONE
+            left = bits[word]
+            bits[word] = 0
+            while left:
+                column = (word << _SIX) + trailing_zeros(left)
+                left &= left - _ONE
+                value = sums[column]
+                sums[column] = zero
+                out_indices[end] = column
+                out_data[end] = value
+                end += np.uint64(value != zero) if prune else _ONE
+        first += _ONE
+    return end
+
+
+@njit(nogil=True, cache=True)
+def multiply_rows(
+    a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, ascending, prune,
+    start, stop, out_data, out_indices, out_indptr, place, sums, bits, summary,
+):  # fmt: skip
+    # Rows into out[place:]; returns where they end.
+    zero = sums.dtype.type(0)
+    end, used = np.uint64(place), np.uint64(a_indptr[-1])
+    for i in range(np.uint64(start), np.uint64(stop)):
+        t, t_end = np.uint64(a_indptr[i]), np.uint64(a_indptr[i + _ONE])
+        if t_end - t == 1 and ascending:
+            # One source: its row of B, scaled.
+            k, factor = np.uint64(a_indices[t]), a_data[t]
+            for q in range(np.uint64(b_indptr[k]), np.uint64(b_indptr[k + _ONE])):
+                value = zero + factor * b_data[q]
+                out_indices[end] = b_indices[q]
+                out_data[end] = value
+                end += np.uint64(value != zero) if prune else _ONE
+            out_indptr[i + _ONE] = end
+            continue
+        end = _row(
+            a_data, a_indices, b_data, b_indices, b_indptr, ascending, prune,
+            t, t_end, used, out_data, out_indices, end, sums, bits, summary,
+        )  # fmt: skip
+        out_indptr[i + _ONE] = end
+    return np.int64(end)
+
+
+@njit(nogil=True, cache=True)
+def repeat_rows(
+    a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, kinds, ascending, prune,
+    start, stop, out_data, out_indices, out_indptr, place, sums, bits, summary,
+):  # fmt: skip
+    # The same for matrices of grids: a row whose sources are those of the row before, shifted,
+    # has its pattern, shifted, and its products fall on the same places of it. What is left is
+    # one multiplication and one addition a product, all in L1.
+    zero = sums.dtype.type(0)
+    end, used = np.uint64(place), np.uint64(a_indptr[-1])
+    source_kind = np.empty(MOST_SOURCES, np.uint32)  # of the row that others may repeat
+    source_shift = np.empty(MOST_SOURCES, b_indices.dtype)
+    sources = np.uint64(0)
+    pattern = np.empty(MOST_PRODUCTS, b_indices.dtype)  # its columns, less its first source's
+    slots = np.empty(MOST_PRODUCTS, np.uint16)  # the place of each product in the pattern
+    entries = np.uint64(0)  # of the pattern; 0: not known yet
+    for i in range(np.uint64(start), np.uint64(stop)):
+        begin = end
+        t, t_end = np.uint64(a_indptr[i]), np.uint64(a_indptr[i + _ONE])
+        count = t_end - t
+        first = b_indices.dtype.type(0)
+        repeats = count == sources and count > 0
+        if repeats:
+            first = b_indices[b_indptr[np.uint64(a_indices[t])]]
+            for j in range(count):
+                k = np.uint64(a_indices[t + j])
+                if kinds[k] != source_kind[j] or b_indices[b_indptr[k]] - first != source_shift[j]:
+                    repeats = False
+                    break
+        if repeats and entries:
+            for p in range(entries):
+                out_indices[end + p] = first + pattern[p]
+                out_data[end + p] = zero
+            s = np.uint64(0)
+            while t < t_end:
+                k, factor = np.uint64(a_indices[t]), a_data[t]
+                for q in range(np.uint64(b_indptr[k]), np.uint64(b_indptr[k + _ONE])):
+                    out_data[end + np.uint64(slots[s])] += factor * b_data[q]
+                    s += _ONE
+                t += _ONE
+            end += entries
+        else:
+            end = _row(
+                a_data, a_indices, b_data, b_indices, b_indptr, ascending, False,
+                t, t_end, used, out_data, out_indices, end, sums, bits, summary,
+            )  # fmt: skip
+            if repeats:
+                entries = end - begin
+                for p in range(entries):
+                    pattern[p] = b_indices.dtype.type(out_indices[begin + p]) - first
+                s = np.uint64(0)
+                for j in range(count):
+                    k = np.uint64(a_indices[t + j])
+                    p = begin
+                    for q in range(np.uint64(b_indptr[k]), np.uint64(b_indptr[k + _ONE])):
+                        column = out_indices.dtype.type(b_indices[q])
+                        if out_indices[p] > column:  # B's row does not ascend
+                            p = begin
+                        while out_indices[p] < column:
+                            p += _ONE
+                        slots[s] = p - begin
+                        s += _ONE
+            else:
+                entries, products = np.uint64(0), np.uint64(0)
+                sources = count if count <= MOST_SOURCES else np.uint64(0)
+                for j in range(sources):
+                    k = np.uint64(a_indices[t + j])
+                    source_kind[j] = kinds[k]
+                    if kinds[k] == 0:  # an empty row of B has no first column
+                        sources = np.uint64(0)
+                        break
+                    if j == 0:
+                        first = b_indices[b_indptr[k]]
+                    source_shift[j] = b_indices[b_indptr[k]] - first
+                    products += np.uint64(b_indptr[k + _ONE]) - np.uint64(b_indptr[k])
+                if products > MOST_PRODUCTS:
+                    sources = np.uint64(0)
+        if prune:
+            kept = begin
+            for p in range(begin, end):
+                value = out_data[p]
+                out_indices[kept] = out_indices[p]
+                out_data[kept] = value
+                kept += np.uint64(value != zero)
+            end = kept
+        out_indptr[i + _ONE] = end
+    return np.int64(end)
+
+
+@njit(nogil=True, cache=True)
+def count_rows(a_indices, a_indptr, b_indices, b_indptr, start, stop, counts, bits, summary):
+    # Entries of the rows start..stop of the product, by the bitmap alone.
+    for i in range(np.uint64(start), np.uint64(stop)):
+        t, t_end = np.uint64(a_indptr[i]), np.uint64(a_indptr[i + _ONE])
+        while t < t_end:
+            k = np.uint64(a_indices[t])
+            q, q_end = np.uint64(b_indptr[k]), np.uint64(b_indptr[k + _ONE])
+            while q < q_end:
+                column = np.uint64(b_indices[q])
+                word = column >> _SIX
+                bits[word] |= _ONE << (column & _LOW)
+                summary[word >> _SIX] |= _ONE << (word & _LOW)
+                q += _ONE
+            t += _ONE
+        count = np.uint64(0)
+        for s in range(summary.size):
+            words = summary[s]
+            summary[s] = 0
+            while words:
+                word = (np.uint64(s) << _SIX) + trailing_zeros(words)
+                words &= words - _ONE
+                count += popcount(bits[word])
+                bits[word] = 0
+        counts[i + _ONE] = count
