@@ -1,5 +1,6 @@
 """Reference engine: expand every product, sort by place, add what falls on one place (ESC)."""
 
+import numpy as np
 from array_api_compat import array_namespace
 
 from .._xp import segment_sum
@@ -18,9 +19,9 @@ def csr_matmul(a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, *, shap
 
     # Expand: product p comes from entry left[p] of A and entry right[p] of B.
     fan_out = xp.take(b_indptr[1:] - b_indptr[:-1], a_indices)
-    begins = _starts(fan_out)
+    begins = xp.cumulative_sum(fan_out) - fan_out
     left = xp.repeat(_arange_like(a_indices), fan_out)
-    right = _arange_like(left) + xp.take(xp.take(b_indptr, a_indices) - begins[:-1], left)
+    right = _arange_like(left) + xp.take(xp.take(b_indptr, a_indices) - begins, left)
     row_of_entry = xp.repeat(_arange_like(a_indptr[1:]), a_indptr[1:] - a_indptr[:-1])
     rows, columns = xp.take(row_of_entry, left), xp.take(b_indices, right)
 
@@ -52,21 +53,10 @@ def _sum_products(xp, a_data, left, b_data, right, place, count):
     dtype = a_data.dtype
     if xp.isdtype(dtype, "bool"):  # or of ands
         a_data, b_data = xp.astype(a_data, xp.int64), xp.astype(b_data, xp.int64)
-    products = xp.take(a_data, left) * xp.take(b_data, right)
-    sums = segment_sum(products, place, count)
+    with np.errstate(all="ignore"):  # NaN and Inf propagate, as quietly as in the other engines
+        products = xp.take(a_data, left) * xp.take(b_data, right)
+        sums = segment_sum(products, place, count)
     return sums != 0 if xp.isdtype(dtype, "bool") else sums
-
-
-def _starts(counts):
-    xp = array_namespace(counts)
-    return xp.concat(
-        [
-            xp.zeros_like(counts[:1])
-            if counts.shape[0]
-            else xp.zeros(1, dtype=counts.dtype, device=counts.device),
-            xp.cumulative_sum(counts),
-        ]
-    )
 
 
 def _arange_like(x):

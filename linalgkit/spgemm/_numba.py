@@ -81,13 +81,14 @@ def _operand(name, data, indices, indptr, columns, index):
             (indptr.size - 1, indices.size // indptr.size), minimum=4 * _SMALL
         )
         found = []
-        _threads.run_chunks(
-            _kernels.scan, bounds, seen, pointers, commit=lambda chunk, facts: found.append(facts)
-        )
-        parts = np.array(found)
-        largest, longest, falls = parts[:, 0].max(), parts[:, 1].max(), parts[:, 2].sum()
-        if pointers[0] == 0 and -1 < largest < columns:
-            return (kernel_array(data), seen, pointers), _Facts(int(longest), bool(falls == 0))
+
+        def commit(chunk, facts):
+            found.append(facts)
+
+        _threads.run_chunks(_kernels.scan, bounds, seen, pointers, columns, commit=commit)
+        sounds, longest, falls = zip(*found, strict=True)
+        if pointers[0] == 0 and all(sounds):
+            return (kernel_array(data), seen, pointers), _Facts(max(longest), sum(falls) == 0)
     check_csr(name, data, indices, indptr, columns)
     raise AssertionError("unreachable: the check raises")
 

@@ -1,0 +1,190 @@
+"""Every row of the capability table: function × engine × library × {call, gradient, jit, vmap}.
+
+Rooms list their cases in tests/<room>/cases.py.
+"""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import linalgkit
+from linalgkit import _engine, _xp
+from linalgkit._capabilities import LIBRARIES
+from linalgkit._testing import (
+    Case,
+    assert_close,
+    autograd,
+    central_gradient,
+    flat,
+    library,
+    public,
+)
+
+
+def _cases():
+    for path in sorted(Path(__file__).parent.glob("*/cases.py")):
+        spec = importlib.util.spec_from_file_location(f"cases_{path.parent.name}", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        yield from module.CASES
+
+
+CASES = {case.function: case for case in _cases()}
+ROWS = {f"{row.room}.{row.function}": row for row in linalgkit.capabilities()}
+DTYPES = ("float32", "float64")
+
+
+def _library_params(names=LIBRARIES):
+    return [pytest.param(name, marks=[pytest.mark.gpu] if name == "cupy" else []) for name in names]
+
+
+def _get(name, require):
+    if name != "numpy":
+        require(name)
+    return library(name)
+
+
+def _arguments(case: Case, used, dtype):
+    """The same arguments twice: in the library's arrays and in NumPy's."""
+    ours, options = case.make(used, dtype, np.random.default_rng(0))
+    truth, _ = case.make(library("numpy"), dtype, np.random.default_rng(0))
+    return ours, truth, options
+
+
+def test_every_public_function_has_a_case():
+    assert set(CASES) == set(ROWS)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", _library_params())
+@pytest.mark.parametrize("function", sorted(ROWS))
+def test_call(function, name, dtype, require):
+    used, case, row = _get(name, require), CASES[function], ROWS[function]
+    ours, truth, options = _arguments(case, used, dtype)
+    if name in row.exceptions:
+        with pytest.raises(TypeError):
+            public(function)(*ours, **options)
+        return
+    result = public(function)(*ours, **options)
+    assert_close(result, case.oracle(*truth, **options), case.tolerance[dtype], used)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("function", "engine"),
+    [(f, e) for f, row in sorted(ROWS.items()) for e in row.engines if e in ("array_api", "numba")],
+)
+def test_engine_wished_for(function, engine, dtype):
+    used, case = library("numpy"), CASES[function]
+    ours, truth, options = _arguments(case, used, dtype)
+    with linalgkit.use_engine(engine):
+        result = public(function)(*ours, **options)
+    assert_close(result, case.oracle(*truth, **options), case.tolerance[dtype], used)
+
+
+@pytest.mark.parametrize("name", _library_params([n for n in LIBRARIES if n != "cupy"]))
+@pytest.mark.parametrize("function", sorted(ROWS))
+def test_arguments_are_not_changed(function, name, require):
+    used, case, row = _get(name, require), CASES[function], ROWS[function]
+    if name in row.exceptions:
+        return
+    ours, _, options = _arguments(case, used, "float64")
+    before = [used.asnumpy(array).copy() for array in flat(ours)]
+    public(function)(*ours, **options)
+    for array, kept in zip(flat(ours), before, strict=True):
+        np.testing.assert_array_equal(used.asnumpy(array), kept)
+
+
+@pytest.mark.parametrize("function", [f for f, row in sorted(ROWS.items()) if row.kind == "eager"])
+def test_eager_function_refuses_jit(function, require):
+    require("jax")
+    import jax
+
+    case, row = CASES[function], ROWS[function]
+    if "jax" in row.exceptions:
+        return
+    ours, options = case.make(library("jax"), "float64", np.random.default_rng(0))
+    with pytest.raises(TypeError, match="under jit or vmap"):
+        jax.jit(lambda *arrays: public(function)(*arrays, **options))(*ours)
+
+
+# Traced functions, and of the ground floor those that they are made of.
+
+
+def _unit_lower(used, dtype, rng):
+    return (
+        used.asarray(rng.standard_normal((5, 5)).astype(dtype)),
+        used.asarray(rng.standard_normal((5, 2)).astype(dtype)),
+    ), {}
+
+
+def _solve_dense(lower, right):
+    return np.linalg.solve(np.tril(lower, -1) + np.eye(lower.shape[-1]), right)
+
+
+GROUND_FLOOR = {"_xp.solve_unit_lower": Case("_xp.solve_unit_lower", _unit_lower, _solve_dense, {})}
+TRACED = {f: CASES[f] for f, row in ROWS.items() if row.kind == "traced"} | GROUND_FLOOR
+
+
+def _traced(function):
+    if function in GROUND_FLOOR:
+        return getattr(_xp, function.removeprefix("_xp."))
+    return public(function)
+
+
+def _sum_of_squares(result):
+    return sum((array * array).sum() for array in flat(result))
+
+
+@pytest.mark.parametrize("name", ["torch", "jax"])
+@pytest.mark.parametrize("function", sorted(TRACED))
+def test_gradient(function, name, require):
+    require(name)
+    call = _traced(function)
+    arrays, options = TRACED[function].make(library("numpy"), "float64", np.random.default_rng(0))
+
+    def loss(*parts):
+        return _sum_of_squares(call(*parts, **options))
+
+    expected = central_gradient(loss, [np.array(array) for array in arrays])
+    for got, wanted in zip(autograd(name, loss, list(arrays)), expected, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("function", sorted(TRACED))
+def test_jit_and_vmap(function, require):
+    require("jax")
+    import jax
+
+    call, used = _traced(function), library("jax")
+    arrays, options = TRACED[function].make(used, "float64", np.random.default_rng(0))
+    plain = [used.asnumpy(array) for array in flat(call(*arrays, **options))]
+    jitted = flat(jax.jit(lambda *parts: call(*parts, **options))(*arrays))
+    twice = [jax.numpy.stack([array, array]) for array in arrays]
+    mapped = flat(jax.vmap(lambda *parts: call(*parts, **options))(*twice))
+    for alone, traced, batch in zip(plain, jitted, mapped, strict=True):
+        np.testing.assert_allclose(used.asnumpy(traced), alone, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(used.asnumpy(batch[1]), alone, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("function", sorted(TRACED))
+def test_torch_vmap(function, require):
+    require("torch")
+    import torch
+
+    call, used = _traced(function), library("torch")
+    arrays, options = TRACED[function].make(used, "float64", np.random.default_rng(0))
+    plain = flat(call(*arrays, **options))
+    twice = [torch.stack([array, array]) for array in arrays]
+    mapped = flat(torch.func.vmap(lambda *parts: call(*parts, **options))(*twice))
+    for alone, batch in zip(plain, mapped, strict=True):
+        torch.testing.assert_close(batch[1], alone)
+
+
+def test_kinds_of_the_table_are_what_the_decorators_recorded():
+    for name, row in ROWS.items():
+        public(name)  # its module is loaded, its decorators have run
+        room = f"linalgkit.{row.room}"
+        assert _engine.registry[room, row.function].name == row.kind
