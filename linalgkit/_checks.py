@@ -29,6 +29,8 @@ def arrays(**named: Any) -> tuple[Any, ...]:
 
     ``None`` (an absent optional array) stays None.
     """
+    if all(type(value) is np.ndarray for value in named.values()):
+        return tuple(named.values())
     converted = tuple(_array(name, value) for name, value in named.items())
     first = None
     for name, value in zip(named, converted, strict=True):
@@ -48,7 +50,7 @@ def arrays(**named: Any) -> tuple[Any, ...]:
 def concrete(function: str, alternative: str, **named: Any) -> None:
     """Raise TypeError where an eager function gets a JAX tracer; name the traced alternative."""
     for name, value in named.items():
-        if _library(value) == "jax":
+        if type(value) is not np.ndarray and _library(value) == "jax":
             from jax.core import Tracer
 
             if isinstance(value, Tracer):

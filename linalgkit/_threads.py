@@ -144,6 +144,11 @@ def run_chunks(
     The first error cancels the rest and is raised here. Calls from inside a
     chunk run in their own thread alone.
     """
+    if len(bounds) == 2 and not blas:  # a small call: nothing to share, cancel or put in order
+        result = kernel(bounds[0], bounds[1], *args, *(() if scratch is None else (scratch(),)))
+        if commit is not None:
+            commit(0, result)
+        return
     job = _Job(kernel, bounds, args, scratch, commit, blas)
     helpers = 0 if is_serial(bounds) else min(workers(), len(bounds) - 1) - 1
     with blas_limit.process_wide(blas):

@@ -22,16 +22,24 @@ DTYPES = "bhilqBHILQfdFD"
 _CHUNK = 65_536
 # Products, and entries to look at, below which a second thread does not pay.
 _SMALL = 65_536
-_NARROW = {np.dtype(np.int32)}
+# Entries and columns up to which the cost is that of the calls: one kernel does it all.
+_TINY = 4096
+_NARROW = np.dtype(np.int32)
 
 
 def csr_matmul(a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, *, shape, prune):
     """Multiply two CSR triples: one phase, chunks of rows committed in order."""
     rows, columns = shape
-    widths = {array.dtype for array in (a_indices, a_indptr, b_indices, b_indptr)}
-    index = np.int32 if widths == _NARROW else np.int64
-    a, of_a = _operand("a", a_data, a_indices, a_indptr, b_indptr.size - 1, index)
-    b, of_b = _operand("b", b_data, b_indices, b_indptr, columns, index)
+    index_arrays = a_indices, a_indptr, b_indices, b_indptr
+    index = np.int32 if all(array.dtype == _NARROW for array in index_arrays) else np.int64
+    a = _operand("a", a_data, a_indices, a_indptr, b_indptr.size - 1, index)
+    b = _operand("b", b_data, b_indices, b_indptr, columns, index)
+    if a_indices.size + b_indices.size + columns <= _TINY:
+        product = _kernels.tiny_product(*a, *b, columns, prune)
+        if product[2].size:
+            return product
+    of_a = _facts("a", *a, b_indptr.size - 1)
+    of_b = _facts("b", *b, columns)
     scratch = partial(_scratch, columns, a_data.dtype)
     result = _Result(a_data.dtype, columns)
 
@@ -60,6 +68,21 @@ def csr_matmul(a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, *, shap
     return run(result, multiply, bounds, upper, scratch)
 
 
+def _operand(name, data, indices, indptr, columns, index):
+    """Return a triple as kernels take it: read-only, indices of one width, seen as unsigned.
+
+    As unsigned, a negative index is a large one: a single comparison finds both.
+    """
+    if indices.dtype.kind not in "iu" or indptr.dtype.kind not in "iu" or data.size != indices.size:
+        check_csr(name, data, indices, indptr, columns)
+    unsigned = np.uint32 if index is np.int32 else np.uint64
+    return (
+        kernel_array(data),
+        kernel_array(indices.astype(index, copy=False).view(unsigned)),
+        kernel_array(indptr.astype(index, copy=False).view(unsigned)),
+    )
+
+
 class _Facts(NamedTuple):
     """What one pass over an operand's index arrays finds."""
 
@@ -67,30 +90,22 @@ class _Facts(NamedTuple):
     ascends: bool  # strictly, in every row
 
 
-def _operand(name, data, indices, indptr, columns, index):
-    """Return a triple as kernels take it, and its facts; raise if it is not CSR.
+def _facts(name, data, indices, indptr, columns):
+    """Look through an operand's index arrays; raise if they are not CSR."""
+    rows = indptr.size - 1
+    bounds = _threads.chunk_bounds((rows, indices.size // indptr.size), minimum=4 * _SMALL)
+    found = []
 
-    Read-only, indices of one width, seen as unsigned: a negative index is a large one.
-    """
-    sound = indices.dtype.kind in "iu" and indptr.dtype.kind in "iu" and data.size == indices.size
-    if sound:
-        unsigned = np.uint32 if index is np.int32 else np.uint64
-        seen = kernel_array(indices.astype(index, copy=False).view(unsigned))
-        pointers = kernel_array(indptr.astype(index, copy=False).view(unsigned))
-        bounds = _threads.chunk_bounds(
-            (indptr.size - 1, indices.size // indptr.size), minimum=4 * _SMALL
-        )
-        found = []
+    def commit(chunk, facts):
+        found.append(facts)
 
-        def commit(chunk, facts):
-            found.append(facts)
-
-        _threads.run_chunks(_kernels.scan, bounds, seen, pointers, columns, commit=commit)
-        sounds, longest, falls = zip(*found, strict=True)
-        if pointers[0] == 0 and all(sounds):
-            return (kernel_array(data), seen, pointers), _Facts(max(longest), sum(falls) == 0)
-    check_csr(name, data, indices, indptr, columns)
-    raise AssertionError("unreachable: the check raises")
+    _threads.run_chunks(_kernels.scan, bounds, indices, indptr, columns, commit=commit)
+    sounds, longest, falls = zip(*found, strict=True)
+    if indptr[0] != 0 or not all(sounds):
+        signed = f"i{indptr.itemsize}"
+        check_csr(name, data, indices.view(signed), indptr.view(signed), columns)
+        raise AssertionError("unreachable: the check raises")
+    return _Facts(max(longest), sum(falls) == 0)
 
 
 def _repeats(b):

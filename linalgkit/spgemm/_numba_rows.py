@@ -304,3 +304,31 @@ def count_rows(a_indices, a_indptr, b_indices, b_indptr, start, stop, counts, bi
                 count += popcount(bits[word])
                 bits[word] = 0
         counts[i + _ONE] = count
+
+
+@njit(nogil=True, cache=True)
+def tiny_product(
+    a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, columns, prune
+):  # fmt: skip
+    # All of a small product in one call, which is what it costs. An empty indptr: not CSR.
+    rows, inner = a_indptr.size - 1, b_indptr.size - 1
+    a_sound, _, _ = scan(0, rows, a_indices, a_indptr, inner)
+    b_sound, _, falls = scan(0, inner, b_indices, b_indptr, columns)
+    data, indices = np.empty(0, a_data.dtype), np.empty(0, np.int32)
+    if a_sound and b_sound and a_indptr[0] == 0 and b_indptr[0] == 0:
+        ends = np.zeros(rows + 1, np.int64)
+        sum_products(0, rows, a_indices, a_indptr, b_indptr, ends)
+        upper = 0
+        for i in range(rows):
+            upper += min(ends[i + 1] - ends[i], np.int64(columns))
+        data, indices = np.empty(upper, a_data.dtype), np.empty(upper, np.int32)
+        indptr = np.zeros(rows + 1, np.int32)
+        words = columns // 64 + 1
+        end = multiply_rows(
+            a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, falls == 0, prune,
+            0, rows, data, indices, indptr, 0,
+            np.zeros(columns, a_data.dtype), np.zeros(words, np.uint64),
+            np.zeros(words // 64 + 1, np.uint64),
+        )  # fmt: skip
+        return data[:end].copy(), indices[:end].copy(), indptr
+    return data, indices, np.empty(0, np.int32)
