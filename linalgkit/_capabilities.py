@@ -161,7 +161,8 @@ def _called(function: ast.FunctionDef) -> set[str]:
 
 def _reached(function: str, calls: dict[str, set[str]]) -> set[str]:
     """What a function uses, through the other functions of the room's public modules."""
-    reached, waiting = set(), [function]
+    reached: set[str] = set()
+    waiting = [function]
     while waiting:
         for name in calls.get(waiting.pop(), set()) - reached:
             reached.add(name)
