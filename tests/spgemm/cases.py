@@ -1,4 +1,4 @@
-"""One case per public function of the room, for tests/test_engines.py."""
+"""One case per public function of the room, for tests/test_engines.py; operands for all tests."""
 
 from types import SimpleNamespace
 
@@ -64,3 +64,61 @@ CASES = [
     Case("spgemm.csr_matmul", raw, dense_product, TOLERANCE),
     Case("spgemm.matmul", containers, of_containers, TOLERANCE),
 ]
+
+
+def same_bits(ours, theirs):
+    """Compare with SciPy's after sorting; SciPy drops exact zeros, so do we here."""
+    theirs = theirs.tocsr() if ours.format == "csr" else theirs.tocsc()
+    theirs.sort_indices()
+    assert ours.shape == theirs.shape
+    np.testing.assert_array_equal(ours.indptr, theirs.indptr)
+    np.testing.assert_array_equal(ours.indices, theirs.indices)
+    assert ours.data.dtype == theirs.data.dtype
+    assert ours.data.tobytes() == theirs.data.tobytes()
+
+
+def random(shape, density, seed, dtype=np.float64, layout="csr"):
+    rng = np.random.default_rng(seed)
+    a = sp.random_array(shape, density=density, rng=rng, format="csr")
+    if np.dtype(dtype).kind == "c":
+        values = rng.standard_normal(a.nnz) + 1j * rng.standard_normal(a.nnz)
+    elif np.dtype(dtype).kind == "f":
+        values = rng.standard_normal(a.nnz)
+    else:
+        info = np.iinfo(dtype)
+        values = rng.integers(info.min, info.max, a.nnz, endpoint=True, dtype=dtype)
+    a.data = values.astype(dtype)
+    return a.asformat(layout)
+
+
+def poisson(m):
+    line = sp.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(m, m), dtype=np.float64)
+    eye = sp.eye_array(m)
+    return sp.csr_array(
+        sp.kron(sp.kron(line, eye), eye)
+        + sp.kron(sp.kron(eye, line), eye)
+        + sp.kron(sp.kron(eye, eye), line)
+    )
+
+
+LARGE = {
+    "irregular": lambda: (random((3000, 2500), 0.01, 1), random((2500, 4000), 0.01, 2)),
+    "hub rows": lambda: (
+        sp.csr_array(sp.vstack([random((1, 3000), 1.0, 1), random((2999, 3000), 0.002, 2)])),
+        sp.csr_array(sp.vstack([random((1, 3000), 1.0, 3), random((2999, 3000), 0.004, 4)])),
+    ),
+    "grid": lambda: (poisson(24), poisson(24)),
+    "coarse grid": lambda: (poisson(24)[::2], poisson(24)),
+    "single-entry sources": lambda: (
+        random((4000, 6000), 0.01, 1),
+        sp.csr_array((np.ones(6000), np.arange(6000) // 3, np.arange(6001)), shape=(6000, 2000)),
+    ),
+    "shuffled selection": lambda: (
+        random((4000, 6000), 0.01, 1),
+        sp.csr_array(
+            (np.ones(6000), np.random.default_rng(0).permutation(6000), np.arange(6001)),
+            shape=(6000, 6000),
+        ),
+    ),
+    "wide": lambda: (random((300, 400), 0.2, 1), random((400, 1_000_000), 0.0005, 2)),
+}

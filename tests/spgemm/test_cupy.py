@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from test_matmul import LARGE, random, same_bits
+from spgemm.cases import LARGE, random, same_bits
 
 from linalgkit import spgemm
 
