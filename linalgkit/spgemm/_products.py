@@ -23,7 +23,17 @@ EXCEPTIONS = {
 
 
 class CSR(NamedTuple):
-    """Compressed sparse rows as three arrays, in SciPy's order of names."""
+    """Compressed sparse rows as three arrays, in SciPy's order of names.
+
+    Parameters
+    ----------
+    data : array, shape (nnz,)
+        The values.
+    indices : array of int, shape (nnz,)
+        Their columns.
+    indptr : array of int, shape (rows + 1,)
+        Row i has the entries ``indptr[i]`` to ``indptr[i + 1]``.
+    """
 
     data: Any
     indices: Any
