@@ -5,6 +5,7 @@ arrays by address, with any leading dimension, from several threads, and kernels
 cached on disk (addresses taken from SciPy by ctypes are not).
 """
 
+import scipy.linalg.cython_blas  # noqa: F401  the BLAS that gemm calls: loaded before it is limited
 from numba import types
 
 # gemm(kind, trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc), column-major as BLAS:

@@ -2,11 +2,12 @@
 
 threadpoolctl finds the libraries. Its own setters are no use from a pool: for OpenBLAS they do
 nothing from any thread but the first that used them, and overlapping limits are not undone. So
-the library's own symbols are called, once a process: a counter says when to save and restore.
+the library's own symbols are called, once a process: who is inside says when to save and restore.
 """
 
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -19,10 +20,14 @@ class _Library(NamedTuple):
     per_thread: bool  # the number belongs to the calling thread, not to the process
 
 
+class _Hold:
+    """One call that holds the libraries; weakly kept, so that an interrupt leaves none behind."""
+
+
 class _BlasLimit:
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._depth = 0
+        self._holds: weakref.WeakSet[_Hold] = weakref.WeakSet()
         self._modules = -1  # len(sys.modules) when the libraries were last looked up
         self._libraries: list[_Library] = []
         # What to give back. Entries leave one by one, after their library has its number again,
@@ -35,10 +40,10 @@ class _BlasLimit:
         if not wanted:
             yield
             return
-        with self._lock:
-            self._depth += 1
+        hold = _Hold()
         try:
             with self._lock:
+                self._holds.add(hold)
                 for library in self._lookup():
                     if not library.per_thread and library.path not in self._saved:
                         self._saved[library.path] = library, library.get()
@@ -46,8 +51,8 @@ class _BlasLimit:
             yield
         finally:
             with self._lock:
-                self._depth -= 1
-                if self._depth == 0:
+                self._holds.discard(hold)
+                if not self._holds:
                     self._restore()
 
     @contextmanager
@@ -65,7 +70,7 @@ class _BlasLimit:
 
     def after_fork(self) -> None:
         self._lock = threading.Lock()
-        self._depth = 0
+        self._holds = weakref.WeakSet()
         self._restore()
 
     def _restore(self) -> None:

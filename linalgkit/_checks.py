@@ -5,9 +5,12 @@ checks of values run on concrete values only.
 """
 
 from collections.abc import Collection
+from operator import index
 from typing import Any
 
 import numpy as np
+
+_NUMERIC = "biufc"  # NumPy's letters for bool, integers, floats, complex
 
 # Top package of an array's type -> the library's name in messages and tables.
 _LIBRARIES = {"jaxlib": "jax", "cupyx": "cupy"}
@@ -29,7 +32,7 @@ def arrays(**named: Any) -> tuple[Any, ...]:
 
     ``None`` (an absent optional array) stays None.
     """
-    if all(type(value) is np.ndarray for value in named.values()):
+    if all(type(x) is np.ndarray and x.dtype.kind in _NUMERIC for x in named.values()):
         return tuple(named.values())
     converted = tuple(_array(name, value) for name, value in named.items())
     first = None
@@ -41,19 +44,25 @@ def arrays(**named: Any) -> tuple[Any, ...]:
             first = name, library
         elif library != first[1]:
             raise TypeError(
-                f"{first[0]} is a {first[1]} array and {name} a {library} array; pass arrays of "
-                f"one library (nothing is copied between libraries silently)."
+                f"{first[0]} is an array of {first[1]}, {name} of {library}; pass arrays of one "
+                f"library (nothing is copied between libraries silently)."
             )
     return converted
 
 
 def concrete(function: str, alternative: str, **named: Any) -> None:
-    """Raise TypeError where an eager function gets a JAX tracer; name the traced alternative."""
-    for name, value in named.items():
-        if type(value) is not np.ndarray and _library(value) == "jax":
-            from jax.core import Tracer
+    """Raise TypeError where an eager function is called under jit; name the traced alternative.
 
-            if isinstance(value, Tracer):
+    `named` are the arguments whose values are needed: they may not be tracers of ``vmap`` either.
+    """
+    for name, value in named.items():
+        if value is not None and type(value) is not np.ndarray and _library(value) == "jax":
+            import jax
+
+            # Under jit whatever is computed is a tracer, even from concrete arrays.
+            if isinstance(value, jax.core.Tracer) or isinstance(
+                jax.numpy.zeros(()), jax.core.Tracer
+            ):
                 raise TypeError(
                     f"{function} needs the values of {name} (the size of its result depends on "
                     f"them), and under jit or vmap there are none; there, use {alternative}."
@@ -69,9 +78,13 @@ def choice(name: str, value: Any, options: Collection[str]) -> None:
 
 def size(name: str, value: Any, minimum: int = 0) -> int:
     """Return an integer argument as int; TypeError or ValueError if it is none or too small."""
-    if isinstance(value, bool | np.bool_) or not hasattr(value, "__index__"):
+    try:
+        number = index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be an integer; got {value!r} ({type(value).__name__}).")
-    if (number := value.__index__()) < minimum:
+    if number < minimum:
         raise ValueError(f"{name} must be at least {minimum}; got {number}.")
     return number
 
@@ -115,13 +128,13 @@ def _library(array: Any) -> str:
 
 
 def _array(name: str, value: Any) -> Any:
-    if value is None or type(value) is np.ndarray:
+    if value is None:
         return value
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array, whose mask would be lost; fill it first.")
     if isinstance(value, np.ndarray | np.generic | list | tuple | int | float | complex):
         array = np.asarray(value)
-        if array.dtype.kind not in "biufc":
+        if array.dtype.kind not in _NUMERIC:
             raise TypeError(f"{name} must be numeric; got dtype {array.dtype}.")
         return array
     try:

@@ -6,6 +6,7 @@ and stands in wherever another engine lacks a function.
 """
 
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,6 +36,8 @@ _wish: ContextVar[str | None] = ContextVar(
 
 class EngineError(RuntimeError):
     """The engine that was asked for cannot serve this call, or is not installed."""
+
+    __module__ = "linalgkit"  # where users find it
 
 
 @contextmanager
@@ -171,6 +174,8 @@ class Engines:
                     f"{' and '.join(repr(name) for name in able)} can. Convert the arrays, or "
                     f"leave the choice to the arrays with use_engine(None)."
                 )
+            if wish == "numba" and not self._numba_serves(present):
+                return self._load("array_api")  # a dtype that kernels do not know
             return self._load(wish)
         for name in able:
             if name == "numba" and not self._numba_serves(present):
@@ -180,7 +185,8 @@ class Engines:
             except EngineError as error:
                 if name == able[-1]:
                     raise
-                warnings.warn(f"{error} The slower {able[-1]!r} serves.", RuntimeWarning, 4)
+                message = f"{error} The slower {able[-1]!r} serves."
+                warnings.warn(message, RuntimeWarning, _frames_to_the_caller())
                 continue
             if name == "numba":
                 self._fast, self._fast_dtypes = engine, self._dtypes()
@@ -195,7 +201,7 @@ class Engines:
         """Dtypes of the room's Numba engine; float32/64 and complex64/128 unless it says more."""
         try:
             characters = getattr(import_module(self.room + "._numba"), "DTYPES", "fdFD")
-        except ImportError:  # `_load` says so in its own words
+        except (ImportError, RuntimeError):  # `_load` says so in its own words
             characters = "fdFD"
         return frozenset(np.dtype(character) for character in characters)
 
@@ -217,6 +223,11 @@ class Engines:
                 module = reference  # the room has no such engine: the reference serves
             except ImportError as error:
                 raise EngineError(f"engine {name!r} does not import here: {error}.") from error
+            except RuntimeError as error:  # Numba finds no folder for its cache
+                raise EngineError(
+                    f"engine {name!r} does not start here: {error}. Name a writable folder in "
+                    f"NUMBA_CACHE_DIR."
+                ) from error
             self._loaded[name] = Engine(name, module, reference)
         return self._loaded[name]
 
@@ -227,6 +238,15 @@ _INSTALL = {
     "cupy": "pip install 'linalgkit-structured[gpu]'",
     "dask": "pip install 'linalgkit-structured[dask]'",
 }
+
+
+def _frames_to_the_caller() -> int:
+    """Return the stack level of the first frame outside this package, for warnings."""
+    package = os.path.dirname(__file__)
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def _checked_wish(name: str | None, origin: str) -> str | None:

@@ -6,8 +6,10 @@ adds under the protocol's names.
 """
 
 from importlib import import_module
+from math import prod
 from os import PathLike
 from typing import IO, Any, ClassVar
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -80,13 +82,14 @@ class Operator:
 
     def __repr__(self) -> str:
         arrays = [getattr(self, name) for name in self.fields]
-        parameters = sum(int(np.prod(a.shape)) for a in arrays if hasattr(a, "shape"))
-        itemsize = np.dtype(str(self.dtype).rpartition(".")[2]).itemsize
-        dense = int(np.prod(self.shape))
+        arrays = [array for array in arrays if hasattr(array, "shape")]
+        parameters = sum(prod(array.shape) for array in arrays)
+        size = sum(prod(array.shape) * array.dtype.itemsize for array in arrays)
+        dense = prod(self.shape)
         ratio = dense / parameters if parameters else float("inf")
         return (
             f"<{type(self).__name__} {'×'.join(map(str, self.shape))}, {self.dtype}: "
-            f"{parameters:,} parameters, {parameters * itemsize:,} bytes, "
+            f"{parameters:,} parameters, {size:,} bytes, "
             f"{ratio:.3g} times smaller than dense>"
         )
 
@@ -128,19 +131,15 @@ def load(file: str | PathLike[str] | IO[bytes]) -> Any:
         ...
     ValueError: not a file of linalgkit: it holds x, but no linalgkit_class.
     """
-    try:
-        archive = np.load(file, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"not a .npz file of linalgkit: {error}") from error
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise ValueError("not a file of linalgkit: it holds a single array.")
-    with archive:
-        content = {name: archive[name] for name in archive.files}
-    if "linalgkit_class" not in content:
-        raise ValueError(
-            f"not a file of linalgkit: it holds {', '.join(content)}, but no linalgkit_class."
-        )
-    name, number = str(content.pop("linalgkit_class")), int(content.pop("linalgkit_format"))
+    content = _archive(file)
+    for key in ("linalgkit_class", "linalgkit_format"):
+        if key not in content:
+            raise ValueError(
+                f"not a file of linalgkit: it holds {', '.join(content)}, but no {key}."
+            )
+    name, number = str(content.pop("linalgkit_class")), content.pop("linalgkit_format")
+    if number.shape != () or number.dtype.kind not in "iu":
+        raise ValueError(f"linalgkit_format must be one integer; the file holds {number!r}.")
     if number > FORMAT:
         raise ValueError(
             f"written in format {number} by a newer linalgkit; this one reads up to {FORMAT}."
@@ -159,7 +158,7 @@ def dottest(
     rtol: float | None = None,
     rng: int | np.random.Generator | None = None,
 ) -> float:
-    """Test that an operator and its adjoint belong together: <A x, y> = <x, A^H y>.
+    """Test that an operator's two products are adjoint to each other.
 
     Parameters
     ----------
@@ -182,6 +181,10 @@ def dottest(
     AssertionError
         The two inner products differ by more than `rtol`.
 
+    Notes
+    -----
+    For random x and y, ``<A x, y>`` must equal ``<x, A^H y>``.
+
     Examples
     --------
     >>> import numpy as np
@@ -191,7 +194,7 @@ def dottest(
     0.0
     """
     rng = np.random.default_rng(rng)
-    dtype = np.dtype(operator.dtype if operator.dtype is not None else np.float64)
+    dtype = np.result_type(operator.dtype or np.float64, np.float32)  # integers: float64
     rows, columns = operator.shape[-2:]
     x, y = _random_vector(columns, dtype, rng), _random_vector(rows, dtype, rng)
     image, preimage = operator.matvec(x), operator.rmatvec(y)
@@ -212,6 +215,22 @@ def _random_vector(n: int, dtype: np.dtype, rng: np.random.Generator) -> np.ndar
     if dtype.kind == "c":
         vector = vector + 1j * rng.standard_normal(n)
     return vector.astype(dtype)
+
+
+def _archive(file: Any) -> dict[str, np.ndarray]:
+    """Read every array of a .npz file; ValueError for anything else."""
+    try:
+        archive = np.load(file, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("it holds a single array")
+        with archive:
+            content = {name: archive[name] for name in archive.files}
+        for name, array in content.items():
+            if not isinstance(array, np.ndarray):
+                raise ValueError(f"{name} is not an array")
+    except (ValueError, EOFError, BadZipFile) as error:
+        raise ValueError(f"not a .npz file of linalgkit: {error}.") from error
+    return content
 
 
 def _operator_class(name: str) -> type[Operator]:

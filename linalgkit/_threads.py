@@ -97,13 +97,18 @@ def chunk_bounds(ends: Any, *, minimum: int) -> list[int]:
     """
     if isinstance(ends, tuple):
         count, each = ends
-        chunks = max(1, min(count, count * each // minimum))
+        chunks = max(1, count // -(-minimum // each)) if each else 1
         return [count * k // chunks for k in range(chunks + 1)]
     items, total = ends.size - 1, int(ends[-1])
     chunks = max(1, total // minimum)
     targets = np.array([total * k // chunks for k in range(1, chunks)], dtype=ends.dtype)
-    cuts = np.unique(np.searchsorted(ends, targets))
-    return [0, *cuts[(cuts > 0) & (cuts < items)].tolist(), items]
+    cuts = np.searchsorted(ends, targets)
+    bounds, done = [0], 0
+    for cut, work in zip(cuts.tolist(), ends[cuts].tolist(), strict=True):
+        if minimum <= work - done and work + minimum <= total:
+            bounds.append(cut)
+            done = work
+    return [*bounds, items]
 
 
 def is_serial(bounds: Sequence[int]) -> bool:
@@ -152,14 +157,13 @@ def run_chunks(
     job = _Job(kernel, bounds, args, scratch, commit, blas)
     helpers = 0 if is_serial(bounds) else min(workers(), len(bounds) - 1) - 1
     with blas_limit.process_wide(blas):
-        buffer = () if scratch is None else (scratch(),)
-        if helpers > 0:
-            kernel(0, 0, *args, *buffer)
-            _pool.offer(job, helpers)
-        job.run_as_caller(buffer)
+        job.run_as_caller(helpers)
     if job.error is not None:
-        error, job.error = job.error, None  # no cycle through the traceback's frames
-        raise error
+        error, job.error = job.error, None
+        try:
+            raise error
+        finally:
+            del error  # the error's frames hold this one: no cycle keeps the arrays alive
 
 
 class _Here(threading.local):
@@ -191,17 +195,27 @@ class _Job:
         self._idle = threading.Lock()  # released by the last helper after closing
         self._idle.acquire()
 
-    def run_as_caller(self, buffer: tuple[Any, ...]) -> None:
-        self._run(lambda: buffer)
-        with self._lock:
-            self._closed = True
-            waiting = self._helping > 0
+    def run_as_caller(self, helpers: int) -> None:
+        # An interrupt may come at any call. Whatever comes is kept for the end, after the helpers
+        # that have begun are waited for (they write into the caller's arrays).
+        try:
+            buffer = () if self.scratch is None else (self.scratch(),)
+            if helpers > 0:
+                self.kernel(0, 0, *self.args, *buffer)
+                _pool.offer(self, helpers)
+            self._run(lambda: buffer)
+        except BaseException as error:
+            self.error = self.error or error
+        waiting = True
         while waiting:
             try:
-                self._idle.acquire()
-                waiting = False
-            except BaseException as error:  # an interrupt: the helpers still write; wait for them
-                self._fail(error)
+                with self._lock:
+                    self._closed = True
+                    waiting = self._helping > 0
+                if waiting:
+                    self._idle.acquire()
+            except BaseException as error:
+                self.error = self.error or error
 
     def run_as_helper(self) -> None:
         with self._lock:
@@ -222,7 +236,7 @@ class _Job:
             with blas_limit.this_thread(self.blas):
                 self._take_chunks(buffer())
         except BaseException as error:  # kept for the caller, who raises it
-            self._fail(error)
+            self.error = self.error or error
         finally:
             _here.inside = outside
 
@@ -254,11 +268,6 @@ class _Job:
                 result = self._ready.pop(chunk)
                 self._committed += 1
             commit(chunk, result)
-
-    def _fail(self, error: BaseException) -> None:
-        with self._lock:
-            if self.error is None:
-                self.error = error
 
 
 class _Pool:

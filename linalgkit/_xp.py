@@ -51,6 +51,8 @@ def solve_unit_lower(lower: Any, right: Any) -> Any:
 
         return solve_triangular(lower, right, lower=True, unit_diagonal=True)
     n = lower.shape[-1]
+    if n == 0:
+        return right
     if n > _BLOCK:
         half = n // 2
         top = solve_unit_lower(lower[..., :half, :half], right[..., :half, :])
@@ -60,7 +62,7 @@ def solve_unit_lower(lower: Any, right: Any) -> Any:
     for i in range(1, n):
         known = xp.concat(rows, axis=-2)
         rows.append(right[..., i : i + 1, :] - xp.matmul(lower[..., i : i + 1, :i], known))
-    return xp.concat(rows, axis=-2) if n else right
+    return xp.concat(rows, axis=-2)
 
 
 def scan(step: Callable[[Any, Any], tuple[Any, Any]], state: Any, items: Any) -> tuple[Any, Any]:

@@ -12,8 +12,9 @@ def csr_matmul(a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, *, shap
     xp = array_namespace(a_data, b_data)
     check_csr("a", a_data, a_indices, a_indptr, b_indptr.shape[0] - 1)
     check_csr("b", b_data, b_indices, b_indptr, shape[1])
+    index = xp.__array_namespace_info__().default_dtypes()["indexing"]
     a_indices, a_indptr, b_indices, b_indptr = (
-        xp.astype(x, xp.int64) for x in (a_indices, a_indptr, b_indices, b_indptr)
+        xp.astype(x, index) for x in (a_indices, a_indptr, b_indices, b_indptr)
     )
     a_indices = a_indices[: int(a_indptr[-1])]
 
@@ -37,13 +38,13 @@ def csr_matmul(a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, *, shap
             (rows[1:] != rows[:-1]) | (columns[1:] != columns[:-1]),
         ]
     )
-    place = xp.cumulative_sum(xp.astype(opens, xp.int64)) - 1
+    place = xp.cumulative_sum(xp.astype(opens, index)) - 1
     rows, columns = rows[opens], columns[opens]
     data = _sum_products(xp, a_data, left, b_data, right, place, rows.shape[0])
     if prune:
         kept = data != 0
         data, rows, columns = data[kept], rows[kept], columns[kept]
-    boundaries = xp.arange(shape[0] + 1, dtype=xp.int64, device=rows.device)
+    boundaries = xp.arange(shape[0] + 1, dtype=index, device=rows.device)
     indptr = xp.searchsorted(rows, boundaries)
     narrow = xp.int32 if max(*shape, data.shape[0]) < 2**31 else xp.int64
     return data, xp.astype(columns, narrow), xp.astype(indptr, narrow)
@@ -52,7 +53,7 @@ def csr_matmul(a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, *, shap
 def _sum_products(xp, a_data, left, b_data, right, place, count):
     dtype = a_data.dtype
     if xp.isdtype(dtype, "bool"):  # or of ands
-        a_data, b_data = xp.astype(a_data, xp.int64), xp.astype(b_data, xp.int64)
+        a_data, b_data = xp.astype(a_data, place.dtype), xp.astype(b_data, place.dtype)
     with np.errstate(all="ignore"):  # NaN and Inf propagate, as quietly as in the other engines
         products = xp.take(a_data, left) * xp.take(b_data, right)
         sums = segment_sum(products, place, count)
@@ -61,4 +62,4 @@ def _sum_products(xp, a_data, left, b_data, right, place, count):
 
 def _arange_like(x):
     xp = array_namespace(x)
-    return xp.arange(x.shape[0], dtype=xp.int64, device=x.device)
+    return xp.arange(x.shape[0], dtype=x.dtype, device=x.device)

@@ -55,7 +55,9 @@ def csr_matmul(a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, *, shap
     products = cp.zeros(rows, dtype=cp.int64)
     if rows:
         grid = ((rows * 32 + 255) // 256,)
-        KERNELS["linalgkit::row_products"](grid, (256,), (a[1], a[2], b[2], cp.int64(rows), products))
+        KERNELS["linalgkit::row_products"](
+            grid, (256,), (a[1], a[2], b[2], cp.int64(rows), products)
+        )
     upper = cp.minimum(products, columns)
     counts = cp.zeros(rows + 1, dtype=cp.int64)
     bins, low = [], 0

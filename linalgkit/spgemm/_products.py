@@ -108,12 +108,12 @@ def matmul(a: Any, b: Any, /, *, prune: bool = False) -> Any:
         raise ValueError(
             f"matmul needs a of shape (m, k) and b of shape (k, n); got {a.shape} and {b.shape}."
         )
-    _checks.library_of(a.data, b.data)
     if a.format == b.format == "csc":  # columns of A B are rows of (A B)^T = B^T A^T
         container, first, second, shape = type(a), b, a, (b.shape[1], a.shape[0])
     else:
         first, second = a.tocsr(), b.tocsr()
         container, shape = type(first), (a.shape[0], b.shape[1])
+    _checks.library_of(first.data, second.data)
     product = _multiply(
         (first.data, first.indices, first.indptr, second.data, second.indices, second.indptr),
         shape=shape,
@@ -171,8 +171,10 @@ def csr_matmul(
 
     Notes
     -----
-    With torch and JAX the values are differentiable (the pattern is not); the
-    reference engine that serves them takes memory for every single product.
+    Time and memory as for `matmul`. On NumPy arrays the values have the same
+    bits for any number of threads, on CuPy arrays on every run. With torch and
+    JAX the values are differentiable (the pattern is not); the reference engine
+    that serves them takes memory for every single product.
 
     Examples
     --------

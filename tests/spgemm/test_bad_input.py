@@ -82,7 +82,7 @@ def test_mixed_libraries_are_refused_by_name(require):
     require("torch")
     import torch
 
-    with pytest.raises(TypeError, match="a_data is a numpy array and b_data a torch array"):
+    with pytest.raises(TypeError, match="a_data is an array of numpy, b_data of torch"):
         spgemm.csr_matmul(*GOOD, *map(torch.asarray, GOOD), shape=(2, 2))
 
 
@@ -115,3 +115,29 @@ def test_raw_triples_never_crash_and_engines_agree(ai, ap, bi, bp, m, n):
     else:
         for ours, reference in zip(*results, strict=True):
             np.testing.assert_array_equal(ours, reference)
+
+
+def test_jit_over_the_values_alone_is_refused_in_our_words(require):
+    jax = require("jax")
+    index, indptr = jax.numpy.asarray([0, 1]), jax.numpy.asarray([0, 1, 2])
+
+    def call(data):
+        return spgemm.csr_matmul(data, index, indptr, data, index, indptr, shape=(2, 2)).data
+
+    with pytest.raises(TypeError, match=r"csr_matmul needs the values of a_indices"):
+        jax.jit(call)(jax.numpy.ones(2))
+
+
+def test_jax_in_single_precision_does_not_warn(python, require):
+    require("jax")
+    code = """
+import warnings
+warnings.simplefilter("error")
+import jax.numpy as jnp
+from linalgkit import spgemm
+index, indptr = jnp.asarray([0, 1]), jnp.asarray([0, 1, 2])
+data = jnp.asarray([2.0, 3.0])
+result = spgemm.csr_matmul(data, index, indptr, data, index, indptr, shape=(2, 2))
+print(result.data, result.data.dtype, result.indices.dtype)
+"""
+    assert python(code, env={"JAX_ENABLE_X64": "0"}) == "[4. 9.] float32 int32\n"

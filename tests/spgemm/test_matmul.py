@@ -76,7 +76,9 @@ def test_mixed_dtypes_promote_as_numpy_does():
     same_bits(spgemm.matmul(a, b, prune=True), a @ b)
 
 
-@pytest.mark.parametrize(("left", "right"), list(product(["csr", "csc", "coo", "bsr"], repeat=2)))
+@pytest.mark.parametrize(
+    ("left", "right"), list(product(["csr", "csc", "coo", "bsr", "dok", "lil", "dia"], repeat=2))
+)
 @pytest.mark.parametrize("kind", ["array", "matrix"])
 def test_formats(left, right, kind):
     a, b = random((40, 30), 0.2, 1), random((30, 20), 0.2, 2)
@@ -252,3 +254,12 @@ def test_results_of_calls_at_once_from_eight_threads():
         for result in pool.map(lambda _: spgemm.matmul(a, b), range(16)):
             assert result.data.tobytes() == expected.data.tobytes()
             assert result.indices.tobytes() == expected.indices.tobytes()
+
+
+@pytest.mark.parametrize("engine", [None, "numba"])
+def test_dtypes_that_kernels_do_not_know_are_served_by_the_reference(engine):
+    data, index, indptr = np.array([1.5, 2.0], dtype=np.float16), np.array([0, 1]), np.arange(3)
+    with linalgkit.use_engine(engine):
+        result = spgemm.csr_matmul(data, index, indptr, data, index, indptr, shape=(2, 2))
+    assert result.data.dtype == np.float16
+    assert result.data.tolist() == [2.25, 4.0]

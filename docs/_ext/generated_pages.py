@@ -1,0 +1,167 @@
+"""Parts of the site that are written at build time, into ``docs/_generated``.
+
+The capability table comes from ``linalgkit.capabilities()``, the performance tables from the
+results that ``asv_bench/compare.py`` stored. Both are reStructuredText to be included.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import linalgkit
+
+NONE = "–"
+
+
+def setup(app: Any) -> dict[str, bool]:
+    """Register with Sphinx."""
+    app.connect("builder-inited", _write)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def reset_process(gallery_conf: dict[str, Any], file_name: str) -> None:
+    """Give the next gallery script our settings as they were (called by sphinx-gallery)."""
+    linalgkit.set_workers(None)
+    for name in [name for name in os.environ if name.startswith("LINALGKIT_")]:
+        if name not in _ENVIRONMENT:
+            del os.environ[name]
+    os.environ.update(_ENVIRONMENT)
+
+
+_ENVIRONMENT = {name: value for name, value in os.environ.items() if name.startswith("LINALGKIT_")}
+
+
+def _write(app: Any) -> None:
+    source = Path(app.srcdir)
+    target = source / "_generated"
+    target.mkdir(exist_ok=True)
+    results = sorted((source.parent / "asv_bench" / "results").glob("*.json"))
+    pages = {
+        "capabilities.rst": capability_table(linalgkit.capabilities()),
+        "performance.rst": performance_tables(
+            {"file": path.stem, **json.loads(path.read_text(encoding="utf-8"))} for path in results
+        ),
+    }
+    for name, lines in pages.items():
+        text = "\n".join(lines) + "\n"
+        path = target / name
+        if not path.exists() or path.read_text(encoding="utf-8") != text:  # else nothing to reread
+            path.write_text(text, encoding="utf-8")
+
+
+def capability_table(rows: Iterable[Any]) -> Iterator[str]:
+    """Yield a table of functions, and a note for each reason why a library is not served."""
+    cells, notes = [], {}
+    for row in rows:
+        link = f":func:`{row.room}.{row.function} <linalgkit.{row.room}.{row.function}>`"
+        cells.append([link, row.kind, ", ".join(row.engines), ", ".join(row.libraries)])
+        for library, reason in row.exceptions.items():
+            notes.setdefault((link, reason), []).append(library)
+    yield from _table(["function", "kind", "engines", "arrays of"], cells)
+    for (link, reason), libraries in notes.items():
+        yield f"* {link} not with {', '.join(libraries)}: {_text(reason)}."
+
+
+def performance_tables(results: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """Yield a section per room: the machine, then its tables."""
+    empty = True
+    for result in results:
+        empty = False
+        heading = str(result.get("file", result.get("room", "unnamed")))
+        room, _, engine = heading.partition("-")  # "spgemm", "spgemm-cupy"
+        heading = f"{room} on the {engine} engine" if engine else room
+        yield from (heading, "-" * len(heading), "")
+        yield from (" ".join(_machine(result)), "")
+        for table in result.get("tables", []):
+            yield from _comparison(table)
+    if empty:
+        yield "No results are stored yet."
+
+
+def _machine(result: dict[str, Any]) -> Iterator[str]:
+    machine = result.get("machine", {})
+    yield f"Measured {result.get('date', 'on an unknown date')} on {machine.get('cpu', 'a CPU')},"
+    yield f"{machine.get('cores', 'an unknown number of')} cores."
+    versions = {"Python": machine.get("python"), **machine.get("versions", {})}
+    if any(versions.values()):
+        yield ", ".join(f"{name} {version}" for name, version in versions.items() if version) + "."
+    if machine.get("blas"):
+        threads = machine.get("blas_threads")
+        yield f"BLAS: {machine['blas']}" + (f", {_count(threads, 'thread')}." if threads else ".")
+    if machine.get("copy_gb_s"):
+        yield f"Memory copies, read and written, at {machine['copy_gb_s']:.3g} GB/s."
+    if machine.get("gemm_gflop_s"):
+        yield f"Dense float64 products at {machine['gemm_gflop_s']:.3g} GFLOP/s."
+    if machine.get("thp"):
+        yield f"Transparent huge pages: {machine['thp']}."
+    if result.get("rounds"):
+        yield f"Medians of {_count(result['rounds'], 'interleaved round')}."
+    first = result.get("compile_s", {})
+    if first.get("cold") is not None and first.get("warm") is not None:
+        yield (
+            f"The first call in a new process, imports included, takes {first['warm']:.2g} s with "
+            f"compiled kernels on disk and {first['cold']:.2g} s without."
+        )
+
+
+def _comparison(table: dict[str, Any]) -> Iterator[str]:
+    """Yield one table: our time above its spread, then a column per peer, time above ratio."""
+    rows = table.get("rows", [])
+    peers = list(dict.fromkeys(peer for row in rows for peer in row.get("peers", {})))
+    title = _text(table.get("title", "Times"))
+    yield from (title, "~" * len(title), "", f"Times in {table.get('unit', 'ms')}.", "")
+    cells, notes = [], []
+    for row in rows:
+        case, workers = _text(row.get("case", NONE)), row.get("workers")
+        if row.get("note"):
+            notes.append(f"* {case}, {_count(workers or 1, 'worker')}: {_text(row['note'])}")
+        low, high = row.get("ours_spread") or (None, None)
+        spread = "" if low is None or high is None else f"{_number(low)} – {_number(high)}"
+        own = [case, str(workers or NONE), _lines(f"**{_number(row.get('ours_ms'))}**", spread)]
+        cells.append(own + [_peer(row.get("peers", {}).get(peer)) for peer in peers])
+    header = ["case", "workers", _text(table.get("ours", "linalgkit")), *map(_text, peers)]
+    yield from _table(header, cells, "timings")
+    yield from (*notes, "")
+
+
+def _peer(entry: dict[str, Any] | None) -> str:
+    if not entry or entry.get("ms") is None:
+        return NONE
+    ratio = entry.get("ratio")
+    return _lines(_number(entry["ms"]), "" if ratio is None else f"({_number(ratio)}×)")
+
+
+def _lines(first: str, second: str) -> str:
+    """Put two lines into one cell of a table."""
+    return f"| {first}\n       | {second}" if second else first
+
+
+def _table(header: list[str], rows: list[list[str]], css_class: str = "") -> Iterator[str]:
+    yield from (".. list-table::", "   :header-rows: 1")
+    if css_class:
+        yield f"   :class: {css_class}"
+    for row in [header, *rows]:
+        yield ""
+        for column, cell in enumerate(row):
+            yield f"   {'* -' if column == 0 else '  -'} {cell}"
+    yield ""
+
+
+def _number(value: float | None) -> str:
+    """Write three significant digits, large numbers in full."""
+    if value is None:
+        return NONE
+    if abs(value) < 1:
+        return f"{value:.3g}"
+    return f"{value:.{max(0, 3 - len(f'{abs(value):.0f}'))}f}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _text(value: Any) -> str:
+    """Escape what reStructuredText would read as markup."""
+    return "".join("\\" + c if c in "\\*`|_" else c for c in str(value))
