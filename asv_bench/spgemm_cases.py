@@ -12,7 +12,7 @@ def erdos_renyi(n: int = 100_000, degree: int = 16, seed: int = 0):
     rng = np.random.default_rng(seed)
     rows = np.repeat(np.arange(n), degree)
     columns = rng.integers(0, n, n * degree)
-    a = sp.csr_array((rng.standard_normal(n * degree), (rows, columns)), shape=(n, n))
+    a = _canonical(sp.csr_array((rng.standard_normal(n * degree), (rows, columns)), shape=(n, n)))
     return a, a
 
 
@@ -27,7 +27,7 @@ def rmat(scale: int = 14, edge_factor: int = 8, seed: int = 0):
         rows |= (draw >= 0.76).astype(np.int64) << bit
         columns |= (((draw >= 0.57) & (draw < 0.76)) | (draw >= 0.95)).astype(np.int64) << bit
     n = 1 << scale
-    a = sp.csr_array((rng.standard_normal(edges), (rows, columns)), shape=(n, n))
+    a = _canonical(sp.csr_array((rng.standard_normal(edges), (rows, columns)), shape=(n, n)))
     return a, a
 
 
@@ -90,6 +90,7 @@ def delaunay(n: int = 200_000, seed: int = 0):
 
 
 def _canonical(a):
+    """Return it with sorted rows and the 32-bit indices that most callers hold."""
     a = sp.csr_array(a)
     a.sum_duplicates()
     a.indices = a.indices.astype(np.int32)

@@ -8,6 +8,7 @@ import threading
 import warnings
 from itertools import count
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -331,6 +332,21 @@ def test_numba_missing(make_room):
         pytest.raises(EngineError, match=r"not installed \(pip install numba"),
     ):
         engine(x)
+
+
+def test_missing_module_is_looked_for_once(make_room):
+    """A failing import costs milliseconds, at every call if nobody remembers."""
+    engine = make_room(numba="import attempts\nattempts.made.append(1)\nimport no_numba_here")
+    attempts = ModuleType("attempts")
+    attempts.made = []
+    sys.modules["attempts"] = attempts
+    try:
+        for _ in range(5):
+            with pytest.warns(RuntimeWarning, match="no_numba_here"):
+                assert engine(np.ones(2)).name == "array_api"
+    finally:
+        del sys.modules["attempts"]
+    assert 1 <= len(attempts.made) <= 2
 
 
 def test_numba_broken(make_room):

@@ -61,7 +61,7 @@ def parallel():
 
 
 def interrupted_call(moment):
-    """Interrupt a call at a moment; return where, or None if it ended before."""
+    """Interrupt a call at a moment; return where and the error, (None, None) if it ended before."""
     caller, returned = threading.get_ident(), threading.Event()
     running, after = [], []
 
@@ -72,16 +72,17 @@ def interrupted_call(moment):
             after.append(start)
         running.remove(start)
 
-    interrupter = Interrupter(moment)
+    interrupter, kept = Interrupter(moment), None
     try:
         with interrupter:
             run_chunks(kernel, range(5), scratch=list, blas=True, commit=lambda chunk, result: None)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        kept = error
         returned.set()
         assert not running, f"a helper still wrote after an interrupt: {interrupter.raised_at}"
         time.sleep(0.002)
         assert not after, f"a helper began after an interrupt: {interrupter.raised_at}"
-    return interrupter.raised_at
+    return interrupter.raised_at, kept
 
 
 @pytest.mark.parametrize("n", [1, 2])
@@ -94,7 +95,8 @@ def test_interrupt_at_any_moment(n):
                 assert parallel()
             for moment in range(1000):
                 with use_workers(n):
-                    where[0] = interrupted_call(moment)
+                    # The error lives on, with its frames, as at the interpreter's prompt.
+                    where[0], _kept = interrupted_call(moment)
                 if where[0] is None:
                     return outcome.append(moment)
                 with use_workers(2):

@@ -325,6 +325,15 @@ def test_save_and_load_plain_numbers():
 
 
 @pytest.mark.usefixtures("example")
+def test_save_writes_the_arrays_alone(monkeypatch):
+    """NumPy before 2.1 takes every keyword of savez for an array."""
+    written = {}
+    monkeypatch.setattr(np, "savez", lambda file, **arrays: written.update(arrays))
+    make().save(io.BytesIO())
+    assert written.keys() == content().keys()
+
+
+@pytest.mark.usefixtures("example")
 def test_save_refuses_what_is_no_number():
     file = io.BytesIO()
     with pytest.raises(TypeError, match=r"Scale\.name is not an array of numbers"):
@@ -458,3 +467,21 @@ def test_load_of_anything_else(data, as_file, tmp_path):
     path.write_bytes(data)
     with pytest.raises(ValueError, match="linalgkit"):
         linalgkit.load(path if as_file else io.BytesIO(data))
+
+
+@pytest.mark.parametrize("writer", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("flip", [0x01, 0xFF])
+@pytest.mark.usefixtures("example")
+def test_load_of_a_file_with_one_wrong_byte(writer, flip):
+    file = io.BytesIO()
+    writer(file, **content())
+    sound = file.getvalue()
+    refused = 0
+    for place in range(0, len(sound), 1 if writer is np.savez_compressed else 3):
+        data = bytearray(sound)
+        data[place] ^= flip
+        try:
+            linalgkit.load(io.BytesIO(bytes(data)))  # a byte that nobody reads
+        except ValueError:
+            refused += 1
+    assert refused > 100
