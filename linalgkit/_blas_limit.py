@@ -7,7 +7,6 @@ the library's own symbols are called, once a process: who is inside says when to
 
 import sys
 import threading
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -20,40 +19,31 @@ class _Library(NamedTuple):
     per_thread: bool  # the number belongs to the calling thread, not to the process
 
 
-class _Hold:
-    """One call that holds the libraries; weakly kept, so that an interrupt leaves none behind."""
-
-
 class _BlasLimit:
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._holds: weakref.WeakSet[_Hold] = weakref.WeakSet()
+        self._holders: set[Any] = set()  # the calls that are inside
         self._modules = -1  # len(sys.modules) when the libraries were last looked up
         self._libraries: list[_Library] = []
         # What to give back. Entries leave one by one, after their library has its number again,
         # so that an interrupted restore is finished by the next call.
         self._saved: dict[str, tuple[_Library, int]] = {}
 
-    @contextmanager
-    def process_wide(self, wanted: bool) -> Iterator[None]:
-        """Hold the libraries whose number is the process's; nested and overlapping at will."""
-        if not wanted:
-            yield
-            return
-        hold = _Hold()
-        try:
-            with self._lock:
-                self._holds.add(hold)
-                for library in self._lookup():
-                    if not library.per_thread and library.path not in self._saved:
-                        self._saved[library.path] = library, library.get()
-                        library.set(1)
-            yield
-        finally:
-            with self._lock:
-                self._holds.discard(hold)
-                if not self._holds:
-                    self._restore()
+    def hold(self, holder: Any) -> None:
+        """Hold the libraries whose number is the process's, until every holder has released."""
+        with self._lock:
+            self._holders.add(holder)
+            for library in self._lookup():
+                if not library.per_thread and library.path not in self._saved:
+                    self._saved[library.path] = library, library.get()
+                    library.set(1)
+
+    def release(self, holder: Any) -> None:
+        """Give back what `hold` took; after an interrupt, call it again."""
+        with self._lock:
+            self._holders.discard(holder)
+            if not self._holders:
+                self._restore()
 
     @contextmanager
     def this_thread(self, wanted: bool) -> Iterator[None]:
@@ -70,7 +60,7 @@ class _BlasLimit:
 
     def after_fork(self) -> None:
         self._lock = threading.Lock()
-        self._holds = weakref.WeakSet()
+        self._holders = set()
         self._restore()
 
     def _restore(self) -> None:

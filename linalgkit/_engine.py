@@ -125,6 +125,7 @@ class Engines:
     def __init__(self, package: str) -> None:
         self.room = package
         self._loaded: dict[str, Engine] = {}
+        self._missing: dict[str, str] = {}  # engine -> why; an import that fails takes long
         # The fast path's two halves: filled when the room's Numba engine is first chosen.
         self._fast: Engine | None = None
         self._fast_dtypes: frozenset[Any] = frozenset()
@@ -199,6 +200,8 @@ class Engines:
 
     def _dtypes(self) -> frozenset[Any]:
         """Dtypes of the room's Numba engine; float32/64 and complex64/128 unless it says more."""
+        if "numba" in self._missing:
+            return frozenset(np.dtype(character) for character in "fdFD")
         try:
             characters = getattr(import_module(self.room + "._numba"), "DTYPES", "fdFD")
         except (ImportError, RuntimeError):  # `_load` says so in its own words
@@ -206,6 +209,15 @@ class Engines:
         return frozenset(np.dtype(character) for character in characters)
 
     def _load(self, name: str) -> Engine:
+        if name in self._missing:
+            raise EngineError(self._missing[name])
+        try:
+            return self._imported(name)
+        except EngineError as error:
+            self._missing[name] = str(error)
+            raise
+
+    def _imported(self, name: str) -> Engine:
         if name not in self._loaded:
             reference = import_module(self.room + "._array_api")
             try:

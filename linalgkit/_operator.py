@@ -5,6 +5,7 @@ here follows from those two. What is cheaper than dense (`inv`, `solve`, `slogde
 adds under the protocol's names.
 """
 
+import zlib
 from importlib import import_module
 from math import prod
 from os import PathLike
@@ -68,7 +69,7 @@ class Operator:
     def save(self, file: str | PathLike[str] | IO[bytes]) -> None:
         """Write the operator to one ``.npz`` file that `linalgkit.load` reads."""
         kind = type(self)
-        arrays = {name: np.asarray(getattr(self, name)) for name in self.fields}
+        arrays: dict[str, Any] = {n: np.asarray(getattr(self, n)) for n in self.fields}
         for name, array in arrays.items():
             if array.dtype.hasobject:
                 raise TypeError(f"{kind.__name__}.{name} is not an array of numbers.")
@@ -76,7 +77,6 @@ class Operator:
             file,
             linalgkit_class=np.array(f"{kind.__module__}.{kind.__qualname__}"),
             linalgkit_format=np.array(FORMAT),
-            allow_pickle=False,
             **arrays,
         )
 
@@ -224,13 +224,20 @@ def _archive(file: Any) -> dict[str, np.ndarray]:
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise ValueError("it holds a single array")
         with archive:
-            content = {name: archive[name] for name in archive.files}
+            content = {name: _member(archive, name) for name in archive.files}
         for name, array in content.items():
             if not isinstance(array, np.ndarray):
                 raise ValueError(f"{name} is not an array")
-    except (ValueError, EOFError, BadZipFile) as error:
+    except (ValueError, EOFError, RuntimeError, BadZipFile) as error:
         raise ValueError(f"not a .npz file of linalgkit: {error}.") from error
     return content
+
+
+def _member(archive: Any, name: str) -> Any:
+    try:
+        return archive[name]
+    except (OSError, zlib.error) as error:  # what the decompressors raise
+        raise ValueError(f"{name} is damaged ({error})") from error
 
 
 def _operator_class(name: str) -> type[Operator]:

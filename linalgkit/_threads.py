@@ -156,8 +156,7 @@ def run_chunks(
         return
     job = _Job(kernel, bounds, args, scratch, commit, blas)
     helpers = 0 if is_serial(bounds) else min(workers(), len(bounds) - 1) - 1
-    with blas_limit.process_wide(blas):
-        job.run_as_caller(helpers)
+    job.run_as_caller(helpers)
     if job.error is not None:
         error, job.error = job.error, None
         try:
@@ -199,6 +198,8 @@ class _Job:
         # An interrupt may come at any call. Whatever comes is kept for the end, after the helpers
         # that have begun are waited for (they write into the caller's arrays).
         try:
+            if self.blas:
+                blas_limit.hold(self)
             buffer = () if self.scratch is None else (self.scratch(),)
             if helpers > 0:
                 self.kernel(0, 0, *self.args, *buffer)
@@ -206,14 +207,17 @@ class _Job:
             self._run(lambda: buffer)
         except BaseException as error:
             self.error = self.error or error
-        waiting = True
-        while waiting:
+        ended = False
+        while not ended:  # what an interrupt cut short is done again
             try:
                 with self._lock:
                     self._closed = True
                     waiting = self._helping > 0
                 if waiting:
                     self._idle.acquire()
+                if self.blas:
+                    blas_limit.release(self)
+                ended = True
             except BaseException as error:
                 self.error = self.error or error
 

@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_info
 import linalgkit
 from linalgkit import _config
 
-ROOT = Path(linalgkit.__file__).parents[1]
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 import linalgkit
 
 PACKAGE = Path(linalgkit.__file__).parent
-ROOT = PACKAGE.parent
+ROOT = Path(__file__).parents[1]
 ROOMS = sorted(path.parent.name for path in PACKAGE.glob("*/_array_api.py"))
 HEAVY = ["numba", "scipy", "sympy", "networkx", "torch", "jax", "cupy", "dask"]
 BASE_NAMES = [

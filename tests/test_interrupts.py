@@ -1,19 +1,20 @@
 """An interrupt at any moment of a call: the call ends, and the next one is as good as new."""
 
 import os
+import signal
 import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
+from pool_calls import SOON, squares
 from threadpoolctl import ThreadpoolController
 
 import linalgkit
-from linalgkit import use_workers
+from linalgkit import _threads, use_workers
 from linalgkit._threads import run_chunks
 
-SOON = 20
 FOLDERS = (str(Path(linalgkit.__file__).parent), str(Path(os.__file__).parent / "contextlib"))
 
 
@@ -114,3 +115,114 @@ def test_interrupt_at_any_moment(n):
     if isinstance(outcome[0], BaseException):
         raise outcome[0]
     assert outcome[0] > 20  # so many moments there were
+
+
+@pytest.fixture
+def interruptible():
+    """The handler of Python's start: KeyboardInterrupt in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        pytest.skip("signals reach the main thread only")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_interrupt_in_a_chunk(n):
+    caller, ran = threading.get_ident(), []
+
+    def kernel(start, stop):
+        ran.append(start)
+        time.sleep(0.0005)
+        if stop and threading.get_ident() == caller:
+            signal.raise_signal(signal.SIGINT)
+
+    with use_workers(n):
+        for _ in range(3):
+            ran.clear()
+            with pytest.raises(KeyboardInterrupt):
+                run_chunks(kernel, range(301))
+            assert len(ran) < 300
+            assert squares()
+        assert not _threads._here.inside
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_interrupt_while_waiting_for_a_helper():
+    caller, together, ended = threading.get_ident(), threading.Barrier(2), []
+
+    def kernel(start, stop):
+        if not stop:
+            return
+        together.wait(SOON)
+        if threading.get_ident() != caller:
+            time.sleep(0.02)  # the caller waits by now
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.02)
+            ended.append(start)
+
+    with use_workers(2):
+        with pytest.raises(KeyboardInterrupt):
+            run_chunks(kernel, [0, 1, 2])
+        assert ended, "the call returned while a helper still wrote"
+        assert squares()
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_interrupt_in_a_commit():
+    caller = threading.get_ident()
+
+    def commit(chunk, result):
+        if chunk == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+
+    with use_workers(2):
+        with pytest.raises(KeyboardInterrupt):
+            run_chunks(lambda start, stop: time.sleep(0.001), range(200), commit=commit)
+        assert threading.get_ident() == caller
+        assert squares()
+
+
+INTERRUPT = """
+import os, signal, threading, time
+import numpy as np
+from numba import njit
+from linalgkit._threads import run_chunks, use_workers
+
+@njit(nogil=True)
+def kernel(start, stop, out):
+    for k in range(start, stop):
+        total = 0.0
+        for i in range(2_000_000):
+            total += np.sqrt(i + k)
+        out[k] = total
+
+out = np.zeros(400)
+
+def interrupt():
+    while np.count_nonzero(out) < 3:
+        time.sleep(0.001)
+    os.kill(os.getpid(), signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+with use_workers(2):
+    kernel(0, 0, out)
+    threading.Thread(target=interrupt, daemon=True).start()
+    try:
+        run_chunks(kernel, range(401), out)
+    except KeyboardInterrupt:
+        done = np.count_nonzero(out)
+        time.sleep(0.05)
+        print("interrupted", done < 400, np.count_nonzero(out) == done)
+    again = np.zeros(4)
+    run_chunks(kernel, range(5), again)
+    print("usable", np.count_nonzero(again) == 4)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="os.kill ends the process there")
+def test_interrupt_while_compiled_kernels_run(python):
+    assert python(INTERRUPT).splitlines() == ["interrupted True True", "usable True"]
