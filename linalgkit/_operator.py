@@ -24,7 +24,8 @@ class Operator:
 
     A subclass sets `shape` and `dtype`, names in `fields` the constructor's arguments that
     are kept as attributes of the same names (arrays and plain numbers, which is what `save`
-    writes), and defines `matmat` and `rmatmat`.
+    writes), and defines `matmat` and `rmatmat`. It sets ``__module__`` to its room: that is the
+    name in saved files, which then outlive a move between the room's private modules.
     """
 
     fields: ClassVar[tuple[str, ...]] = ()

@@ -141,8 +141,9 @@ def run_chunks(
         The kernel calls BLAS: hold it to one thread meanwhile.
     commit : callable, optional
         ``commit(chunk, result)`` is called once a chunk, in order of the
-        chunks and one at a time; nobody waits for it. For outputs whose
-        place follows from the results before.
+        chunks and one at a time. For outputs whose place follows from the
+        results before. Nobody waits for it, unless two more chunks than
+        there are workers are not committed: so many results exist at most.
 
     Notes
     -----
@@ -185,6 +186,8 @@ class _Job:
         self.scratch, self.commit = scratch, commit
         self.error: BaseException | None = None
         self._lock = threading.Lock()
+        self._progress = threading.Condition(self._lock)  # a chunk was committed
+        self._ahead = 1  # chunks that may be taken and not committed, which bounds memory
         self._next = 0  # the chunk to be taken next
         self._ready: dict[int, Any] = {}  # results that wait for an earlier chunk's commit
         self._committed = 0
@@ -201,6 +204,7 @@ class _Job:
             if self.blas:
                 blas_limit.hold(self)
             buffer = () if self.scratch is None else (self.scratch(),)
+            self._ahead = helpers + 3
             if helpers > 0:
                 self.kernel(0, 0, *self.args, *buffer)
                 _pool.offer(self, helpers)
@@ -249,6 +253,11 @@ class _Job:
         args = (*self.args, *buffer)
         while True:
             with self._lock:
+                # Chunks are taken in order: the one that all wait for is always being computed.
+                while self.commit and self._next - self._committed >= self._ahead:
+                    self._progress.wait(0.01)  # not for ever: an error may end the progress
+                    if self.error is not None:
+                        return
                 chunk = self._next
                 if chunk >= last or self.error is not None:
                     return
@@ -270,8 +279,10 @@ class _Job:
                     self._committing = False
                     return
                 result = self._ready.pop(chunk)
-                self._committed += 1
             commit(chunk, result)
+            with self._lock:
+                self._committed += 1
+                self._progress.notify_all()
 
 
 class _Pool:

@@ -342,3 +342,24 @@ def test_no_array_outlives_its_call(n, fails):
         assert array() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_results_that_wait_for_their_commit_are_few(n):
+    waiting, most, lock = set(), [0], threading.Lock()
+
+    def kernel(start, stop):
+        if stop:
+            with lock:
+                waiting.add(start)
+                most[0] = max(most[0], len(waiting))
+
+    def commit(chunk, result):
+        time.sleep(0.002)  # others could compute everything meanwhile
+        with lock:
+            waiting.remove(chunk)
+
+    with use_workers(n):
+        run_chunks(kernel, range(60), commit=commit)
+    assert not waiting
+    assert 2 <= most[0] <= n + 2
