@@ -239,7 +239,7 @@ def _running_products(a, b):
 
 
 def _available_memory():
-    """Bytes that the machine could give now; half of nothing known is 4 GiB."""
+    """Bytes that the machine could give now; 4 GiB where it does not tell."""
     try:
         with open("/proc/meminfo") as file:
             for line in file:
