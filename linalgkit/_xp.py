@@ -8,7 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace, is_jax_array, is_numpy_array, is_torch_array
+from array_api_compat import (
+    array_namespace,
+    is_cupy_array,
+    is_jax_array,
+    is_numpy_array,
+    is_torch_array,
+)
 
 _BLOCK = 32  # rows solved by plain substitution; larger systems halve by matmul
 
@@ -35,6 +41,33 @@ def segment_sum(values: Any, segments: Any, count: int) -> Any:
     for k in range(values.shape[0]):  # the strict standard has no scatter at all
         zeros[int(segments[k])] += values[k]
     return zeros
+
+
+def segment_extreme(values: Any, segments: Any, count: int, *, how: str, start: Any) -> Any:
+    """Reduce `values` (n,) to `count` segments by "min" or "max"; `start` where there are none.
+
+    NaN propagates, as in ``minimum`` and ``maximum``.
+    """
+    xp = array_namespace(values, segments)
+    if is_jax_array(values):
+        at = xp.full(count, start, dtype=values.dtype).at[segments]
+        return at.min(values) if how == "min" else at.max(values)
+    result = xp.full(count, start, dtype=values.dtype, device=values.device)
+    if is_torch_array(values):
+        return result.scatter_reduce(0, segments, values, "a" + how)
+    function = xp.minimum if how == "min" else xp.maximum
+    if is_numpy_array(values):
+        function.at(result, segments, values)
+        return result
+    if is_cupy_array(values):
+        # CuPy's ufuncs reduce so as well, but lose NaN: it is put back.
+        function.at(result, segments, values)
+        if xp.isdtype(values.dtype, "real floating"):
+            result[segments[xp.isnan(values)]] = xp.nan
+        return result
+    for k in range(values.shape[0]):  # the strict standard has no scatter at all
+        result[int(segments[k])] = function(result[int(segments[k])], values[k])
+    return result
 
 
 def solve_unit_lower(lower: Any, right: Any) -> Any:

@@ -3,61 +3,204 @@
 import numpy as np
 from array_api_compat import array_namespace
 
-from .._xp import segment_sum
-from ._csr import check_csr
+from .._xp import segment_extreme, segment_sum
+from ._csr import check_csr, check_memory
+from ._semirings import SEMIRINGS, absent
 
 
-def csr_matmul(a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, *, shape, prune):
+def csr_matmul(
+    a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, mask_indices, mask_indptr,
+    *, shape, semiring, complement, prune, sort, max_memory,
+):  # fmt: skip
     """Multiply two CSR triples; O(products) memory, differentiable in the data."""
     xp = array_namespace(a_data, b_data)
     check_csr("a", a_data, a_indices, a_indptr, b_indptr.shape[0] - 1)
     check_csr("b", b_data, b_indices, b_indptr, shape[1])
-    index = xp.__array_namespace_info__().default_dtypes()["indexing"]
-    a_indices, a_indptr, b_indices, b_indptr = (
-        xp.astype(x, index) for x in (a_indices, a_indptr, b_indices, b_indptr)
-    )
-    a_indices = a_indices[: int(a_indptr[-1])]
-
-    # Expand: product p comes from entry left[p] of A and entry right[p] of B.
-    fan_out = xp.take(b_indptr[1:] - b_indptr[:-1], a_indices)
-    begins = xp.cumulative_sum(fan_out) - fan_out
-    left = xp.repeat(_arange_like(a_indices), fan_out)
-    right = _arange_like(left) + xp.take(xp.take(b_indptr, a_indices) - begins, left)
-    row_of_entry = xp.repeat(_arange_like(a_indptr[1:]), a_indptr[1:] - a_indptr[:-1])
-    rows, columns = xp.take(row_of_entry, left), xp.take(b_indices, right)
-
-    # Sort by (row, column). Stable sorts keep the order of summation: rows come in order already.
-    order = xp.argsort(columns, stable=True)
-    order = xp.take(order, xp.argsort(xp.take(rows, order), stable=True))
-    left, right, rows, columns = (xp.take(x, order) for x in (left, right, rows, columns))
-
-    # Compress: a new place opens where row or column changes.
-    opens = xp.concat(
-        [
-            xp.ones_like(rows[:1], dtype=xp.bool),
-            (rows[1:] != rows[:-1]) | (columns[1:] != columns[:-1]),
-        ]
-    )
-    place = xp.cumulative_sum(xp.astype(opens, index)) - 1
-    rows, columns = rows[opens], columns[opens]
-    data = _sum_products(xp, a_data, left, b_data, right, place, rows.shape[0])
+    index = _index_dtype(xp)
+    left, right = expand(*_wide(a_indices, a_indptr, b_indptr))
+    rows = xp.take(_row_of_entry(xp.astype(a_indptr, index)), left)
+    columns = xp.take(xp.astype(b_indices, index), right)
+    if mask_indptr is not None:
+        check_csr("mask", mask_indices, mask_indices, mask_indptr, shape[1])
+        allowed = _row_of_entry(xp.astype(mask_indptr, index))
+        used = xp.astype(mask_indices[: int(mask_indptr[-1])], index)
+        kept = _masked(rows, columns, allowed, used, complement)
+        left, right, rows, columns = (x[kept] for x in (left, right, rows, columns))
+    order, place, rows, columns = _compress(rows, columns)
+    left, right = xp.take(left, order), xp.take(right, order)
+    if not prune:
+        check_memory(rows.shape[0], shape[0], _itemsize(xp, a_data.dtype), max_memory)
+    data = sum_products(a_data, left, b_data, right, place, rows.shape[0], semiring=semiring)
     if prune:
-        kept = data != 0
+        kept = data != absent(semiring, data.dtype, xp)
         data, rows, columns = data[kept], rows[kept], columns[kept]
+        check_memory(rows.shape[0], shape[0], _itemsize(xp, data.dtype), max_memory)
     boundaries = xp.arange(shape[0] + 1, dtype=index, device=rows.device)
     indptr = xp.searchsorted(rows, boundaries)
     narrow = xp.int32 if max(*shape, data.shape[0]) < 2**31 else xp.int64
     return data, xp.astype(columns, narrow), xp.astype(indptr, narrow)
 
 
-def _sum_products(xp, a_data, left, b_data, right, place, count):
+def row_flops(a_indices, a_indptr, b_indptr):
+    """Count the products of every row, int64."""
+    xp = array_namespace(a_indices)
+    a_indices, a_indptr, b_indptr = _wide(a_indices, a_indptr, b_indptr)
+    a_indices = a_indices[: int(a_indptr[-1])]
+    ends = xp.cumulative_sum(_fan_out(a_indices, b_indptr), include_initial=True)
+    return xp.take(ends, a_indptr[1:]) - xp.take(ends, a_indptr[:-1])
+
+
+def count_masked_pairs(indices, indptr):
+    """Count the products of L L that fall on a place of L, for a square pattern L."""
+    xp = array_namespace(indices)
+    lower = xp.ones_like(indices), indices, indptr
+    n = indptr.shape[0] - 1
+    data, _, _ = csr_matmul(
+        *lower, *lower, indices, indptr, shape=(n, n), semiring="plus_pair", complement=False,
+        prune=False, sort=True, max_memory=None,
+    )  # fmt: skip
+    return xp.sum(data)
+
+
+def plan_slots(plan, *, only_if_small):
+    """Return None: `plan_products` is what this engine keeps."""
+    return None
+
+
+def plan_products(plan):
+    """Return for every product its entries of A and B and its place in the result."""
+    a, b = plan.first, plan.second
+    xp = array_namespace(a.indices)
+    left, right = expand(*_wide(a.indices, a.indptr, b.indptr))
+    index = _index_dtype(xp)
+    rows = xp.take(_row_of_entry(xp.astype(a.indptr, index)), left)
+    columns = xp.take(xp.astype(b.indices, index), right)
+    result_rows = _row_of_entry(xp.astype(plan.indptr, index))
+    result_columns = xp.astype(plan.indices, index)
+    if plan.is_masked:
+        kept = _masked(rows, columns, result_rows, result_columns, False)
+        left, right, rows, columns = (x[kept] for x in (left, right, rows, columns))
+    order, place, _, _ = _compress(rows, columns)
+    return left, right, xp.take(place, xp.argsort(order))
+
+
+def execute_plan(a_data, b_data, plan, *, semiring):
+    """Compute the values of a plan's product."""
+    left, right, place = plan.products_like(a_data)
+    return sum_products(a_data, left, b_data, right, place, plan.nnz, semiring=semiring)
+
+
+def execute_plan_vjp(cotangent, a_data, b_data, plan, *, wrt):
+    """Gradients: every product passes its cotangent to its two factors."""
+    xp = array_namespace(a_data)
+    left, right, place = plan.products_like(a_data)
+    with np.errstate(all="ignore"):
+        passed = xp.take(cotangent, place)
+        return tuple(
+            segment_sum(passed * xp.take(_conj(other), there), here, data.shape[0])
+            if wanted
+            else None
+            for wanted, data, here, other, there in (
+                (wrt[0], a_data, left, b_data, right),
+                (wrt[1], b_data, right, a_data, left),
+            )
+        )
+
+
+def expand(a_indices, a_indptr, b_indptr):
+    """Return for every product its entry of A and its entry of B, in order of summation."""
+    xp = array_namespace(a_indices)
+    a_indices = a_indices[: int(a_indptr[-1])]
+    fan_out = _fan_out(a_indices, b_indptr)
+    begins = xp.cumulative_sum(fan_out) - fan_out
+    left = xp.repeat(_arange_like(a_indices), fan_out)
+    right = _arange_like(left) + xp.take(xp.take(b_indptr, a_indices) - begins, left)
+    return left, right
+
+
+def sum_products(a_data, left, b_data, right, place, count, *, semiring):
+    """Multiply entry left[p] of A by entry right[p] of B; add those of one place."""
+    xp = array_namespace(a_data, b_data)
+    add, multiply, _ = SEMIRINGS[semiring]
     dtype = a_data.dtype
-    if xp.isdtype(dtype, "bool"):  # or of ands
+    start = absent(semiring, dtype, xp)
+    if xp.isdtype(dtype, "bool"):  # or is max, and is min; not every library reduces bool
         a_data, b_data = xp.astype(a_data, place.dtype), xp.astype(b_data, place.dtype)
+        add, start = ("min", int(start)) if add == "min" else ("max", int(start))
     with np.errstate(all="ignore"):  # NaN and Inf propagate, as quietly as in the other engines
-        products = xp.take(a_data, left) * xp.take(b_data, right)
-        sums = segment_sum(products, place, count)
-    return sums != 0 if xp.isdtype(dtype, "bool") else sums
+        factors = xp.take(a_data, left), xp.take(b_data, right)
+        products = _OPERATIONS[multiply](xp, *factors)
+        if add == "sum":
+            sums = segment_sum(products, place, count)
+        else:
+            sums = segment_extreme(products, place, count, how=add, start=start)
+    return xp.astype(sums, dtype) if sums.dtype != dtype else sums
+
+
+_OPERATIONS = {
+    "times": lambda xp, x, y: x * y,
+    "plus": lambda xp, x, y: x + y,
+    "min": lambda xp, x, y: xp.minimum(x, y),
+    "max": lambda xp, x, y: xp.maximum(x, y),
+    "and": lambda xp, x, y: xp.minimum(x, y),
+    "pair": lambda xp, x, y: xp.ones_like(x),
+}
+
+
+def _compress(rows, columns):
+    """Sort places by (row, column): the order, each one's number, and the distinct places."""
+    xp = array_namespace(rows)
+    # Stable sorts keep the order of summation.
+    order = xp.argsort(columns, stable=True)
+    order = xp.take(order, xp.argsort(xp.take(rows, order), stable=True))
+    rows, columns = xp.take(rows, order), xp.take(columns, order)
+    # A new place opens where row or column changes.
+    changes = (rows[1:] != rows[:-1]) | (columns[1:] != columns[:-1])
+    opens = xp.concat([xp.ones_like(rows[:1], dtype=xp.bool), changes])
+    place = xp.cumulative_sum(xp.astype(opens, rows.dtype)) - 1
+    return order, place, rows[opens], columns[opens]
+
+
+def _masked(rows, columns, allowed_rows, allowed_columns, complement):
+    """Tell which places are among those allowed (or, with `complement`, are not)."""
+    xp = array_namespace(rows)
+    both = xp.concat([allowed_rows, rows]), xp.concat([allowed_columns, columns])
+    order, place, distinct, _ = _compress(*both)
+    is_mask = xp.astype(order < allowed_rows.shape[0], rows.dtype)
+    among = xp.take(segment_sum(is_mask, place, distinct.shape[0]) > 0, place)
+    among = xp.take(among, xp.argsort(order))[allowed_rows.shape[0] :]
+    return ~among if complement else among
+
+
+def _fan_out(a_indices, b_indptr):
+    xp = array_namespace(a_indices)
+    return xp.take(b_indptr[1:] - b_indptr[:-1], a_indices)
+
+
+def _row_of_entry(indptr):
+    xp = array_namespace(indptr)
+    return xp.repeat(_arange_like(indptr[1:]), indptr[1:] - indptr[:-1])
+
+
+def _index_dtype(xp):
+    return xp.__array_namespace_info__().default_dtypes()["indexing"]
+
+
+def _conj(x):
+    xp = array_namespace(x)
+    return xp.conj(x) if xp.isdtype(x.dtype, "complex floating") else x
+
+
+def _itemsize(xp, dtype):
+    if xp.isdtype(dtype, "bool"):
+        return 1
+    limits = xp.iinfo if xp.isdtype(dtype, "integral") else xp.finfo
+    return limits(dtype).bits // (4 if xp.isdtype(dtype, "complex floating") else 8)
+
+
+def _wide(*arrays):
+    xp = array_namespace(*arrays)
+    return tuple(xp.astype(x, _index_dtype(xp)) for x in arrays)
 
 
 def _arange_like(x):

@@ -1,4 +1,4 @@
-"""What three arrays must satisfy to be compressed sparse rows."""
+"""What three arrays must satisfy to be compressed sparse rows, and how large a result may be."""
 
 from typing import Any
 
@@ -36,4 +36,17 @@ def check_csr(name: str, data: Any, indices: Any, indptr: Any, columns: int) -> 
         position = int(xp.argmax(xp.astype(outside, xp.int8)))
         raise ValueError(
             f"{name}_indices must lie in [0, {columns}); entry {position} is {int(used[position])}."
+        )
+
+
+def check_memory(entries: int, rows: int, itemsize: int, max_memory: int | None) -> None:
+    """Raise MemoryError where a result of so many entries takes more than the caller allows."""
+    if max_memory is None:
+        return
+    index = 4 if entries < 2**31 else 8
+    needed = entries * (itemsize + index) + (rows + 1) * index
+    if needed > max_memory:
+        raise MemoryError(
+            f"the product has {entries:,} entries and needs {needed:,} bytes; max_memory is "
+            f"{max_memory:,}. A mask computes part of it, a Dask array of blocks all of it in parts."
         )

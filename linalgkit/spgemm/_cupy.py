@@ -37,7 +37,10 @@ KERNELS = Source(
 )
 
 
-def csr_matmul(a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, *, shape, prune):
+def csr_matmul(
+    a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, mask_indices, mask_indptr,
+    *, shape, semiring, complement, prune, sort, max_memory,
+):  # fmt: skip
     """Multiply two CSR triples on the GPU, in two phases."""
     import cupy as cp
 

@@ -27,8 +27,30 @@ _TINY = 4096
 _NARROW = np.dtype(np.int32)
 
 
-def csr_matmul(a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, *, shape, prune):
+def csr_matmul(
+    a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, mask_indices, mask_indptr,
+    *, shape, semiring, complement, prune, sort, max_memory,
+):  # fmt: skip
     """Multiply two CSR triples: one phase, chunks of rows committed in order."""
+    if semiring != "plus_times" or mask_indptr is not None:
+        from . import _array_api
+
+        return _array_api.csr_matmul(
+            a_data,
+            a_indices,
+            a_indptr,
+            b_data,
+            b_indices,
+            b_indptr,
+            mask_indices,
+            mask_indptr,
+            shape=shape,
+            semiring=semiring,
+            complement=complement,
+            prune=prune,
+            sort=sort,
+            max_memory=max_memory,
+        )
     rows, columns = shape
     index_arrays = a_indices, a_indptr, b_indices, b_indptr
     index = np.int32 if all(array.dtype == _NARROW for array in index_arrays) else np.int64

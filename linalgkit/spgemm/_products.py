@@ -2,87 +2,123 @@
 
 Row-wise (Gustavson 1978; the dataflow of SMASH, arXiv:2105.14156). Compressed sparse rows are
 three arrays: row i has the columns ``indices[indptr[i]:indptr[i + 1]]`` with the values ``data``
-there. Sums run over t in stored order, left to right, from zero: bit-equal to SciPy's.
+there. Sums run over t in stored order, left to right, from zero: bit-equal to SciPy's. Other
+semirings put another pair of operations in the place of plus and times.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from array_api_compat import array_namespace
 
 from .. import _checks
 from .._engine import Engines
+from ._containers import CSR, Operand, read
+from ._csr import check_csr
+from ._semirings import promote
 
 engine = Engines(__package__)
 
-# What no engine can serve, and why.
-EXCEPTIONS = {
-    ("matmul", "array_api_strict"): "takes sparse containers; csr_matmul takes raw arrays",
-    ("matmul", "torch"): "takes sparse containers; csr_matmul takes raw arrays",
-    ("matmul", "jax"): "takes sparse containers; csr_matmul takes raw arrays",
-}
-
-
-class CSR(NamedTuple):
-    """Compressed sparse rows as three arrays, in SciPy's order of names.
-
-    Parameters
-    ----------
-    data : array, shape (nnz,)
-        The values.
-    indices : array of int, shape (nnz,)
-        Their columns.
-    indptr : array of int, shape (rows + 1,)
-        Row i has the entries ``indptr[i]`` to ``indptr[i + 1]``.
-    """
-
-    data: Any
-    indices: Any
-    indptr: Any
-
 
 @engine.eager
-def matmul(a: Any, b: Any, /, *, prune: bool = False) -> Any:
+def matmul(
+    a: Any,
+    b: Any,
+    /,
+    *,
+    semiring: str = "plus_times",
+    mask: Any = None,
+    complement: bool = False,
+    mask_values: bool = False,
+    transpose_a: bool = False,
+    transpose_b: bool = False,
+    conj_a: bool = False,
+    conj_b: bool = False,
+    sort: bool = True,
+    prune: bool = False,
+    accumulate: Any = None,
+    max_memory: int | None = None,
+) -> Any:
     """Multiply two sparse matrices.
 
     Parameters
     ----------
     a : sparse array or matrix, shape (m, k)
-        From ``scipy.sparse`` (any format; CSR and CSC are used as they are) or
-        ``cupyx.scipy.sparse``. Indices may be unsorted or repeated.
+        From ``scipy.sparse`` or ``cupyx.scipy.sparse`` (any format; CSR and CSC
+        are used as they are), pydata/sparse (``COO``, ``GCXS``), a Dask array of
+        such blocks, or any object with `data`, `indices`, `indptr` and `shape`.
+        Indices may be unsorted or repeated.
     b : sparse array or matrix, shape (k, n)
         From the same library.
+    semiring : str, default "plus_times"
+        What adds and multiplies: ``"plus_times"``, ``"min_plus"``, ``"max_plus"``,
+        ``"max_min"``, ``"min_max"``, ``"or_and"`` (values become bool) or
+        ``"plus_pair"`` (every product is 1: counts; int64 from bool). What is not
+        stored takes no part, whatever zero means: under ``"min_plus"`` a stored 0.0
+        is an edge of length zero.
+    mask : sparse array or matrix, shape (m, n), optional
+        Compute only the entries whose place is stored here.
+    complement : bool, default False
+        Compute only those whose place is not stored in `mask`.
+    mask_values : bool, default False
+        Only entries of `mask` that are not zero count as stored.
+    transpose_a, transpose_b : bool, default False
+        Multiply by the transpose of that operand.
+    conj_a, conj_b : bool, default False
+        Multiply by its complex conjugate.
+    sort : bool, default True
+        Sort the rows of the result. Only products with very many columns are
+        faster without.
     prune : bool, default False
-        Drop entries whose sum is exactly zero, as SciPy's ``@`` does. By default
-        the pattern of the result follows from the patterns of `a` and `b` alone.
+        Drop entries equal to what an absent one means (0; infinity for
+        ``"min_plus"``), as SciPy's ``@`` does. By default the pattern of the
+        result follows from the patterns of `a`, `b` and `mask` alone.
+    accumulate : dtype, optional
+        Add in at least this precision; the result has the promoted dtype of the
+        operands all the same. By default sums run in that dtype itself, and of
+        half precision in float32.
+    max_memory : int, optional
+        Bytes that the result may take. Also bounds what is reserved beyond it:
+        past half of them, the entries are counted first.
 
     Returns
     -------
     sparse array or matrix, shape (m, n)
-        An array if `a` is one, a matrix if `a` is one; CSR, or CSC if both are
-        CSC. Every row (column) is sorted and free of duplicates. Indices are
-        int32 while shape and number of entries fit, else int64.
+        Of the kind of `a`: an array if `a` is one, a matrix if `a` is one; CSR, or
+        CSC if both operands are CSC (or transposed CSR); a named tuple `CSR` if `a`
+        is only an object with three arrays. Every row (column) is sorted and free of
+        duplicates. Indices are int32 while shape and number of entries fit, else
+        int64.
 
     Raises
     ------
     TypeError
-        An operand is dense or not a sparse container, or the two come from
-        different libraries.
+        An operand is dense or not a sparse container, the operands come from
+        different libraries, or the semiring does not know their dtype (lengths of
+        bool, an order of complex numbers).
     ValueError
-        The inner dimensions differ, or an operand's index arrays are invalid.
+        Shapes that do not fit, an unknown semiring, invalid index arrays.
+    MemoryError
+        The result would take more than `max_memory`.
 
     See Also
     --------
     csr_matmul : The same on raw arrays of any array library.
+    plan : For many products of the same patterns.
+    galerkin : The triple product of multigrid.
 
     Notes
     -----
     Time O(m + nnz(a) + products), memory nnz(result) entries and one row of n
-    values a thread. With NumPy data the result has the same bits as SciPy's
+    values a thread (a hash table instead where n is very large and rows are
+    short). With NumPy data the result has the same bits as SciPy's
     after ``sort_indices()``, for any number of threads: products are added in
     stored order, in the dtype that NumPy promotes the two data types to
     (integers wrap). NaN and Inf propagate as in a dense product of stored
-    entries. CSC times CSC is computed as the product of the transposes and
-    converts nothing; of CSR and CSC mixed, the CSC operand is converted.
+    entries. A masked product does the work that hits the mask; where the mask is
+    far sparser than the products it takes inner products instead. Nothing is
+    converted while both operands are rows or both are columns, transposes included
+    (columns of A B are rows of its transpose B^T A^T); of one each, the columns
+    are converted.
 
     References
     ----------
@@ -101,27 +137,42 @@ def matmul(a: Any, b: Any, /, *, prune: bool = False) -> Any:
     >>> step = csr_array(np.roll(np.eye(5), 1, axis=1))
     >>> spgemm.matmul(step, step).indices
     array([2, 3, 4, 0, 1], dtype=int32)
+
+    The shortest of all ways of two edges, and those pairs only that have an edge:
+
+    >>> roads = csr_array([[0.0, 3.0, 9.0], [3.0, 0.0, 2.0], [9.0, 2.0, 0.0]])
+    >>> spgemm.matmul(roads, roads, semiring="min_plus", mask=roads).toarray()
+    array([[ 0., 11.,  5.],
+           [11.,  0., 12.],
+           [ 5., 12.,  0.]])
     """
-    _check_container("a", a)
-    _check_container("b", b)
-    if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[1] != b.shape[0]:
+    options = {"semiring": semiring, "prune": prune, "accumulate": accumulate}
+    options |= {"complement": complement, "sort": sort, "max_memory": max_memory}
+    if any(_is_dask(x) for x in (a, b, mask)):
+        blocks = [x for x in (a, b, mask) if _is_dask(x)]
+        options |= {"transpose_a": transpose_a, "transpose_b": transpose_b}
+        options |= {"conj_a": conj_a, "conj_b": conj_b, "mask_values": mask_values}
+        return engine(*blocks).blocked_matmul(a, b, mask=mask, **options)
+    left, right = read("a", a), read("b", b)
+    if transpose_a:
+        left = left.transposed()
+    if transpose_b:
+        right = right.transposed()
+    if left.shape[1] != right.shape[0]:
         raise ValueError(
-            f"matmul needs a of shape (m, k) and b of shape (k, n); got {a.shape} and {b.shape}."
+            f"matmul needs a of shape (m, k) and b of shape (k, n); got {left.shape} and "
+            f"{right.shape}{' after transposition' if transpose_a or transpose_b else ''}."
         )
-    if a.format == b.format == "csc":  # columns of A B are rows of (A B)^T = B^T A^T
-        container, first, second, shape = type(a), b, a, (b.shape[1], a.shape[0])
-    else:
-        first, second = a.tocsr(), b.tocsr()
-        container, shape = type(first), (a.shape[0], b.shape[1])
-    _checks.library_of(first.data, second.data)
-    product = _multiply(
-        (first.data, first.indices, first.indptr, second.data, second.indices, second.indptr),
-        shape=shape,
-        prune=prune,
-    )
-    result = container(product, shape=(a.shape[0], b.shape[1]))
-    result.has_sorted_indices = result.has_canonical_format = True
-    return result
+    if conj_a:
+        left = left.conjugated()
+    if conj_b:
+        right = right.conjugated()
+    pattern = read_mask(mask, (left.shape[0], right.shape[1]), complement, mask_values)
+    result = multiply(left, right, mask=pattern, **options)
+    container = result.container()
+    if sort and hasattr(container, "has_canonical_format"):
+        container.has_sorted_indices = container.has_canonical_format = True
+    return container
 
 
 @engine.eager
@@ -135,7 +186,14 @@ def csr_matmul(
     /,
     *,
     shape: tuple[int, int],
+    semiring: str = "plus_times",
+    mask_indices: Any = None,
+    mask_indptr: Any = None,
+    complement: bool = False,
+    sort: bool = True,
     prune: bool = False,
+    accumulate: Any = None,
+    max_memory: int | None = None,
 ) -> CSR:
     """Multiply two sparse matrices given as raw compressed sparse rows.
 
@@ -148,8 +206,20 @@ def csr_matmul(
         The right matrix (k, n).
     shape : (int, int)
         The shape (m, n) of the result.
+    semiring : str, default "plus_times"
+        What adds and multiplies, as in `matmul`.
+    mask_indices, mask_indptr : array, shapes (nnz_mask,), (m + 1,), optional
+        Compute only the places of this pattern, or with `complement` all others.
+    complement : bool, default False
+        Compute only the places that are not in the mask.
+    sort : bool, default True
+        Sort the rows of the result.
     prune : bool, default False
-        Drop entries whose sum is exactly zero.
+        Drop entries equal to what an absent one means (0 for plus-times).
+    accumulate : dtype, optional
+        Add in at least this precision.
+    max_memory : int, optional
+        Bytes that the result may take.
 
     Returns
     -------
@@ -160,14 +230,18 @@ def csr_matmul(
     Raises
     ------
     TypeError
-        Arrays of different libraries, indices that are not integers, or index
-        arrays under a JAX transformation.
+        Arrays of different libraries, indices that are not integers, a dtype that
+        the semiring does not know, or index arrays under a JAX transformation.
     ValueError
-        Shapes that do not fit, row pointers that decrease, indices out of range.
+        Shapes that do not fit, row pointers that decrease, indices out of range, an
+        unknown semiring.
+    MemoryError
+        The result would take more than `max_memory`.
 
     See Also
     --------
-    matmul : The same on SciPy's and CuPy's sparse containers.
+    matmul : The same on sparse containers.
+    plan : The pattern once, then traced products of values.
 
     Notes
     -----
@@ -184,59 +258,143 @@ def csr_matmul(
     >>> one_column = np.array([5.0, 7.0]), np.array([0, 0]), np.array([0, 1, 2])
     >>> spgemm.csr_matmul(*one_row, *one_column, shape=(1, 1)).data
     array([31.])
+    >>> spgemm.csr_matmul(*one_row, *one_column, shape=(1, 1), semiring="min_plus").data
+    array([7.])
     """
-    operands = _checks.arrays(
-        a_data=a_data,
-        a_indices=a_indices,
-        a_indptr=a_indptr,
-        b_data=b_data,
-        b_indices=b_indices,
-        b_indptr=b_indptr,
-    )
+    named = {"a_data": a_data, "a_indices": a_indices, "a_indptr": a_indptr}
+    named |= {"b_data": b_data, "b_indices": b_indices, "b_indptr": b_indptr}
+    if mask_indices is not None or mask_indptr is not None:
+        if mask_indices is None or mask_indptr is None:
+            raise ValueError("a mask needs both mask_indices and mask_indptr; got one of them.")
+        named |= {"mask_indices": mask_indices, "mask_indptr": mask_indptr}
+    elif complement:
+        raise ValueError("complement=True needs a mask to complement; got none.")
+    arrays = dict(zip(named, _checks.arrays(**named), strict=True))
     _checks.concrete(
         "spgemm.csr_matmul",
-        "it on concrete indices, outside of the transformation",
-        a_indices=operands[1],
-        a_indptr=operands[2],
-        b_indices=operands[4],
-        b_indptr=operands[5],
+        "Plan.execute on a plan made outside of the transformation",
+        **{name: array for name, array in arrays.items() if not name.endswith("data")},
     )
-    for name, array in zip(_NAMES, operands, strict=True):
+    for name, array in arrays.items():
         if array.ndim != 1:
             raise ValueError(f"{name} must have one axis; got shape {tuple(array.shape)}.")
     if len(shape) != 2:
         raise ValueError(f"shape must be (m, n); got {shape!r}.")
     m, n = _checks.size("shape[0]", shape[0]), _checks.size("shape[1]", shape[1])
-    if operands[2].shape[0] != m + 1:
-        raise ValueError(
-            f"a_indptr must have shape[0] + 1 = {m + 1} entries; got {operands[2].shape[0]}."
-        )
-    if operands[5].shape[0] == 0:
+    for name in ("a_indptr", "mask_indptr"):
+        if name in arrays and arrays[name].shape[0] != m + 1:
+            raise ValueError(
+                f"{name} must have shape[0] + 1 = {m + 1} entries; got {arrays[name].shape[0]}."
+            )
+    if arrays["b_indptr"].shape[0] == 0:
         raise ValueError("b_indptr must have at least one entry; got none.")
-    return CSR(*_multiply(operands, shape=(m, n), prune=prune))
-
-
-_NAMES = ("a_data", "a_indices", "a_indptr", "b_data", "b_indices", "b_indptr")
-
-
-def _multiply(operands: tuple[Any, ...], *, shape: tuple[int, int], prune: bool) -> Any:
-    """Promote the two data types to one, then hand the six arrays to the engine."""
-    a_data, a_indices, a_indptr, b_data, b_indices, b_indptr = operands
-    if a_data.dtype != b_data.dtype:
-        xp = array_namespace(a_data, b_data)
-        dtype = xp.result_type(a_data.dtype, b_data.dtype)
-        a_data, b_data = xp.astype(a_data, dtype), xp.astype(b_data, dtype)
-    return engine(a_data, b_data).csr_matmul(
-        a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, shape=shape, prune=prune
+    *operands, mask_indices, mask_indptr = (*arrays.values(), None, None)[:8]
+    product = _multiply(
+        tuple(operands),
+        (mask_indices, mask_indptr),
+        shape=(m, n),
+        semiring=semiring,
+        complement=complement,
+        sort=sort,
+        prune=prune,
+        accumulate=accumulate,
+        max_memory=max_memory,
     )
+    return CSR(*product)
 
 
-def _check_container(name: str, value: Any) -> None:
-    package = type(value).__module__.partition(".")[0]
-    if package not in ("scipy", "cupyx") or not hasattr(value, "tocsr"):
-        kind = type(value)
-        raise TypeError(
-            f"{name} must be a sparse array of scipy.sparse or cupyx.scipy.sparse; got "
-            f"{kind.__module__}.{kind.__qualname__}. For raw (data, indices, indptr) use "
-            f"csr_matmul; if an operand is dense, use {name}'s own `@`."
-        )
+def multiply(
+    left: Operand,
+    right: Operand,
+    *,
+    mask: Operand | None = None,
+    semiring: str = "plus_times",
+    accumulate: Any = None,
+    max_memory: int | None = None,
+    complement: bool = False,
+    sort: bool = True,
+    prune: bool = False,
+) -> Operand:
+    """Multiply operands that fit, in the layout that converts least."""
+    _checks.library_of(left.data, right.data)
+    shape = left.shape[0], right.shape[1]
+    layout = "csc" if left.layout == right.layout == "csc" else "csr"
+    if layout == "csc":  # columns of A B are rows of (A B)^T = B^T A^T
+        operands, turned = (*right.parts, *left.parts), shape[::-1]
+    else:
+        rows = left.in_layout("csr", "a"), right.in_layout("csr", "b")
+        operands, turned = (*rows[0].parts, *rows[1].parts), shape
+    masking = (None, None) if mask is None else mask.in_layout(layout, "mask").parts[1:]
+    parts = _multiply(
+        operands,
+        masking,
+        shape=turned,
+        semiring=semiring,
+        accumulate=accumulate,
+        max_memory=max_memory,
+        complement=complement,
+        sort=sort,
+        prune=prune,
+    )
+    return Operand(*parts, shape, layout, left.wrap)
+
+
+def read_mask(mask: Any, shape: tuple[int, int], complement: bool, values: bool) -> Operand | None:
+    """Read a mask and leave out, if its values count, what is zero in it."""
+    if mask is None:
+        if complement or values:
+            option = "complement" if complement else "mask_values"
+            raise ValueError(f"{option}=True needs a mask; got none.")
+        return None
+    pattern = read("mask", mask)
+    if pattern.shape != shape:
+        raise ValueError(f"mask must have the result's shape {shape}; got {pattern.shape}.")
+    if not values:
+        return pattern
+    xp = array_namespace(pattern.data)
+    check_csr("mask", *pattern.parts, shape[pattern.layout == "csr"])
+    kept = pattern.data != 0
+    before = xp.cumulative_sum(xp.astype(kept, xp.int64), include_initial=True)
+    indptr = xp.take(before, xp.astype(pattern.indptr, xp.int64))
+    return pattern._replace(data=pattern.data[kept], indices=pattern.indices[kept], indptr=indptr)
+
+
+def _multiply(
+    operands: tuple[Any, ...],
+    mask: tuple[Any, Any],
+    *,
+    shape: tuple[int, int],
+    semiring: str,
+    accumulate: Any,
+    max_memory: int | None,
+    complement: bool,
+    sort: bool,
+    prune: bool,
+) -> tuple[Any, Any, Any]:
+    """Promote the two data arrays to one dtype, then hand all arrays to the engine."""
+    a_data, a_indices, a_indptr, b_data, b_indices, b_indptr = operands
+    if max_memory is not None:
+        max_memory = _checks.size("max_memory", max_memory)
+    promoted = promote(a_data, b_data, semiring, accumulate)
+    data, indices, indptr = engine(promoted.a_data, promoted.b_data).csr_matmul(
+        promoted.a_data,
+        a_indices,
+        a_indptr,
+        promoted.b_data,
+        b_indices,
+        b_indptr,
+        *mask,
+        shape=shape,
+        semiring=promoted.semiring,
+        complement=complement,
+        sort=sort,
+        prune=prune,
+        max_memory=max_memory,
+    )
+    if data.dtype != promoted.dtype:
+        data = array_namespace(data).astype(data, promoted.dtype)
+    return data, indices, indptr
+
+
+def _is_dask(value: Any) -> bool:
+    return type(value).__module__.startswith("dask.")

@@ -1,0 +1,170 @@
+"""Products of several factors: the triple product of multigrid, powers of a matrix."""
+
+from typing import Any
+
+from array_api_compat import array_namespace
+
+from .. import _checks
+from .._engine import Engines
+from ._containers import Operand, read
+from ._products import multiply, read_mask
+from ._semirings import SEMIRINGS, neutral
+from ._sizes import flops
+
+engine = Engines(__package__)
+
+
+@engine.eager
+def galerkin(r: Any, a: Any, p: Any, /) -> Any:
+    """Multiply R A P, the coarse operator of multigrid, in the cheaper order.
+
+    Parameters
+    ----------
+    r : sparse array or matrix, shape (m, n), or None
+        The restriction; None for the transpose of `p`.
+    a : sparse array or matrix, shape (n, n')
+        The fine operator; any container that `matmul` takes.
+    p : sparse array or matrix, shape (n', m')
+        The prolongation.
+
+    Returns
+    -------
+    sparse array or matrix, shape (m, m')
+        Of the kind of `a`, in rows; structural: sums that cancel are stored as zeros.
+
+    Raises
+    ------
+    TypeError
+        An operand is not a sparse container, or they come from different libraries.
+    ValueError
+        Shapes that do not fit.
+
+    See Also
+    --------
+    plan_galerkin : For new values on the same patterns, as in each step of a time loop.
+
+    Notes
+    -----
+    (R A) P or R (A P): whichever has fewer products, by the exact number of the first
+    product and a bound of the second.
+
+    Examples
+    --------
+    Halve a one-dimensional Laplacian by pairs of unknowns:
+
+    >>> import numpy as np
+    >>> from scipy.sparse import csr_array, diags_array
+    >>> from linalgkit import spgemm
+    >>> a = csr_array(diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(6, 6)))
+    >>> p = csr_array((np.ones(6), np.arange(6) // 2, np.arange(7)), shape=(6, 3))
+    >>> spgemm.galerkin(None, a, p).toarray()
+    array([[ 2., -1.,  0.],
+           [-1.,  2., -1.],
+           [ 0., -1.,  2.]])
+    """
+    left, middle, right = read_three(r, a, p)
+    if left_first(left, middle, right):
+        product = multiply(multiply(left, middle), right)
+    else:
+        product = multiply(left, multiply(middle, right))
+    return product._replace(wrap=middle.wrap).container()
+
+
+@engine.eager
+def matrix_power(a: Any, k: int, /, *, semiring: str = "plus_times", mask: Any = None) -> Any:
+    """Raise a square sparse matrix to a power.
+
+    Parameters
+    ----------
+    a : sparse array or matrix, shape (n, n)
+        Any container that `matmul` takes.
+    k : int
+        At least 0; the 0th power is the semiring's identity matrix.
+    semiring : str, default "plus_times"
+        As in `matmul`, but not ``"plus_pair"``, whose products are not associative.
+    mask : sparse array or matrix, shape (n, n), optional
+        Compute only these places of the power (of the last product).
+
+    Returns
+    -------
+    sparse array or matrix, shape (n, n)
+        Of the kind of `a`, in its layout.
+
+    Raises
+    ------
+    TypeError
+        `a` is not a sparse container.
+    ValueError
+        `a` is not square, `k` is negative, or the semiring is ``"plus_pair"``.
+
+    Notes
+    -----
+    By repeated squaring: at most 2 log2(k) products. ``"or_and"`` gives who reaches whom
+    in exactly k steps, ``"min_plus"`` the shortest walks of exactly k edges.
+
+    Examples
+    --------
+    Powers of a shift plus one hold the binomial coefficients:
+
+    >>> from scipy.sparse import csr_array, diags_array
+    >>> from linalgkit import spgemm
+    >>> step = csr_array(diags_array([1, 1], offsets=[0, 1], shape=(5, 5), dtype=int))
+    >>> spgemm.matrix_power(step, 4).toarray()[0]
+    array([1, 4, 6, 4, 1])
+    """
+    base = read("a", a)
+    if base.shape[0] != base.shape[1]:
+        raise ValueError(f"a must be square; got shape {base.shape}.")
+    k = _checks.size("k", k)
+    _checks.choice("semiring", semiring, [name for name in SEMIRINGS if name != "plus_pair"])
+    pattern = read_mask(mask, base.shape, False, False)
+    if k < 2:  # times the identity: sorted, free of duplicates, in the semiring's dtype
+        identity = _identity(base, semiring)
+        first = base if k else identity
+        return multiply(first, identity, semiring=semiring, mask=pattern).container()
+    return _power(base, k, semiring, pattern).container()
+
+
+def read_three(r: Any, a: Any, p: Any) -> tuple[Operand, Operand, Operand]:
+    """Read the factors of a triple product; without the left one, the right one's transpose."""
+    middle, right = read("a", a), read("p", p)
+    left = right.transposed() if r is None else read("r", r)
+    if left.shape[1] != middle.shape[0] or middle.shape[1] != right.shape[0]:
+        raise ValueError(
+            f"galerkin needs r of shape (m, n), a of shape (n, n') and p of shape (n', m'); got "
+            f"{left.shape}{' (p transposed)' if r is None else ''}, {middle.shape} and "
+            f"{right.shape}."
+        )
+    if middle.layout == right.layout == "csr":
+        left = left.in_layout("csr", "r")  # once, whichever order is taken
+    return left, middle, right
+
+
+def left_first(left: Operand, middle: Operand, right: Operand) -> bool:
+    """Tell whether (R A) P has fewer products than R (A P)."""
+
+    def cost(first: Operand, second: Operand, entries: int, rows: int) -> float:
+        products = flops(first.in_layout("csr", "r"), second.in_layout("csr", "a"))
+        xp = array_namespace(products)
+        bound = xp.sum(xp.where(products < second.shape[1], products, second.shape[1]))
+        return float(xp.sum(products)) + float(bound) * entries / max(rows, 1)
+
+    from_left = cost(left, middle, right.indices.shape[0], right.shape[0])
+    return from_left <= cost(middle, right, left.indices.shape[0], left.shape[1])
+
+
+def _power(base: Operand, k: int, semiring: str, mask: Operand | None) -> Operand:
+    if k == 1:
+        return base
+    half = _power(base, k // 2, semiring, None)
+    if k % 2 == 0:
+        return multiply(half, half, semiring=semiring, mask=mask)
+    return multiply(multiply(half, half, semiring=semiring), base, semiring=semiring, mask=mask)
+
+
+def _identity(like: Operand, semiring: str) -> Operand:
+    xp = array_namespace(like.data)
+    dtype = xp.bool if semiring == "or_and" else like.data.dtype
+    n, place = like.shape[0], {"dtype": like.indptr.dtype, "device": like.data.device}
+    data = xp.full(n, neutral(semiring, dtype, xp), dtype=dtype, device=like.data.device)
+    return like._replace(data=data, indices=xp.arange(n, **place), indptr=xp.arange(n + 1, **place))

@@ -1,0 +1,173 @@
+"""Sparse containers of several libraries as three arrays, and results as containers again."""
+
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from array_api_compat import array_namespace, is_numpy_array
+
+from .. import _checks
+from ._csr import check_csr
+
+LAYOUTS = ("csr", "csc")
+
+
+class CSR(NamedTuple):
+    """Compressed sparse rows as three arrays, in SciPy's order of names.
+
+    Parameters
+    ----------
+    data : array, shape (nnz,)
+        The values.
+    indices : array of int, shape (nnz,)
+        Their columns.
+    indptr : array of int, shape (rows + 1,)
+        Row i has the entries ``indptr[i]`` to ``indptr[i + 1]``.
+    """
+
+    data: Any
+    indices: Any
+    indptr: Any
+
+
+class Operand(NamedTuple):
+    """A sparse matrix as compressed rows ("csr") or columns ("csc"), and how to make one alike."""
+
+    data: Any
+    indices: Any
+    indptr: Any
+    shape: tuple[int, int]
+    layout: str
+    wrap: Callable[[Any, tuple[int, int], str], Any]
+
+    @property
+    def parts(self) -> tuple[Any, Any, Any]:
+        """The three arrays."""
+        return self.data, self.indices, self.indptr
+
+    def container(self) -> Any:
+        """Return a container like the one that was read."""
+        return self.wrap(self.parts, self.shape, self.layout)
+
+    def transposed(self) -> "Operand":
+        """The transpose: the same arrays, read as the other layout."""
+        return self._replace(shape=self.shape[::-1], layout=_other(self.layout))
+
+    def conjugated(self) -> "Operand":
+        """With conjugate values."""
+        xp = array_namespace(self.data)
+        if not xp.isdtype(self.data.dtype, "complex floating"):
+            return self
+        return self._replace(data=xp.conj(self.data))
+
+    def in_layout(self, layout: str, name: str) -> "Operand":
+        """Return it in a layout: itself, or converted by one counting sort."""
+        if layout == self.layout:
+            return self
+        minor = self.shape[1] if self.layout == "csr" else self.shape[0]
+        check_csr(name, *self.parts, minor)
+        data, indices, indptr = _swapped(*self.parts, minor)
+        return self._replace(data=data, indices=indices, indptr=indptr, layout=layout)
+
+
+def read(name: str, value: Any) -> Operand:
+    """Read a sparse container: SciPy's, CuPy's, pydata/sparse's, or one with the three arrays."""
+    kind = type(value)
+    package = kind.__module__.partition(".")[0]
+    if package in ("scipy", "cupyx") and hasattr(value, "tocsr"):
+        if len(value.shape) != 2:
+            raise ValueError(f"{name} must have two axes; got shape {value.shape}.")
+        if value.format not in LAYOUTS:
+            value = value.tocsr()
+        wrap = _scipy_wrap(value) if package == "scipy" else _cupyx_wrap
+        return Operand(value.data, value.indices, value.indptr, value.shape, value.format, wrap)
+    if package == "sparse" and hasattr(value, "coords" if kind.__name__ == "COO" else "indptr"):
+        return _read_pydata(name, value)
+    if all(hasattr(value, part) for part in ("data", "indices", "indptr", "shape")):
+        return _read_parts(name, value)
+    raise TypeError(
+        f"{name} must be a sparse array of scipy.sparse, cupyx.scipy.sparse or pydata/sparse; got "
+        f"{kind.__module__}.{kind.__qualname__}. For raw (data, indices, indptr) use "
+        f"csr_matmul; if an operand is dense, use {name}'s own `@`."
+    )
+
+
+def _other(layout: str) -> str:
+    return "csr" if layout == "csc" else "csc"
+
+
+def _swapped(data: Any, indices: Any, indptr: Any, minor: int) -> tuple[Any, Any, Any]:
+    """Compress along the other axis; entries of one place keep their order."""
+    xp = array_namespace(data)
+    if is_numpy_array(data) and data.dtype != xp.float16:  # which SciPy does not have
+        from scipy.sparse import csr_array
+
+        shape = (indptr.shape[0] - 1, minor)
+        swapped = csr_array((data, indices, indptr), shape=shape).tocsc()
+        return swapped.data, swapped.indices, swapped.indptr
+    rows = xp.repeat(xp.arange(indptr.shape[0] - 1, device=data.device), indptr[1:] - indptr[:-1])
+    order = xp.argsort(indices, stable=True)
+    boundaries = xp.arange(minor + 1, dtype=indices.dtype, device=data.device)
+    ends = xp.searchsorted(xp.take(indices, order), boundaries)
+    return xp.take(data, order), xp.take(rows, order), ends
+
+
+def _scipy_wrap(like: Any) -> Callable:
+    sparse = sys.modules["scipy.sparse"]
+    kind = "array" if isinstance(like, sparse.sparray) else "matrix"
+
+    def wrap(parts: Any, shape: tuple[int, int], layout: str) -> Any:
+        container = type(like) if like.format == layout else getattr(sparse, f"{layout}_{kind}")
+        return container(tuple(parts), shape=shape)
+
+    return wrap
+
+
+def _cupyx_wrap(parts: Any, shape: tuple[int, int], layout: str) -> Any:
+    sparse = sys.modules["cupyx.scipy.sparse"]
+    return getattr(sparse, f"{layout}_matrix")(tuple(parts), shape=shape)
+
+
+def _raw_wrap(parts: Any, shape: tuple[int, int], layout: str) -> CSR:
+    return CSR(*(_swapped(*parts, shape[0]) if layout == "csc" else parts))
+
+
+def _read_parts(name: str, value: Any) -> Operand:
+    """Read any object that holds compressed sparse rows as three arrays."""
+    data, indices, indptr = _checks.arrays(
+        **{f"{name}.{part}": getattr(value, part) for part in CSR._fields}
+    )
+    _checks.concrete(
+        "spgemm.matmul",
+        "Plan.execute on a plan made outside of the transformation",
+        **{f"{name}.indices": indices, f"{name}.indptr": indptr},
+    )
+    if len(value.shape) != 2:
+        raise ValueError(f"{name} must have two axes; got shape {tuple(value.shape)}.")
+    shape = (
+        _checks.size(f"{name}.shape[0]", value.shape[0]),
+        _checks.size(f"{name}.shape[1]", value.shape[1]),
+    )
+    if not data.ndim == indices.ndim == indptr.ndim == 1 or indptr.shape[0] != shape[0] + 1:
+        raise ValueError(
+            f"{name} has data, indices and indptr, but not those of compressed rows of shape "
+            f"{shape}: their shapes are {data.shape}, {indices.shape} and {indptr.shape}."
+        )
+    return Operand(data, indices, indptr, shape, "csr", _raw_wrap)
+
+
+def _read_pydata(name: str, value: Any) -> Operand:
+    sparse = sys.modules["sparse"]
+    if value.ndim != 2:
+        raise ValueError(f"{name} must have two axes; got shape {value.shape}.")
+    if value.fill_value != 0:
+        raise ValueError(f"{name} must have fill_value 0; got {value.fill_value}.")
+    is_coo = isinstance(value, sparse.COO)
+    rows = sparse.GCXS(value, compressed_axes=(0,)) if is_coo else value
+
+    def wrap(parts: Any, shape: tuple[int, int], layout: str) -> Any:
+        result = sparse.GCXS(tuple(parts), shape=shape, compressed_axes=(LAYOUTS.index(layout),))
+        return result.tocoo() if is_coo else result
+
+    layout = LAYOUTS[rows.compressed_axes[0]]
+    return Operand(rows.data, rows.indices, rows.indptr, rows.shape, layout, wrap)

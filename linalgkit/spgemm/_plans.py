@@ -1,0 +1,516 @@
+"""Products of fixed patterns: find where everything goes once, then compute values only.
+
+The plan of a product keeps the pattern of the result and, memory permitting, for every product
+its place in the row of the result ("slot"). Values then stream through: no search, no sort.
+"""
+
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from .. import _checks
+from .._engine import Engines
+from ._chains import left_first, read_three
+from ._containers import Operand, read
+from ._csr import check_csr
+from ._products import multiply, read_mask
+from ._semirings import absent, promote
+from ._sizes import flops
+
+engine = Engines(__package__)
+
+
+class DataGradients(NamedTuple):
+    """Gradients with respect to the values of both operands; None where not wanted."""
+
+    a_data: Any
+    b_data: Any
+
+
+class Plan:
+    """The product of two patterns, ready for values; made by `plan`.
+
+    Attributes
+    ----------
+    shape : (int, int)
+        Of the result.
+    indices, indptr : array of int
+        The pattern of the result: compressed rows, or columns where both operands are
+        columns. The arrays of every `to_sparse`: not to be written to.
+    flops : int
+        Products that an execution adds up (before a mask).
+    """
+
+    def __init__(self, left: Operand, right: Operand, mask: Any, complement: bool, slots: Any):
+        self.shape = left.shape[0], right.shape[1]
+        self._wrap = left.wrap
+        self._sizes = tuple(int(x.data.shape[0]) for x in (left, right))
+        self.layout = "csc" if left.layout == right.layout == "csc" else "csr"
+        self._turned = self.layout == "csc"  # computed as the product of the transposes
+        if self._turned:
+            first, second = right.transposed(), left.transposed()
+        else:
+            first, second = left, right
+        first, self._first_order = _in_rows(first, "a")
+        second, self._second_order = _in_rows(second, "b")
+        check_csr("a", *first.parts, first.shape[1])
+        check_csr("b", *second.parts, second.shape[1])
+        xp = array_namespace(first.indices)
+        pattern = multiply(
+            first._replace(data=xp.ones_like(first.indices, dtype=xp.bool)),
+            second._replace(data=xp.ones_like(second.indices, dtype=xp.bool)),
+            semiring="or_and",
+            mask=mask.transposed() if mask is not None and self._turned else mask,
+            complement=complement,
+        )
+        self.first, self.second = first, second  # in rows, as engines take them
+        self.is_masked = mask is not None
+        self.indices, self.indptr = pattern.indices, pattern.indptr
+        self.flops = int(xp.sum(flops(first, second)))
+        self.slots = None
+        if slots is not False:
+            make = engine(first.indices).plan_slots
+            self.slots = make(self, only_if_small=slots == "auto")
+
+    @property
+    def nnz(self) -> int:
+        """Entries of the result."""
+        return int(self.indices.shape[0])
+
+    @property
+    def compression_ratio(self) -> float:
+        """Products for every entry of the result."""
+        return self.flops / max(self.nnz, 1)
+
+    def __repr__(self) -> str:
+        m, n = self.shape
+        if self.slots is None:
+            kept = "no slots"
+        else:
+            kept = f"slots of {self.slots.itemsize} bytes, {self.slots.nbytes / 1e6:.1f} MB"
+        return (
+            f"Plan({m} x {n}, {self.layout}, {self.nnz} entries from {self.flops} products, "
+            f"compression {self.compression_ratio:.2f}, {kept})"
+        )
+
+    def execute(
+        self, a_data: Any, b_data: Any, /, *, semiring: str = "plus_times", out: Any = None
+    ) -> Any:
+        """Compute the values of the product for new values of the operands.
+
+        Parameters
+        ----------
+        a_data : array, shape (nnz_a,)
+            Values of the left operand in the order of the container that the plan was
+            made from; any array library, whichever the pattern came from on the host.
+        b_data : array, shape (nnz_b,)
+            Values of the right operand, from the same library.
+        semiring : str, default "plus_times"
+            As in `matmul`.
+        out : ndarray, shape (nnz,), optional
+            Where to write the result (NumPy only).
+
+        Returns
+        -------
+        array, shape (nnz,)
+            ``matmul(a, b).data``, to the bit; `to_sparse` makes a container of it.
+
+        Raises
+        ------
+        TypeError
+            Arrays of different libraries, `out` of a wrong dtype.
+        ValueError
+            Arrays of wrong length, an unknown semiring.
+
+        Notes
+        -----
+        Traced: works under ``jit``, ``grad`` and ``vmap`` of torch and JAX. On NumPy arrays
+        O(flops) time without search or sort; elsewhere the reference engine takes memory for
+        every product.
+        """
+        a_data, b_data = _checks.arrays(a_data=a_data, b_data=b_data)
+        self._check("a_data", a_data, self._sizes[0])
+        self._check("b_data", b_data, self._sizes[1])
+        promoted = promote(a_data, b_data, semiring, None)
+        a_data, b_data = self._ordered(promoted.a_data, promoted.b_data)
+        serving = engine(a_data, b_data)
+        if out is None:
+            data = serving.execute_plan(a_data, b_data, self, semiring=promoted.semiring)
+            if data.dtype != promoted.dtype:
+                data = array_namespace(data).astype(data, promoted.dtype)
+            return data
+        if type(out) is not np.ndarray or type(a_data) is not np.ndarray:
+            raise TypeError(f"out needs NumPy arrays throughout; got {type(out).__name__}.")
+        self._check("out", out, self.nnz)
+        if out.dtype != promoted.dtype:
+            raise TypeError(f"out must have the result's dtype {promoted.dtype}; got {out.dtype}.")
+        if np.may_share_memory(out, a_data) or np.may_share_memory(out, b_data):
+            raise ValueError("out shares memory with an operand; give it memory of its own.")
+        fits = out.flags.c_contiguous and out.flags.aligned and out.flags.writeable
+        if not (fits and out.dtype == a_data.dtype and serving.name == "numba"):
+            out[:] = self.execute(a_data, b_data, semiring=semiring)
+            return out
+        return serving.execute_plan(a_data, b_data, self, semiring=promoted.semiring, out=out)
+
+    def execute_vjp(
+        self, cotangent: Any, a_data: Any, b_data: Any, /, *, wrt: Any = None
+    ) -> DataGradients:
+        """Pull a cotangent of the plus-times values back to the operands' values.
+
+        Parameters
+        ----------
+        cotangent : array, shape (nnz,)
+            Of the values that `execute` returned.
+        a_data : array, shape (nnz_a,)
+            As for `execute`.
+        b_data : array, shape (nnz_b,)
+            As for `execute`.
+        wrt : collection of {"a_data", "b_data"}, optional
+            What is wanted; both by default.
+
+        Returns
+        -------
+        DataGradients
+            Named tuple ``(a_data, b_data)``: the entries of (dC B^H) and (A^H dC) at the places
+            that are stored in A and B, in the dtype of each argument (the real part for a real
+            one).
+
+        Raises
+        ------
+        TypeError
+            Arrays of different libraries.
+        ValueError
+            Arrays of wrong length, unknown names in `wrt`.
+
+        Notes
+        -----
+        O(flops) time. Complex gradients follow torch's convention.
+        """
+        arrays = _checks.arrays(cotangent=cotangent, a_data=a_data, b_data=b_data)
+        for name, array, size in zip(
+            ("cotangent", "a_data", "b_data"), arrays, (self.nnz, *self._sizes), strict=True
+        ):
+            self._check(name, array, size)
+        wanted = DataGradients._fields if wrt is None else tuple(wrt)
+        for name in wanted:
+            _checks.choice("wrt", name, DataGradients._fields)
+        cotangent, a_data, b_data = arrays
+        xp = array_namespace(*arrays)
+        dtype = xp.result_type(*arrays)
+        if not xp.isdtype(dtype, ("real floating", "complex floating")):
+            raise TypeError(f"gradients need floating-point values; got {dtype}.")
+        half = "float16" in str(dtype)
+        computed = xp.float32 if half else dtype
+        values = self._ordered(*(xp.astype(x, computed, copy=False) for x in arrays[1:]))
+        roles = DataGradients._fields[::-1] if self._turned else DataGradients._fields
+        first, second = engine(cotangent, *values).execute_plan_vjp(
+            xp.astype(cotangent, computed, copy=False),
+            *values,
+            self,
+            wrt=tuple(name in wanted for name in roles),
+        )
+        found = dict(zip(roles, self._given_order(first, second), strict=True))
+        return DataGradients(
+            *(
+                _as_dtype(found[name], given.dtype) if name in wanted else None
+                for name, given in zip(DataGradients._fields, arrays[1:], strict=True)
+            )
+        )
+
+    def to_sparse(self, data: Any) -> Any:
+        """Make a sparse container of values, of the kind of the left operand.
+
+        Parameters
+        ----------
+        data : array, shape (nnz,)
+            Values from `execute`.
+
+        Returns
+        -------
+        sparse array or matrix
+            Holds the plan's index arrays, not copies.
+        """
+        self._check("data", data, self.nnz)
+        result = self._wrap((data, self.indices, self.indptr), self.shape, self.layout)
+        if hasattr(result, "has_canonical_format"):
+            result.has_sorted_indices = result.has_canonical_format = True
+        return result
+
+    @cached_property
+    def products(self) -> tuple[Any, Any, Any]:
+        """Of every product: its entry of A, its entry of B, and its place in the result."""
+        return engine(self.first.indices).plan_products(self)
+
+    def products_like(self, array: Any) -> tuple[Any, Any, Any]:
+        """Return `products` as arrays of the library of `array`."""
+        xp = array_namespace(array)
+        if isinstance(self.products[0], type(array)):
+            return self.products
+        return tuple(xp.asarray(np.asarray(x)) for x in self.products)
+
+    def start(self, semiring: str, dtype: Any, xp: Any) -> Any:
+        """Value that sums start from."""
+        return absent(semiring, dtype, xp)
+
+    def _ordered(self, a_data: Any, b_data: Any) -> tuple[Any, Any]:
+        """From the operands' order of values to that of the computation."""
+        data = (b_data, a_data) if self._turned else (a_data, b_data)
+        orders = self._first_order, self._second_order
+        return tuple(
+            x if order is None else array_namespace(x).take(x, _like(order, x))
+            for x, order in zip(data, orders, strict=True)
+        )
+
+    def _given_order(self, first: Any, second: Any) -> tuple[Any, Any]:
+        """Back from the computation's order to that of the operands."""
+        orders = self._first_order, self._second_order
+        return tuple(
+            x
+            if order is None or x is None
+            else array_namespace(x).take(x, array_namespace(x).argsort(_like(order, x)))
+            for x, order in zip((first, second), orders, strict=True)
+        )
+
+    @staticmethod
+    def _check(name: str, array: Any, size: int) -> None:
+        if tuple(array.shape) != (size,):
+            raise ValueError(f"{name} must have shape ({size},); got {tuple(array.shape)}.")
+
+
+class GalerkinPlan:
+    """The triple product R A P of three patterns, ready for values; made by `plan_galerkin`."""
+
+    def __init__(self, r: Any, a: Any, p: Any, slots: Any):
+        left, middle, right = read_three(r, a, p)
+        self._r_is_p = r is None
+        self._sizes = tuple(int(x.data.shape[0]) for x in (left, middle, right))
+        self._order = None
+        if r is None:  # the values of P in the order of the rows of its transpose
+            xp = array_namespace(right.indices)
+            numbered = right._replace(data=xp.arange(self._sizes[2])).transposed()
+            self._order = numbered.in_layout(left.layout, "p").data
+        self.left_first = left_first(left, middle, right)
+        self._wrap = middle.wrap
+        inner = (left, middle) if self.left_first else (middle, right)
+        self.inner = Plan(*inner, None, False, slots)
+        half = inner[0]._replace(
+            data=self.inner.indices,
+            indices=self.inner.indices,
+            indptr=self.inner.indptr,
+            shape=self.inner.shape,
+            layout=self.inner.layout,
+        )
+        outer = (half, right) if self.left_first else (left, half)
+        self.outer = Plan(*outer, None, False, slots)
+        self.outer._wrap = middle.wrap
+
+    def __repr__(self) -> str:
+        order = "(R A) P" if self.left_first else "R (A P)"
+        return f"GalerkinPlan({order}, inner={self.inner!r}, outer={self.outer!r})"
+
+    def execute(self, r_data: Any, a_data: Any, p_data: Any, /) -> Any:
+        """Compute the values of the triple product.
+
+        Parameters
+        ----------
+        r_data : array, shape (nnz_r,), or None
+            None where the plan was made with the transpose of P.
+        a_data, p_data : array, shapes (nnz_a,), (nnz_p,)
+            Values in the order of the containers that the plan was made from.
+
+        Returns
+        -------
+        array, shape (nnz,)
+            Values of the result; `to_sparse` makes a container of them.
+
+        Raises
+        ------
+        ValueError
+            `r_data` given or missing against the plan, arrays of wrong length.
+        """
+        if (r_data is None) != self._r_is_p:
+            needed = "None (R is P transposed)" if self._r_is_p else "the values of R"
+            raise ValueError(f"r_data must be {needed} as the plan was made.")
+        if r_data is None:
+            r_data = array_namespace(p_data).take(p_data, _like(self._order, p_data))
+        if self.left_first:
+            return self.outer.execute(self.inner.execute(r_data, a_data), p_data)
+        return self.outer.execute(r_data, self.inner.execute(a_data, p_data))
+
+    def to_sparse(self, data: Any) -> Any:
+        """Make a sparse container of values, of the kind of A.
+
+        Parameters
+        ----------
+        data : array, shape (nnz,)
+            Values from `execute`.
+
+        Returns
+        -------
+        sparse array or matrix
+            Holds the plan's index arrays, not copies.
+        """
+        return self.outer.to_sparse(data)
+
+
+@engine.eager
+def plan(
+    a: Any,
+    b: Any,
+    /,
+    *,
+    mask: Any = None,
+    complement: bool = False,
+    slots: bool | str = "auto",
+) -> Plan:
+    """Find the pattern of A B once, for many products of the same patterns.
+
+    Parameters
+    ----------
+    a : sparse array or matrix, shape (m, k)
+        In rows or columns (CSR, CSC), from any library that `matmul` takes; only the pattern
+        counts. Its index arrays are kept and must not change.
+    b : sparse array or matrix, shape (k, n)
+        From the same library.
+    mask : sparse array or matrix, shape (m, n), optional
+        Compute only the places that are stored here.
+    complement : bool, default False
+        Compute only those that are not.
+    slots : {"auto", True, False}
+        Keep for every product its place in the row of the result (1, 2 or 4 bytes each, as
+        the longest row asks). "auto": where they take less than an eighth of the available memory.
+
+    Returns
+    -------
+    Plan
+        With `execute`, `execute_vjp`, `to_sparse`, `nnz`, `flops`, `compression_ratio`.
+
+    Raises
+    ------
+    TypeError
+        An operand is not a sparse container.
+    ValueError
+        Shapes that do not fit, invalid index arrays, a format whose values have another order
+        than compressed rows or columns.
+
+    See Also
+    --------
+    matmul : Once, for patterns that are used once.
+    plan_galerkin : For the triple product of multigrid.
+
+    Notes
+    -----
+    Time of one product, and once more for the slots. Sums that cancel are stored: the pattern
+    does not depend on values. With slots an execution streams A, gathers B and adds within one
+    row of the result.
+
+    Examples
+    --------
+    >>> from scipy.sparse import csr_array
+    >>> from linalgkit import spgemm
+    >>> a = csr_array([[1.0, 2.0], [0.0, 3.0]])
+    >>> square = spgemm.plan(a, a)
+    >>> square.execute(a.data, a.data)
+    array([1., 8., 9.])
+    >>> square.to_sparse(square.execute(10 * a.data, a.data)).toarray()
+    array([[10., 80.],
+           [ 0., 90.]])
+    """
+    left, right = (_compressed(name, x) for name, x in (("a", a), ("b", b)))
+    if left.shape[1] != right.shape[0]:
+        raise ValueError(
+            f"plan needs a of shape (m, k) and b of shape (k, n); got {left.shape} and "
+            f"{right.shape}."
+        )
+    _check_slots(slots)
+    shape = left.shape[0], right.shape[1]
+    return Plan(left, right, read_mask(mask, shape, complement, False), complement, slots)
+
+
+@engine.eager
+def plan_galerkin(r: Any, a: Any, p: Any, /, *, slots: bool | str = "auto") -> GalerkinPlan:
+    """Find the pattern of R A P once, for many triple products of the same patterns.
+
+    Parameters
+    ----------
+    r : sparse array or matrix, shape (m, n), or None
+        The restriction; None for the transpose of `p`.
+    a : sparse array or matrix, shape (n, n')
+        The fine operator, in rows or columns.
+    p : sparse array or matrix, shape (n', m')
+        The prolongation.
+    slots : {"auto", True, False}
+        As for `plan`.
+
+    Returns
+    -------
+    GalerkinPlan
+        With ``execute(r_data, a_data, p_data)`` and ``to_sparse``.
+
+    Raises
+    ------
+    TypeError
+        An operand is not a sparse container.
+    ValueError
+        Shapes that do not fit, invalid index arrays.
+
+    See Also
+    --------
+    galerkin : Once.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scipy.sparse import csr_array, diags_array
+    >>> from linalgkit import spgemm
+    >>> a = csr_array(diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(6, 6)))
+    >>> p = csr_array((np.ones(6), np.arange(6) // 2, np.arange(7)), shape=(6, 3))
+    >>> coarse = spgemm.plan_galerkin(None, a, p)
+    >>> coarse.execute(None, 10 * a.data, p.data)
+    array([ 20., -10., -10.,  20., -10., -10.,  20.])
+    """
+    for name, x in (("a", a), ("p", p)) + ((("r", r),) if r is not None else ()):
+        _compressed(name, x)
+    _check_slots(slots)
+    return GalerkinPlan(r, a, p, slots)
+
+
+def _compressed(name: str, value: Any) -> Operand:
+    operand = read(name, value)
+    if operand.data is not getattr(value, "data", None) and hasattr(value, "tocsr"):
+        raise ValueError(
+            f"{name} must be CSR or CSC, whose order of values a plan keeps to; got "
+            f"{getattr(value, 'format', type(value).__name__)}. Convert it first."
+        )
+    return operand
+
+
+def _check_slots(slots: Any) -> None:
+    if slots not in ("auto", True, False):
+        raise ValueError(f"slots must be 'auto', True or False; got {slots!r}.")
+
+
+def _in_rows(operand: Operand, name: str) -> tuple[Operand, Any]:
+    """Return an operand in rows, and from where its values come if their order changed."""
+    if operand.layout == "csr":
+        return operand, None
+    xp = array_namespace(operand.indices)
+    numbered = operand._replace(data=xp.arange(operand.data.shape[0]))
+    rows = numbered.in_layout("csr", name)
+    return rows, rows.data
+
+
+def _like(order: Any, array: Any) -> Any:
+    """Return an index array in the library of another array."""
+    if isinstance(order, type(array)):
+        return order
+    return array_namespace(array).asarray(np.asarray(order))
+
+
+def _as_dtype(array: Any, dtype: Any) -> Any:
+    xp = array_namespace(array)
+    if xp.isdtype(array.dtype, "complex floating") and not xp.isdtype(dtype, "complex floating"):
+        array = xp.real(array)
+    return xp.astype(array, dtype, copy=False)

@@ -1,0 +1,101 @@
+"""Semirings: what "add" and "multiply" mean in a product, and what an absent entry stands for."""
+
+from typing import Any, NamedTuple
+
+from array_api_compat import array_namespace
+
+from .. import _checks
+
+
+class Semiring(NamedTuple):
+    """The two operations by name; `absent` is the value that adding leaves alone."""
+
+    add: str
+    multiply: str
+    absent: str
+
+
+SEMIRINGS = {
+    "plus_times": Semiring("sum", "times", "zero"),
+    "min_plus": Semiring("min", "plus", "greatest"),
+    "max_plus": Semiring("max", "plus", "least"),
+    "max_min": Semiring("max", "min", "least"),
+    "min_max": Semiring("min", "max", "greatest"),
+    "or_and": Semiring("or", "and", "zero"),
+    "plus_pair": Semiring("sum", "pair", "zero"),
+}
+
+
+def absent(semiring: str, dtype: Any, xp: Any) -> Any:
+    """Return the value of an absent entry (the neutral element of adding) as a Python scalar."""
+    kind = SEMIRINGS[semiring].absent
+    if kind == "zero":
+        return False if xp.isdtype(dtype, "bool") else 0
+    if xp.isdtype(dtype, "bool"):
+        return kind == "greatest"
+    if xp.isdtype(dtype, "real floating"):
+        return float("inf") if kind == "greatest" else float("-inf")
+    limits = xp.iinfo(dtype)
+    return int(limits.max) if kind == "greatest" else int(limits.min)
+
+
+def neutral(semiring: str, dtype: Any, xp: Any) -> Any:
+    """Return the neutral element of multiplying: what the diagonal of an identity matrix holds."""
+    multiply = SEMIRINGS[semiring].multiply
+    if multiply == "pair":
+        raise ValueError("plus_pair has no neutral element: every product is 1.")
+    if multiply in ("times", "and"):
+        return True if xp.isdtype(dtype, "bool") else 1
+    if multiply == "plus":
+        return 0
+    return absent("min_max" if multiply == "min" else "max_min", dtype, xp)
+
+
+class Promoted(NamedTuple):
+    """Two data arrays of one dtype to compute in, the semiring for it, the dtype of the result."""
+
+    a_data: Any
+    b_data: Any
+    semiring: str
+    dtype: Any
+
+
+def promote(a_data: Any, b_data: Any, semiring: str, accumulate: Any) -> Promoted:
+    """Bring the values of both operands to the dtype that the sums are computed in."""
+    _checks.choice("semiring", semiring, SEMIRINGS)
+    xp = array_namespace(a_data, b_data)
+    dtype = a_data.dtype
+    if dtype != b_data.dtype:
+        dtype = xp.result_type(dtype, b_data.dtype)
+    is_bool = xp.isdtype(dtype, "bool")
+    if semiring == "plus_times" and is_bool:
+        semiring = "or_and"
+    if semiring == "or_and" and not is_bool:
+        a_data, b_data, dtype = a_data != 0, b_data != 0, xp.bool
+    elif semiring == "plus_pair" and is_bool:
+        dtype = xp.int64
+    elif semiring in ("min_plus", "max_plus") and is_bool:
+        raise TypeError(f"{semiring} adds lengths, and bool is none; convert the data first.")
+    elif semiring not in ("plus_times", "plus_pair") and xp.isdtype(dtype, "complex floating"):
+        raise TypeError(f"{semiring} needs an order, and complex numbers have none.")
+    computed = dtype
+    if accumulate is not None:
+        computed = xp.result_type(_dtype("accumulate", accumulate, xp), dtype)
+    elif "float16" in str(dtype):  # and bfloat16: stored so, summed in single precision
+        computed = xp.float32
+    if a_data.dtype != computed:
+        a_data = xp.astype(a_data, computed)
+    if b_data.dtype != computed:
+        b_data = xp.astype(b_data, computed)
+    return Promoted(a_data, b_data, semiring, dtype)
+
+
+def _dtype(name: str, value: Any, xp: Any) -> Any:
+    """Return a dtype of the library from its name or from itself."""
+    found = getattr(xp, value, None) if isinstance(value, str) else value
+    try:
+        if xp.isdtype(found, "numeric"):
+            return xp.empty(0, dtype=found).dtype
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(f"{name} must be a numeric dtype of the arrays' library; got {value!r}.")
