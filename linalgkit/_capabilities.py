@@ -72,8 +72,8 @@ def capabilities(room: str | None = None) -> Capabilities:
     Examples
     --------
     >>> import linalgkit
-    >>> [row.function for row in linalgkit.capabilities("spgemm")]
-    ['csr_matmul', 'matmul']
+    >>> [row.function for row in linalgkit.capabilities("spgemm") if row.kind == "host"]
+    ['shortest_paths_minplus']
     """
     base = Path(__file__).parent
     rooms = sorted(path.parent.name for path in base.glob("*/_array_api.py"))
@@ -100,7 +100,7 @@ def _room_rows(folder: Path) -> Iterator[Capability]:
         if path.stem.startswith(tuple(f"_{name}" for name in ENGINES)):
             continue
         for node in _tree(path).body:
-            if isinstance(node, ast.FunctionDef):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
                 calls[node.name] = _called(node)
                 kind = _kind(node)
                 if kind is not None:
@@ -110,7 +110,8 @@ def _room_rows(folder: Path) -> Iterator[Capability]:
             ):
                 exceptions |= ast.literal_eval(node.value)
     for function, kind in sorted(kinds.items()):
-        needed = _reached(function, calls) & set().union(*engines.values())
+        reached = {name[1:] for name in _reached(function, calls) if name.startswith(".")}
+        needed = reached & set().union(*engines.values())
         serving = tuple(name for name in ENGINES if needed and needed & engines[name])
         refused = {
             library: reason for (name, library), reason in exceptions.items() if name == function
@@ -130,7 +131,7 @@ def _tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
-def _kind(function: ast.FunctionDef) -> str | None:
+def _kind(function: ast.FunctionDef | ast.ClassDef) -> str | None:
     """Return the kind that the decorator ``@engine.<kind>`` states."""
     for decorator in function.decorator_list:
         target = decorator.func if isinstance(decorator, ast.Call) else decorator
@@ -144,8 +145,8 @@ def _kind(function: ast.FunctionDef) -> str | None:
     return None
 
 
-def _called(function: ast.FunctionDef) -> set[str]:
-    """Names that a function uses, and ``name`` of every ``engine(...).name``."""
+def _called(function: ast.FunctionDef | ast.ClassDef) -> set[str]:
+    """Names that a function or class uses, and ``.name`` of every ``engine(...).name``."""
     names = set()
     for node in ast.walk(function):
         if isinstance(node, ast.Name):
@@ -155,7 +156,7 @@ def _called(function: ast.FunctionDef) -> set[str]:
             and isinstance(node.value, ast.Call)
             and getattr(node.value.func, "id", "") == "engine"
         ):
-            names.add(node.attr)
+            names.add(f".{node.attr}")
     return names
 
 

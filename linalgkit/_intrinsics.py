@@ -6,7 +6,7 @@ Written once: a cached kernel does not notice when something it calls in another
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 
 
 @intrinsic
@@ -50,3 +50,63 @@ def popcount(typingctx, word):
         return builder.ctpop(args[0])
 
     return types.uint64(types.uint64), codegen
+
+
+# A semiring is told to a kernel by type, so that each is compiled for its own: by the length of
+# a tuple of zeros, which costs a call 0.05 microseconds.
+RINGS = {
+    name: (0,) * place
+    for place, name in enumerate(
+        ("plus_times", "min_plus", "max_plus", "max_min", "min_max", "or_and", "plus_pair")
+    )
+}
+
+
+def ring_add(ring, x, y):
+    """Add two values of one dtype in a semiring; NaN propagates."""
+    raise NotImplementedError("for compiled kernels")
+
+
+def ring_multiply(ring, x, y):
+    """Multiply two values of one dtype in a semiring; integers wrap, NaN propagates."""
+    raise NotImplementedError("for compiled kernels")
+
+
+def _least(ring, x, y):
+    return x if x <= y or x != x else y
+
+
+def _greatest(ring, x, y):
+    return x if x >= y or x != x else y
+
+
+def _sum(ring, x, y):
+    return x + y
+
+
+def _either(ring, x, y):
+    return x | y
+
+
+@overload(ring_add, inline="always")
+def _ring_add(ring, x, y):
+    return (_sum, _least, _greatest, _greatest, _least, _either, _sum)[len(ring)]
+
+
+@overload(ring_multiply, inline="always")
+def _ring_multiply(ring, x, y):
+    dtype = x  # products of short integers are computed in 64 bits: back to their own
+
+    def times(ring, x, y):
+        return dtype(x * y)
+
+    def plus(ring, x, y):
+        return dtype(x + y)
+
+    def both(ring, x, y):
+        return x & y
+
+    def pair(ring, x, y):
+        return dtype(1)
+
+    return (times, plus, plus, _least, _greatest, both, pair)[len(ring)]

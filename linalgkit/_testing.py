@@ -4,8 +4,9 @@ A room lists one `Case` per public function in ``tests/<room>/cases.py``; ``test
 runs every case on every engine and array library that the capability table promises.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,8 @@ class Case(NamedTuple):
     """The result from the same arguments as NumPy arrays; not linalgkit's own code."""
     tolerance: dict[str, float]
     """Relative to the largest entry, by dtype."""
+    seen: Callable[[Any], Any] = lambda result: result
+    """What of the result the oracle gives: arrays, numbers, sparse containers."""
 
 
 class Library(NamedTuple):
@@ -63,7 +66,7 @@ def public(name: str) -> Callable[..., Any]:
 
 
 def flat(result: Any) -> list[Any]:
-    """Return the arrays of a result: an array, a sparse container, a tuple, nested at will."""
+    """Return arrays and numbers of a result: a sparse container, a tuple, nested at will."""
     if result is None:
         return []
     if isinstance(result, tuple | list):
@@ -73,13 +76,30 @@ def flat(result: Any) -> list[Any]:
     return [result]
 
 
+def rebuilt(value: Any, arrays: Iterator[Any], used: Library) -> Any:
+    """Return arguments with other arrays in the places that `flat` names."""
+    if isinstance(value, used.array_type):
+        return next(arrays)
+    if isinstance(value, tuple | list):
+        return tuple(rebuilt(part, arrays, used) for part in value)
+    if hasattr(value, "indptr"):
+        parts = {part: next(arrays) for part in ("data", "indices", "indptr")}
+        return SimpleNamespace(**parts, shape=value.shape)
+    return value
+
+
 def assert_close(result: Any, expected: Any, tolerance: float, used: Library) -> None:
     """Compare a result in a library's arrays with NumPy's, relative to the largest entry."""
     got, wanted = flat(result), flat(expected)
     assert len(got) == len(wanted)
     for array, truth in zip(got, wanted, strict=True):
-        assert isinstance(array, used.array_type), f"{type(array)} is not {used.array_type}"
-        array, truth = used.asnumpy(array), np.asarray(truth)
+        if isinstance(truth, int | float):
+            assert type(array) is type(truth)
+            array = np.asarray(array)
+        else:
+            assert isinstance(array, used.array_type), f"{type(array)} is not {used.array_type}"
+            array = used.asnumpy(array)
+        truth = np.asarray(truth)
         assert array.shape == truth.shape
         scale = max(1.0, float(np.max(np.abs(truth), initial=0)))
         np.testing.assert_allclose(array, truth, rtol=0, atol=tolerance * scale)

@@ -38,9 +38,31 @@ def segment_sum(values: Any, segments: Any, count: int) -> Any:
     if is_numpy_array(values):
         np.add.at(zeros, segments, values)
         return zeros
+    if is_cupy_array(values):
+        return _cupy_segments(values, segments, zeros, "sum + value")
     for k in range(values.shape[0]):  # the strict standard has no scatter at all
         zeros[int(segments[k])] += values[k]
     return zeros
+
+
+def _cupy_segments(values: Any, segments: Any, starts: Any, step: str) -> Any:
+    """Reduce segments on a CUDA device, by one thread each.
+
+    CuPy's ``ufunc.at`` adds by atomics, in any order, and knows neither int64 nor NaN.
+    """
+    import cupy as cp
+
+    order = cp.argsort(segments, kind="stable")
+    bounds = cp.arange(starts.size + 1, dtype=segments.dtype)
+    ends = cp.searchsorted(segments[order], bounds)
+    reduce = cp.ElementwiseKernel(
+        "T start, int64 begin, int64 end, raw T values, raw int64 order",
+        "T sum",
+        f"sum = start; for (long long k = begin; k < end; ++k) "
+        f"{{ const T value = values[order[k]]; sum = {step}; }}",
+        "linalgkit_segments",
+    )
+    return reduce(starts, ends[:-1], ends[1:], values, order)
 
 
 def segment_extreme(values: Any, segments: Any, count: int, *, how: str, start: Any) -> Any:
@@ -60,11 +82,8 @@ def segment_extreme(values: Any, segments: Any, count: int, *, how: str, start: 
         function.at(result, segments, values)
         return result
     if is_cupy_array(values):
-        # CuPy's ufuncs reduce so as well, but lose NaN: it is put back.
-        function.at(result, segments, values)
-        if xp.isdtype(values.dtype, "real floating"):
-            result[segments[xp.isnan(values)]] = xp.nan
-        return result
+        better = "sum < value" if how == "min" else "sum > value"
+        return _cupy_segments(values, segments, result, f"{better} || sum != sum ? sum : value")
     for k in range(values.shape[0]):  # the strict standard has no scatter at all
         result[int(segments[k])] = function(result[int(segments[k])], values[k])
     return result

@@ -4,6 +4,7 @@ Importing this needs neither CuPy nor a driver, so that a machine without GPU ca
 kernel that a room's table names. ``*.cuh`` beside this file is device code that rooms share.
 """
 
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,37 +22,38 @@ class Source:
     path : Path
         The file.
     kernels : tuple of str
-        Name expressions of every instance that is used, such as
-        ``"linalgkit::scale<double>"``.
+        Name expressions such as ``"linalgkit::scale<double>"``: what `compile` compiles. Of
+        templates with many instances a sample in which each argument occurs.
     """
 
     def __init__(self, path: Path, kernels: tuple[str, ...]) -> None:
         self.path, self.kernels = path, kernels
+        self._compiled: dict[str, Any] = {}
 
     @cached_property
-    def _module(self) -> Any:
-        import cupy
-
-        return cupy.RawModule(
-            code=self.path.read_text(),
-            options=(*OPTIONS, f"-I{INCLUDE}"),
-            name_expressions=self.kernels,
+    def code(self) -> str:
+        """The file with what it includes: CuPy's disk cache does not look into included files."""
+        return re.sub(
+            r'#include "(.+)"',
+            lambda found: (INCLUDE / found[1]).read_text().replace("#pragma once", ""),
+            self.path.read_text(),
         )
 
     def __getitem__(self, kernel: str) -> Any:
-        """Return a kernel of the table, compiled for the current device on first use."""
-        return self._module.get_function(kernel)
+        """Return a kernel by its name expression, each compiled on first use alone."""
+        if kernel not in self._compiled:
+            import cupy
+
+            module = cupy.RawModule(code=self.code, options=OPTIONS, name_expressions=(kernel,))
+            self._compiled[kernel] = module.get_function(kernel)
+        return self._compiled[kernel]
 
     def compile(self, arch: str) -> bytes:
         """Compile the whole table for an architecture such as ``sm_90a``, without any GPU."""
         from cuda.core import Program, ProgramOptions
         from cuda.pathfinder import find_nvidia_header_directory
 
-        options = ProgramOptions(
-            std="c++17",
-            fma=False,
-            arch=arch,
-            include_path=[str(INCLUDE), find_nvidia_header_directory("cudart")],
-        )
-        program = Program(self.path.read_text(), "c++", options)
+        headers = find_nvidia_header_directory("cudart")
+        options = ProgramOptions(std="c++17", fma=False, arch=arch, include_path=[headers])
+        program = Program(self.code, "c++", options)
         return program.compile("cubin", name_expressions=self.kernels).code

@@ -50,6 +50,16 @@ def row_flops(a_indices, a_indptr, b_indptr):
     return xp.take(ends, a_indptr[1:]) - xp.take(ends, a_indptr[:-1])
 
 
+def row_minima(keys, indices, indptr):
+    """Return the smallest keys among the entries of every row, infinite without; on the host."""
+    minima = np.full((indptr.size - 1, keys.shape[1]), np.inf)
+    filled = np.flatnonzero(np.diff(indptr))
+    if filled.size:
+        entries = keys[indices[: indptr[-1]]]
+        minima[filled] = np.minimum.reduceat(entries, indptr[filled], axis=0)
+    return minima
+
+
 def count_masked_pairs(indices, indptr):
     """Count the products of L L that fall on a place of L, for a square pattern L."""
     xp = array_namespace(indices)

@@ -7,6 +7,7 @@ from array_api_compat import array_namespace
 from .. import _checks
 from .._engine import Engines
 from ._containers import Operand, read
+from ._csr import check_csr
 from ._products import multiply, read_mask
 from ._semirings import SEMIRINGS, neutral
 from ._sizes import flops
@@ -144,7 +145,9 @@ def left_first(left: Operand, middle: Operand, right: Operand) -> bool:
     """Tell whether (R A) P has fewer products than R (A P)."""
 
     def cost(first: Operand, second: Operand, entries: int, rows: int) -> float:
-        products = flops(first.in_layout("csr", "r"), second.in_layout("csr", "a"))
+        first, second = first.in_layout("csr", "r"), second.in_layout("csr", "a")
+        check_csr("galerkin's factor", *first.parts, first.shape[1])
+        products = flops(first, second)
         xp = array_namespace(products)
         bound = xp.sum(xp.where(products < second.shape[1], products, second.shape[1]))
         return float(xp.sum(products)) + float(bound) * entries / max(rows, 1)

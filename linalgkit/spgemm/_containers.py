@@ -78,9 +78,12 @@ def read(name: str, value: Any) -> Operand:
         if len(value.shape) != 2:
             raise ValueError(f"{name} must have two axes; got shape {value.shape}.")
         if value.format not in LAYOUTS:
+            _check_convertible(name, value)
             value = value.tocsr()
         wrap = _scipy_wrap(value) if package == "scipy" else _cupyx_wrap
-        return Operand(value.data, value.indices, value.indptr, value.shape, value.format, wrap)
+        parts = value.data, value.indices, value.indptr
+        _check_parts(name, parts, value.shape, value.format)
+        return Operand(*parts, value.shape, value.format, wrap)
     if package == "sparse" and hasattr(value, "coords" if kind.__name__ == "COO" else "indptr"):
         return _read_pydata(name, value)
     if all(hasattr(value, part) for part in ("data", "indices", "indptr", "shape")):
@@ -105,6 +108,7 @@ def _swapped(data: Any, indices: Any, indptr: Any, minor: int) -> tuple[Any, Any
         shape = (indptr.shape[0] - 1, minor)
         swapped = csr_array((data, indices, indptr), shape=shape).tocsc()
         return swapped.data, swapped.indices, swapped.indptr
+    indices = indices[: int(indptr[-1])]
     rows = xp.repeat(xp.arange(indptr.shape[0] - 1, device=data.device), indptr[1:] - indptr[:-1])
     order = xp.argsort(indices, stable=True)
     boundaries = xp.arange(minor + 1, dtype=indices.dtype, device=data.device)
@@ -132,6 +136,29 @@ def _raw_wrap(parts: Any, shape: tuple[int, int], layout: str) -> CSR:
     return CSR(*(_swapped(*parts, shape[0]) if layout == "csc" else parts))
 
 
+def _check_convertible(name: str, value: Any) -> None:
+    """Raise ValueError where SciPy would convert without looking, and read past its arrays."""
+    if value.format == "bsr":
+        value.check_format(full_check=True)
+    for axis, places in enumerate(getattr(value, "coords", ()) if value.format == "coo" else ()):
+        if places.size and not 0 <= places.min() <= places.max() < value.shape[axis]:
+            raise ValueError(
+                f"{name}.coords[{axis}] must lie in [0, {value.shape[axis]}); got {places.min()} "
+                f"to {places.max()}."
+            )
+
+
+def _check_parts(name: str, parts: Any, shape: tuple[int, int], layout: str) -> None:
+    """Raise ValueError unless three arrays have the shapes of a compressed matrix."""
+    shapes = [getattr(part, "shape", ()) for part in parts]
+    major = shape[LAYOUTS.index(layout)]
+    if [len(x) for x in shapes] != [1, 1, 1] or shapes[2][0] != major + 1:
+        raise ValueError(
+            f"{name} has data, indices and indptr, but not those of {layout.upper()} of shape "
+            f"{tuple(shape)}: their shapes are {', '.join(map(str, shapes))}."
+        )
+
+
 def _read_parts(name: str, value: Any) -> Operand:
     """Read any object that holds compressed sparse rows as three arrays."""
     data, indices, indptr = _checks.arrays(
@@ -148,11 +175,7 @@ def _read_parts(name: str, value: Any) -> Operand:
         _checks.size(f"{name}.shape[0]", value.shape[0]),
         _checks.size(f"{name}.shape[1]", value.shape[1]),
     )
-    if not data.ndim == indices.ndim == indptr.ndim == 1 or indptr.shape[0] != shape[0] + 1:
-        raise ValueError(
-            f"{name} has data, indices and indptr, but not those of compressed rows of shape "
-            f"{shape}: their shapes are {data.shape}, {indices.shape} and {indptr.shape}."
-        )
+    _check_parts(name, (data, indices, indptr), shape, "csr")
     return Operand(data, indices, indptr, shape, "csr", _raw_wrap)
 
 
@@ -170,4 +193,5 @@ def _read_pydata(name: str, value: Any) -> Operand:
         return result.tocoo() if is_coo else result
 
     layout = LAYOUTS[rows.compressed_axes[0]]
+    _check_parts(name, (rows.data, rows.indices, rows.indptr), rows.shape, layout)
     return Operand(rows.data, rows.indices, rows.indptr, rows.shape, layout, wrap)

@@ -127,8 +127,8 @@ def shortest_paths_minplus(
     Parameters
     ----------
     a : sparse array or matrix, shape (n, n)
-        Lengths of edges, in any container of NumPy arrays that `matmul` takes. A stored zero is an edge of length zero; negative lengths are allowed,
-        negative cycles are not.
+        Lengths of edges, in any container of NumPy arrays that `matmul` takes. A stored zero
+        is an edge of length zero; negative lengths are allowed, negative cycles are not.
     sources : array of int, shape (s,), optional
         Nodes to start from; all by default.
     max_edges : int, optional
@@ -177,6 +177,7 @@ def shortest_paths_minplus(
     chosen = np.arange(n) if sources is None else np.asarray(sources)
     if chosen.ndim != 1 or (chosen.size and chosen.dtype.kind not in "iu"):
         raise ValueError(f"sources must be integers on one axis; got {sources!r}.")
+    chosen = chosen.astype(np.int64)
     if chosen.size and not 0 <= chosen.min() <= chosen.max() < n:
         raise ValueError(f"sources must lie in [0, {n}); got {chosen.min()} to {chosen.max()}.")
     rounds = n if max_edges is None else _checks.size("max_edges", max_edges)

@@ -6,24 +6,34 @@ B's rows (prefetched), the scatter into the row (in L2), and the write of the re
 of operands have kernels of their own: B without rows of two entries, and matrices of grids.
 """
 
-from functools import partial
+from functools import lru_cache, partial
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
 from .. import _threads
 from .._checks import kernel_array
+from .._intrinsics import RINGS
+from . import _numba_hash, _numba_masked
 from . import _numba_rows as _kernels
-from ._csr import check_csr
+from ._csr import check_memory
+from ._numba_operands import SMALL, available_memory, facts, operand, running_products
+from ._numba_plans import execute_plan, execute_plan_vjp, plan_slots
+from ._semirings import absent
 
-DTYPES = "bhilqBHILQfdFD"
+__all__ = ["count_masked_pairs", "csr_matmul", "execute_plan", "execute_plan_vjp", "plan_slots"]
+
+DTYPES = "?bhilqBHILQfdFD"
 
 # Products a chunk: about 0.3 ms, and a result buffer that stays in the L2 cache.
 _CHUNK = 65_536
-# Products, and entries to look at, below which a second thread does not pay.
-_SMALL = 65_536
 # Entries and columns up to which the cost is that of the calls: one kernel does it all.
 _TINY = 4096
+# Where a dense row leaves the caches and a hash table is faster (measured with 16, 256 and 4096
+# products a row): past _WIDE columns for rows of up to _SHORT products, and past eight times as
+# many for rows of up to one product in _FEW columns.
+_WIDE, _SHORT, _FEW = 1 << 18, 32, 1024
 _NARROW = np.dtype(np.int32)
 
 
@@ -32,102 +42,212 @@ def csr_matmul(
     *, shape, semiring, complement, prune, sort, max_memory,
 ):  # fmt: skip
     """Multiply two CSR triples: one phase, chunks of rows committed in order."""
-    if semiring != "plus_times" or mask_indptr is not None:
-        from . import _array_api
-
-        return _array_api.csr_matmul(
-            a_data,
-            a_indices,
-            a_indptr,
-            b_data,
-            b_indices,
-            b_indptr,
-            mask_indices,
-            mask_indptr,
-            shape=shape,
-            semiring=semiring,
-            complement=complement,
-            prune=prune,
-            sort=sort,
-            max_memory=max_memory,
-        )
     rows, columns = shape
     index_arrays = a_indices, a_indptr, b_indices, b_indptr
     index = np.int32 if all(array.dtype == _NARROW for array in index_arrays) else np.int64
-    a = _operand("a", a_data, a_indices, a_indptr, b_indptr.size - 1, index)
-    b = _operand("b", b_data, b_indices, b_indptr, columns, index)
-    if a_indices.size + b_indices.size + columns <= _TINY:
-        product = _kernels.tiny_product(*a, *b, columns, prune)
+    a = operand("a", a_data, a_indices, a_indptr, b_indptr.size - 1, index)
+    b = operand("b", b_data, b_indices, b_indptr, columns, index)
+    ring = RINGS[semiring], _start(semiring, a_data.dtype)
+    result = _Result(a_data.dtype, columns, max_memory)
+    if a_indices.size + b_indices.size + columns <= _TINY and mask_indptr is None:
+        product = _kernels.tiny_product(*ring, *a, *b, columns, prune)
         if product[2].size:
+            check_memory(product[0].size, rows, a_data.itemsize, max_memory)
             return product
-    of_a = _facts("a", *a, b_indptr.size - 1)
-    of_b = _facts("b", *b, columns)
-    scratch = partial(_scratch, columns, a_data.dtype)
-    result = _Result(a_data.dtype, columns)
+    of_a = facts("a", *a, b_indptr.size - 1)
+    of_b = facts("b", *b, columns)
+    mask = None
+    if mask_indptr is not None:
+        mask = _mask(mask_indices, mask_indptr, columns)
+        if not complement:
+            return _masked(ring, a, b, mask, of_a.ascends and of_b.ascends, prune, result)
 
     # The work of the rows: their entries where B's rows are about equal, else their products.
     each, ends, longest, source = of_b.longest, a[2], of_a.longest, of_b.longest
-    if 2 * each * (b_indptr.size - 1) > 3 * b_indices.size:
-        each, (ends, longest, source) = 1, _running_products(a, b)
+    is_wide = columns > _WIDE and mask is None
+    if is_wide or 2 * each * (b_indptr.size - 1) > 3 * b_indices.size:
+        each, (ends, longest, source) = 1, running_products(a, b)
     total = each * int(ends[-1])
-    kinds = _repeats(b) if total > _SMALL else None
-    if kinds is not None:
-        multiply = partial(_kernels.repeat_rows, *a, *b, kinds, of_b.ascends, prune)
+    scratch = partial(_scratch, columns, ring[1])
+    kinds = _repeats(b) if total > SMALL and mask is None and not is_wide else None
+    if mask is not None:
+        multiply = partial(_kernels.complement_rows, *ring, *a, *b, of_b.ascends, prune, *mask)
+    elif kinds is not None:
+        multiply = partial(_kernels.repeat_rows, *ring, *a, *b, kinds, of_b.ascends, prune)
     else:
-        multiply = partial(_kernels.multiply_rows, *a, *b, of_b.ascends, prune)
-    if source == 1:
-        multiply = partial(_gather_or, multiply, partial(_kernels.gather_rows, *a, *b, prune))
-    if total <= _SMALL:
+        multiply = partial(_kernels.multiply_rows, *ring, *a, *b, of_b.ascends, prune)
+    if source == 1 and mask is None:
+        multiply = partial(
+            _gather_or, multiply, partial(_kernels.gather_rows, *ring, *a, *b, prune)
+        )
+    bounds = [0, rows]
+    if total > SMALL:
+        bounds = _threads.chunk_bounds(ends, minimum=max(1, _CHUNK // each))
+    count_scratch = scratch
+    if is_wide and source > 1:
+        multiply, scratch = _hash_where_rows_are_short(
+            ring, a, b, prune, sort, columns, ends, bounds, multiply, scratch
+        )
+    if total <= SMALL and max_memory is None:
         indptr, out = result.indptr(rows, total), result.entries(total)
         multiply(0, rows, *out, indptr, 0, *scratch())
         return result.finish(*out, indptr)
-    bounds = _threads.chunk_bounds(ends, minimum=max(1, _CHUNK // each))
     upper = _upper_bounds(ends, each, longest, columns, bounds)
-    if upper[-1] * (a_data.itemsize + 4) > _available_memory() // 4:
+    if result.bytes(upper[-1], rows) > _to_reserve(max_memory):
         # Too much to reserve: pay for a first pass that counts.
-        upper = _counted(partial(_kernels.count_rows, *a[1:], *b[1:]), bounds, scratch)[bounds]
+        count = partial(_kernels.count_rows, *a[1:], *b[1:])
+        upper = _counted(count, bounds, count_scratch)[bounds]
+        if mask is None and not prune:
+            check_memory(int(upper[-1]), rows, a_data.itemsize, max_memory)
+    if mask is None and source > 1 and scratch is count_scratch:
+        products = np.diff(ends[bounds]).astype(np.int64) * each
+        parts = _parts(bounds, products, np.diff(a[2][bounds]).astype(np.int64))
+        if max(parts) > 1 and not _threads.is_serial([0, 0, rows]):
+            share = partial(_kernels.part_of_row, *ring, *a, *b, of_b.ascends, prune)
+            return _one_phase(result, multiply, bounds, upper, scratch, share, parts)
     run = _straight if _threads.is_serial(bounds) else _one_phase
     return run(result, multiply, bounds, upper, scratch)
 
 
-def _operand(name, data, indices, indptr, columns, index):
-    """Return a triple as kernels take it: read-only, indices of one width, seen as unsigned.
+def count_masked_pairs(indices, indptr):
+    """Count the products of L L that fall on a place of L, for a square pattern L."""
+    n = indptr.size - 1
+    _, *lower = operand("a", indices, indices, indptr, n, np.int64)
+    if n * n < 2**63 and indices.size < 2**31:
+        lower = [kernel_array(x.astype(np.uint32)) for x in lower]
+    ends, _, _ = running_products((None, *lower), (None, *lower))
+    bounds = _threads.chunk_bounds(ends, minimum=_CHUNK)
+    total = 0
 
-    As unsigned, a negative index is a large one: a single comparison finds both.
-    """
-    if indices.dtype.kind not in "iu" or indptr.dtype.kind not in "iu" or data.size != indices.size:
-        check_csr(name, data, indices, indptr, columns)
-    unsigned = np.uint32 if index is np.int32 else np.uint64
-    return (
-        kernel_array(data),
-        kernel_array(indices.astype(index, copy=False).view(unsigned)),
-        kernel_array(indptr.astype(index, copy=False).view(unsigned)),
+    def commit(chunk, count):
+        nonlocal total
+        total += count
+
+    def kernel(start, stop, marks):
+        return _numba_masked.masked_pairs(start, stop, *lower, marks)
+
+    _threads.run_chunks(kernel, bounds, scratch=lambda: np.zeros(n, dtype=np.uint8), commit=commit)
+    return total
+
+
+def _masked(ring, a, b, mask, ascending, prune, result):
+    """Multiply on the places of a mask only."""
+    rows, inner = a[2].size - 1, b[2].size - 1
+    mask_indptr = mask[1]
+    column_length = b[1].size // max(1, result.columns)
+    ends = np.zeros(rows + 1, dtype=np.int64)
+    saved = []
+    bounds = _threads.chunk_bounds((rows, 1 + a[1].size // max(1, rows)), minimum=2 * SMALL)
+
+    def commit(chunk, save):
+        start, stop = bounds[chunk], bounds[chunk + 1]
+        if start:
+            ends[start + 1 : stop + 1] += ends[start]
+        saved.append(save)
+
+    _threads.run_chunks(
+        _numba_masked.masked_work,
+        bounds,
+        a[1],
+        a[2],
+        b[2],
+        mask_indptr,
+        column_length,
+        ends,
+        commit=commit,
     )
+    # Inner products need B by columns, worth it where they save several passes over B.
+    by_columns = _nothing(b)
+    if ascending and sum(saved) > 8 * (b[1].size + inner + result.columns):
+        by_columns = _by_columns(b, result.columns)
+    longest, waste = int(np.diff(mask_indptr).max(initial=0)), int(_numba_masked.WASTE)
+    mark = np.min_scalar_type(longest + waste)
+
+    def scratch():
+        return (
+            np.zeros(result.columns, dtype=mark),
+            np.full(longest + waste, ring[1], dtype=result.dtype),
+            np.zeros(longest + waste, dtype=np.uint8),
+        )
+
+    multiply = partial(
+        _numba_masked.masked_rows, *ring, *a, *b, *by_columns, *mask, column_length, prune
+    )
+    bounds = _threads.chunk_bounds(ends, minimum=_CHUNK)
+    upper = mask_indptr[bounds].astype(np.int64)
+    run = _straight if _threads.is_serial(bounds) else _one_phase
+    return run(result, multiply, bounds, upper, scratch)
 
 
-class _Facts(NamedTuple):
-    """What one pass over an operand's index arrays finds."""
+def _mask(indices, indptr, columns):
+    """Return a mask as kernels take it: checked, sorted, free of duplicates."""
+    index = np.int32 if indices.dtype == indptr.dtype == _NARROW else np.int64
+    _, *pattern = operand("mask", indices, indices, indptr, columns, index)
+    if facts("mask", None, *pattern, columns).ascends:
+        return pattern
+    from scipy.sparse import csr_array
 
-    longest: int  # row
-    ascends: bool  # strictly, in every row
+    used = int(indptr[-1])
+    stored = np.ones(used, dtype=bool), indices[:used].copy(), indptr.copy()
+    canonical = csr_array(stored, shape=(indptr.size - 1, columns))
+    canonical.sum_duplicates()
+    _, *pattern = operand("mask", canonical.indices, canonical.indices, canonical.indptr, 0, index)
+    return pattern
 
 
-def _facts(name, data, indices, indptr, columns):
-    """Look through an operand's index arrays; raise if they are not CSR."""
-    rows = indptr.size - 1
-    bounds = _threads.chunk_bounds((rows, indices.size // indptr.size), minimum=4 * _SMALL)
-    found = []
+def _by_columns(b, columns):
+    """Return B in columns, for kernels."""
+    from scipy.sparse import csr_array
 
-    def commit(chunk, facts):
-        found.append(facts)
+    signed = f"i{b[1].itemsize}"
+    parts = b[0], b[1].view(signed), b[2].view(signed)
+    turned = csr_array(parts, shape=(b[2].size - 1, columns)).tocsc()
+    return operand("b", turned.data, turned.indices, turned.indptr, 0, np.dtype(signed).type)
 
-    _threads.run_chunks(_kernels.scan, bounds, indices, indptr, columns, commit=commit)
-    sounds, longest, falls = zip(*found, strict=True)
-    if indptr[0] != 0 or not all(sounds):
-        signed = f"i{indptr.itemsize}"
-        check_csr(name, data, indices.view(signed), indptr.view(signed), columns)
-        raise AssertionError("unreachable: the check raises")
-    return _Facts(max(longest), sum(falls) == 0)
+
+def _nothing(b):
+    return tuple(kernel_array(part[:0]) for part in b)
+
+
+def _hash_where_rows_are_short(ring, a, b, prune, sort, columns, ends, bounds, multiply, scratch):
+    """Serve those chunks by hash tables whose rows are short for so many columns."""
+    lengths = np.diff(ends)
+    most = np.maximum.reduceat(lengths, bounds[:-1]) if lengths.size else np.zeros(1, np.int64)
+    bits = max(8, -(-int(columns - 1).bit_length() // 8) * 8)
+    short = (most <= _SHORT) | ((columns > 8 * _WIDE) & (most * _FEW <= columns))
+    short &= most < 1 << (63 - bits)
+    if not short.any():
+        return multiply, scratch
+    size = 1 << max(5, int(2 * most[short].max() - 1).bit_length())
+    by_hash = partial(_numba_hash.hash_rows, *ring, *a, *b, prune, sort, np.uint64(bits))
+    is_short = dict(zip(bounds, short.tolist(), strict=False))
+
+    def either(start, stop, *rest):
+        *out, tables, dense = rest
+        if is_short[start]:
+            return by_hash(start, stop, *out, *tables)
+        if not dense:  # pages of a dense row are touched by those only who need one
+            dense.extend(scratch())
+        return multiply(start, stop, *out, *dense)
+
+    def both():
+        keys = np.full(size, 2**64 - 1, dtype=np.uint64)
+        values = np.empty(size, dtype=ring[1].dtype)
+        words, spare = (np.empty(size // 2 + 1, dtype=np.uint64) for _ in range(2))
+        return (keys, values, words, spare), []
+
+    return either, both
+
+
+def _to_reserve(max_memory):
+    """Bytes that may be reserved for a result whose size is only bounded."""
+    quarter = available_memory() // 4
+    return quarter if max_memory is None else min(quarter, max_memory // 2)
+
+
+@lru_cache(maxsize=256)
+def _start(semiring, dtype):
+    return dtype.type(absent(semiring, dtype, np))
 
 
 def _repeats(b):
@@ -141,7 +261,7 @@ def _repeats(b):
     equal = sum(_kernels.find_repeats(k, k + 9, indices, indptr, kinds) for k in sample.tolist())
     if equal < 64:  # of 128
         return None
-    bounds = _threads.chunk_bounds(indptr, minimum=2 * _SMALL)
+    bounds = _threads.chunk_bounds(indptr, minimum=2 * SMALL)
     _threads.run_chunks(_kernels.find_repeats, bounds, indices, indptr, kinds)
     return kinds
 
@@ -173,28 +293,61 @@ def _straight(result, multiply, bounds, upper, scratch):
     return result.finish(*out, indptr)
 
 
-def _one_phase(result, multiply, bounds, upper, scratch):
-    """Compute a chunk into a buffer; copy it once the chunks before it have their sizes."""
+def _one_phase(result, multiply, bounds, upper, scratch, share=None, parts=None):
+    """Compute a chunk into a buffer; copy it once the chunks before it have their sizes.
+
+    With `share`, a chunk of one heavy row is computed in so many `parts` by ranges of columns.
+    """
     indptr, (data, indices) = result.indptr(bounds[-1], upper[-1]), result.entries(upper[-1])
-    largest = np.diff(upper).max()
+    pieces = _pieces(bounds, np.diff(upper), result.columns, parts)
+    largest = max(most for *_, most in pieces)
     free = []  # buffers to use again, still in cache
     end = 0
 
-    def kernel(start, stop, buffer):
+    def kernel(first, last, buffer):
+        start, stop, low, high, _ = pieces[first] if first < last else (0, 0, 0, 0, 0)
         out = free.pop() if free else result.entries(largest)
+        if high:
+            return share(start, low, high, *out, *buffer), out
         return multiply(start, stop, *out, indptr, 0, *buffer), out
 
-    def commit(chunk, computed):
+    def commit(piece, computed):
         nonlocal end
+        start, stop, _, high, _ = pieces[piece]
         size, out = computed
         data[end : end + size] = out[0][:size]
         indices[end : end + size] = out[1][:size]
-        indptr[bounds[chunk] + 1 : bounds[chunk + 1] + 1] += end
+        if high:
+            indptr[stop] = end + size
+        else:
+            indptr[start + 1 : stop + 1] += end
         end += size
         free.append(out)
 
-    _threads.run_chunks(kernel, bounds, scratch=scratch, commit=commit)
+    _threads.run_chunks(kernel, range(len(pieces) + 1), scratch=scratch, commit=commit)
     return result.finish(data, indices, indptr)
+
+
+def _pieces(bounds, most, columns, parts):
+    """Chunks as (start, stop, first column, past the last, entries at most); 0, 0: all columns."""
+    pieces = []
+    for k, entries in enumerate(most.tolist()):
+        count = 1 if parts is None else parts[k]
+        cuts = [columns * part // count for part in range(count + 1)] if count > 1 else [0, 0]
+        pieces += [
+            (bounds[k], bounds[k + 1], low, high, min(entries, high - low) if high else entries)
+            for low, high in pairwise(cuts)
+        ]
+    return pieces
+
+
+def _parts(bounds, products, sources):
+    """Into how many parts each chunk is cut: chunks of one row that is far heavier than one.
+
+    Every part bisects every source: there are only so many that a source keeps 64 products.
+    """
+    parts = np.minimum(products // _CHUNK, products // np.maximum(64 * sources, 1))
+    return np.where(np.diff(bounds) == 1, np.clip(parts, 1, 64), 1).tolist()
 
 
 def _counted(count, bounds, scratch):
@@ -211,6 +364,10 @@ class _Result(NamedTuple):
 
     dtype: np.dtype
     columns: int
+    max_memory: int | None
+
+    def bytes(self, entries, rows):
+        return int(entries) * (self.dtype.itemsize + (4 if self.columns < 2**31 else 8)) + 4 * rows
 
     def entries(self, size):
         # One more: a gathered entry is written before it is known to be there.
@@ -224,6 +381,7 @@ class _Result(NamedTuple):
 
     def finish(self, data, indices, indptr):
         size = int(indptr[-1])
+        check_memory(size, indptr.size - 1, self.dtype.itemsize, self.max_memory)
         data.resize(size, refcheck=False)
         indices.resize(size, refcheck=False)
         narrow = max(indptr.size - 1, self.columns, size) < 2**31
@@ -231,42 +389,11 @@ class _Result(NamedTuple):
         return data, indices.astype(index, copy=False), indptr.astype(index, copy=False)
 
 
-def _scratch(columns, dtype):
-    """One thread's dense row and the two levels of its bitmap, all zero between rows."""
+def _scratch(columns, zero):
+    """One thread's dense row and the two levels of its bitmap, as they are between rows."""
     words = columns // 64 + 1
     return (
-        np.zeros(columns, dtype=dtype),
+        np.zeros(columns, zero.dtype) if zero == 0 else np.full(columns, zero),
         np.zeros(words, dtype=np.uint64),
         np.zeros(words // 64 + 1, dtype=np.uint64),
     )
-
-
-def _running_products(a, b):
-    """Running sums of the rows' products; the most in a row, and in one of its rows of B."""
-    rows = a[2].size - 1
-    bounds = _threads.chunk_bounds((rows, a[1].size // rows), minimum=2 * _SMALL)
-    ends = np.empty(rows + 1, dtype=np.int64)
-    ends[0] = 0
-
-    found = []
-
-    def commit(chunk, most):  # sums run within a chunk: carry on where the one before ended
-        start, stop = bounds[chunk], bounds[chunk + 1]
-        if start:
-            ends[start + 1 : stop + 1] += ends[start]
-        found.append(most)
-
-    _threads.run_chunks(_kernels.sum_products, bounds, a[1], a[2], b[2], ends, commit=commit)
-    return ends, *np.max(found, axis=0).tolist()
-
-
-def _available_memory():
-    """Bytes that the machine could give now; 4 GiB where it does not tell."""
-    try:
-        with open("/proc/meminfo") as file:
-            for line in file:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return 4 << 30

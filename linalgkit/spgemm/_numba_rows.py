@@ -7,7 +7,7 @@ follows them, except by `scan`, which is what finds them.
 import numpy as np
 from numba import njit
 
-from .._intrinsics import popcount, prefetch, trailing_zeros
+from .._intrinsics import popcount, prefetch, ring_add, ring_multiply, trailing_zeros
 
 # Entries of A ahead of the current one: their row of B is fetched, at twice that its pointer.
 _AHEAD = np.uint64(8)
@@ -60,12 +60,11 @@ def sum_products(start, stop, a_indices, a_indptr, b_indptr, ends):
 
 @njit(nogil=True, cache=True)
 def gather_rows(
-    a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, prune,
+    ring, zero, a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, prune,
     start, stop, out_data, out_indices, out_indptr, place,
 ):  # fmt: skip
     # Where no row of B holds two entries, row i of the product is a gather. Branch-free, each
     # entry written before it is known to be there; -1 if a row does not ascend after all.
-    zero = b_data.dtype.type(0)
     end, last = np.uint64(place), np.uint64(b_indices.size - 1)
     for i in range(np.uint64(start), np.uint64(stop)):
         begin = end
@@ -74,7 +73,7 @@ def gather_rows(
             q = np.uint64(b_indptr[k])
             there = np.uint64(b_indptr[k + _ONE]) - q
             q = min(q, last)
-            value = zero + a_data[t] * b_data[q]
+            value = ring_add(ring, zero, ring_multiply(ring, a_data[t], b_data[q]))
             out_indices[end] = b_indices[q]
             out_data[end] = value
             end += there & np.uint64(value != zero) if prune else there
@@ -112,14 +111,14 @@ def find_repeats(start, stop, indices, indptr, kinds):
 
 
 @njit(nogil=True, inline="always")
-def _row(
-    a_data, a_indices, b_data, b_indices, b_indptr, ascending, prune,
-    t, t_end, used, out_data, out_indices, end, sums, bits, summary,
+def _sum_row(
+    ring, a_data, a_indices, b_data, b_indices, b_indptr, ascending, t, t_end, used,
+    sums, bits, summary,
 ):  # fmt: skip
-    # One row into out[end:]; returns where it ends. Sums start from 0 and run in stored order,
-    # which is also what settles the sign of a zero. Inlined, and with a single exit: a call, or a
-    # second return, made short rows 1.4 times slower.
-    zero = sums.dtype.type(0)
+    # Add up one row; returns the first and the last word of the summary that it touched. Sums
+    # start from what an absent entry means and run in stored order, which is also what settles
+    # the sign of a zero. Inlined, and with a single exit: a call, or a second return, made short
+    # rows 1.4 times slower.
     top = np.uint64(summary.size - 1)
     first, last = (top, np.uint64(0)) if ascending else (np.uint64(0), top)
     while t < t_end:
@@ -137,11 +136,17 @@ def _row(
         while q < q_end:
             column = np.uint64(b_indices[q])
             word = column >> _SIX
-            sums[column] += factor * b_data[q]
+            sums[column] = ring_add(ring, sums[column], ring_multiply(ring, factor, b_data[q]))
             bits[word] |= _ONE << (column & _LOW)
             summary[word >> _SIX] |= _ONE << (word & _LOW)
             q += _ONE
         t += _ONE
+    return first, last
+
+
+@njit(nogil=True, inline="always")
+def _take_row(zero, prune, first, last, out_data, out_indices, end, sums, bits, summary):
+    # Move a row out in order, leaving everything as it was before; returns where it ends.
     while first <= last:
         words = summary[first]
         summary[first] = 0
@@ -164,11 +169,10 @@ def _row(
 
 @njit(nogil=True, cache=True)
 def multiply_rows(
-    a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, ascending, prune,
+    ring, zero, a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, ascending, prune,
     start, stop, out_data, out_indices, out_indptr, place, sums, bits, summary,
 ):  # fmt: skip
     # Rows into out[place:]; returns where they end.
-    zero = sums.dtype.type(0)
     end, used = np.uint64(place), np.uint64(a_indptr[-1])
     for i in range(np.uint64(start), np.uint64(stop)):
         t, t_end = np.uint64(a_indptr[i]), np.uint64(a_indptr[i + _ONE])
@@ -176,29 +180,87 @@ def multiply_rows(
             # One source: its row of B, scaled.
             k, factor = np.uint64(a_indices[t]), a_data[t]
             for q in range(np.uint64(b_indptr[k]), np.uint64(b_indptr[k + _ONE])):
-                value = zero + factor * b_data[q]
+                value = ring_add(ring, zero, ring_multiply(ring, factor, b_data[q]))
                 out_indices[end] = b_indices[q]
                 out_data[end] = value
                 end += np.uint64(value != zero) if prune else _ONE
             out_indptr[i + _ONE] = end
             continue
-        end = _row(
-            a_data, a_indices, b_data, b_indices, b_indptr, ascending, prune,
-            t, t_end, used, out_data, out_indices, end, sums, bits, summary,
+        first, last = _sum_row(
+            ring, a_data, a_indices, b_data, b_indices, b_indptr, ascending, t, t_end, used,
+            sums, bits, summary,
         )  # fmt: skip
+        end = _take_row(zero, prune, first, last, out_data, out_indices, end, sums, bits, summary)
+        out_indptr[i + _ONE] = end
+    return np.int64(end)
+
+
+@njit(nogil=True, cache=True)
+def part_of_row(
+    ring, zero, a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, ascending, prune,
+    i, low, high, out_data, out_indices, sums, bits, summary,
+):  # fmt: skip
+    # The columns low..high of row i, for threads that share a heavy row. Each sum still runs in
+    # stored order, which shares by sources would not keep.
+    low, high = np.uint64(low), np.uint64(high)
+    for t in range(np.uint64(a_indptr[i]), np.uint64(a_indptr[i + 1])):
+        k, factor = np.uint64(a_indices[t]), a_data[t]
+        q, q_end = np.uint64(b_indptr[k]), np.uint64(b_indptr[k + _ONE])
+        if ascending:
+            above = q_end
+            while q < above:
+                middle = (q + above) >> _ONE
+                if np.uint64(b_indices[middle]) < low:
+                    q = middle + _ONE
+                else:
+                    above = middle
+        while q < q_end:
+            column = np.uint64(b_indices[q])
+            if column >= high and ascending:
+                break
+            if low <= column < high:
+                word = column >> _SIX
+                sums[column] = ring_add(ring, sums[column], ring_multiply(ring, factor, b_data[q]))
+                bits[word] |= _ONE << (column & _LOW)
+                summary[word >> _SIX] |= _ONE << (word & _LOW)
+            q += _ONE
+    low, high = low >> _TWELVE, (high - _ONE) >> _TWELVE
+    end = np.uint64(0)
+    end = _take_row(zero, prune, low, high, out_data, out_indices, end, sums, bits, summary)
+    return np.int64(end)
+
+
+@njit(nogil=True, cache=True)
+def complement_rows(
+    ring, zero, a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, ascending, prune,
+    mask_indices, mask_indptr, start, stop, out_data, out_indices, out_indptr, place,
+    sums, bits, summary,
+):  # fmt: skip
+    # Rows without the places of a mask, which are struck from the bitmap before the row leaves.
+    # To add what is not wanted costs no more than to ask: a branch a product.
+    end, used = np.uint64(place), np.uint64(a_indptr[-1])
+    for i in range(np.uint64(start), np.uint64(stop)):
+        first, last = _sum_row(
+            ring, a_data, a_indices, b_data, b_indices, b_indptr, ascending,
+            np.uint64(a_indptr[i]), np.uint64(a_indptr[i + _ONE]), used, sums, bits, summary,
+        )  # fmt: skip
+        for p in range(np.uint64(mask_indptr[i]), np.uint64(mask_indptr[i + _ONE])):
+            column = np.uint64(mask_indices[p])
+            sums[column] = zero
+            bits[column >> _SIX] &= ~(_ONE << (column & _LOW))
+        end = _take_row(zero, prune, first, last, out_data, out_indices, end, sums, bits, summary)
         out_indptr[i + _ONE] = end
     return np.int64(end)
 
 
 @njit(nogil=True, cache=True)
 def repeat_rows(
-    a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, kinds, ascending, prune,
+    ring, zero, a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, kinds, ascending, prune,
     start, stop, out_data, out_indices, out_indptr, place, sums, bits, summary,
 ):  # fmt: skip
     # The same for matrices of grids: a row whose sources are those of the row before, shifted,
     # has its pattern, shifted, and its products fall on the same places of it. What is left is
     # one multiplication and one addition a product, all in L1.
-    zero = sums.dtype.type(0)
     end, used = np.uint64(place), np.uint64(a_indptr[-1])
     source_kind = np.empty(MOST_SOURCES, np.uint32)  # of the row that others may repeat
     source_shift = np.empty(MOST_SOURCES, b_indices.dtype)
@@ -227,15 +289,19 @@ def repeat_rows(
             while t < t_end:
                 k, factor = np.uint64(a_indices[t]), a_data[t]
                 for q in range(np.uint64(b_indptr[k]), np.uint64(b_indptr[k + _ONE])):
-                    out_data[end + np.uint64(slots[s])] += factor * b_data[q]
+                    p = end + np.uint64(slots[s])
+                    out_data[p] = ring_add(
+                        ring, out_data[p], ring_multiply(ring, factor, b_data[q])
+                    )
                     s += _ONE
                 t += _ONE
             end += entries
         else:
-            end = _row(
-                a_data, a_indices, b_data, b_indices, b_indptr, ascending, False,
-                t, t_end, used, out_data, out_indices, end, sums, bits, summary,
+            low, high = _sum_row(
+                ring, a_data, a_indices, b_data, b_indices, b_indptr, ascending, t, t_end, used,
+                sums, bits, summary,
             )  # fmt: skip
+            end = _take_row(zero, False, low, high, out_data, out_indices, end, sums, bits, summary)
             if repeats:
                 entries = end - begin
                 for p in range(entries):
@@ -308,7 +374,7 @@ def count_rows(a_indices, a_indptr, b_indices, b_indptr, start, stop, counts, bi
 
 @njit(nogil=True, cache=True)
 def tiny_product(
-    a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, columns, prune
+    ring, zero, a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, columns, prune
 ):  # fmt: skip
     # All of a small product in one call, which is what it costs. An empty indptr: not CSR.
     rows, inner = a_indptr.size - 1, b_indptr.size - 1
@@ -325,9 +391,9 @@ def tiny_product(
         indptr = np.zeros(rows + 1, np.int32)
         words = columns // 64 + 1
         end = multiply_rows(
-            a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, falls == 0, prune,
+            ring, zero, a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, falls == 0, prune,
             0, rows, data, indices, indptr, 0,
-            np.zeros(columns, a_data.dtype), np.zeros(words, np.uint64),
+            np.full(columns, zero, a_data.dtype), np.zeros(words, np.uint64),
             np.zeros(words // 64 + 1, np.uint64),
         )  # fmt: skip
         return data[:end].copy(), indices[:end].copy(), indptr

@@ -68,9 +68,10 @@ class Plan:
         self.first, self.second = first, second  # in rows, as engines take them
         self.is_masked = mask is not None
         self.indices, self.indptr = pattern.indices, pattern.indptr
+        self.kept: dict[str, Any] = {}  # what engines make of the patterns for themselves
         self.flops = int(xp.sum(flops(first, second)))
         self.slots = None
-        if slots is not False:
+        if slots is not False and mask is None:
             make = engine(first.indices).plan_slots
             self.slots = make(self, only_if_small=slots == "auto")
 
@@ -136,23 +137,28 @@ class Plan:
         promoted = promote(a_data, b_data, semiring, None)
         a_data, b_data = self._ordered(promoted.a_data, promoted.b_data)
         serving = engine(a_data, b_data)
-        if out is None:
-            data = serving.execute_plan(a_data, b_data, self, semiring=promoted.semiring)
-            if data.dtype != promoted.dtype:
-                data = array_namespace(data).astype(data, promoted.dtype)
-            return data
+        if out is not None:
+            self._check_out(out, a_data, b_data, promoted.dtype)
+            if serving.name == "numba" and out.flags.carray and out.dtype == a_data.dtype:
+                return serving.execute_plan(
+                    a_data, b_data, self, semiring=promoted.semiring, out=out
+                )
+        data = serving.execute_plan(a_data, b_data, self, semiring=promoted.semiring)
+        if out is not None:
+            out[:] = data
+            return out
+        if data.dtype != promoted.dtype:
+            data = array_namespace(data).astype(data, promoted.dtype)
+        return data
+
+    def _check_out(self, out: Any, a_data: Any, b_data: Any, dtype: Any) -> None:
         if type(out) is not np.ndarray or type(a_data) is not np.ndarray:
             raise TypeError(f"out needs NumPy arrays throughout; got {type(out).__name__}.")
         self._check("out", out, self.nnz)
-        if out.dtype != promoted.dtype:
-            raise TypeError(f"out must have the result's dtype {promoted.dtype}; got {out.dtype}.")
+        if out.dtype != dtype:
+            raise TypeError(f"out must have the result's dtype {dtype}; got {out.dtype}.")
         if np.may_share_memory(out, a_data) or np.may_share_memory(out, b_data):
             raise ValueError("out shares memory with an operand; give it memory of its own.")
-        fits = out.flags.c_contiguous and out.flags.aligned and out.flags.writeable
-        if not (fits and out.dtype == a_data.dtype and serving.name == "numba"):
-            out[:] = self.execute(a_data, b_data, semiring=semiring)
-            return out
-        return serving.execute_plan(a_data, b_data, self, semiring=promoted.semiring, out=out)
 
     def execute_vjp(
         self, cotangent: Any, a_data: Any, b_data: Any, /, *, wrt: Any = None
@@ -234,7 +240,7 @@ class Plan:
         """
         self._check("data", data, self.nnz)
         result = self._wrap((data, self.indices, self.indptr), self.shape, self.layout)
-        if hasattr(result, "has_canonical_format"):
+        if hasattr(type(result), "has_canonical_format"):
             result.has_sorted_indices = result.has_canonical_format = True
         return result
 
@@ -334,6 +340,8 @@ class GalerkinPlan:
             needed = "None (R is P transposed)" if self._r_is_p else "the values of R"
             raise ValueError(f"r_data must be {needed} as the plan was made.")
         if r_data is None:
+            (p_data,) = _checks.arrays(p_data=p_data)
+            Plan._check("p_data", p_data, self._sizes[2])
             r_data = array_namespace(p_data).take(p_data, _like(self._order, p_data))
         if self.left_first:
             return self.outer.execute(self.inner.execute(r_data, a_data), p_data)
@@ -380,7 +388,8 @@ def plan(
         Compute only those that are not.
     slots : {"auto", True, False}
         Keep for every product its place in the row of the result (1, 2 or 4 bytes each, as
-        the longest row asks). "auto": where they take less than an eighth of the available memory.
+        the longest row asks). "auto": where they take less than an eighth of the available
+        memory. With a mask there are none: a dense row takes their part.
 
     Returns
     -------
@@ -499,7 +508,8 @@ def _in_rows(operand: Operand, name: str) -> tuple[Operand, Any]:
     xp = array_namespace(operand.indices)
     numbered = operand._replace(data=xp.arange(operand.data.shape[0]))
     rows = numbered.in_layout("csr", name)
-    return rows, rows.data
+    unused = numbered.data[rows.data.shape[0] :]  # past the last row, which stay there
+    return rows, xp.concat([rows.data, unused])
 
 
 def _like(order: Any, array: Any) -> Any:

@@ -1,143 +1,370 @@
-// Sparse × sparse by rows. One block a row: its sources (entries of A) one after the other, the
-// entries of a source's row of B side by side. So sums run in stored order and have the bits of
-// the CPU engine; no atomic touches a value. Short rows are kept in a hash table in shared
-// memory and sorted there; long ones in a dense row with a bitmap in global memory.
-// Bound: latency of the gathers of B's rows.
+// Sparse × sparse by rows. A team of threads (a warp for short rows, else a block) takes a row:
+// its products side by side, as many as it has threads, in stored order. Columns are entered
+// into a hash table in shared memory; products that fall on one column are added one after the
+// other in that order (`in_turn`), so that sums have the bits of the CPU engine on every run. Then
+// the columns are sorted there. Rows too long for a table have a dense row and a bitmap in global
+// memory. Bound: latency of the gathers of B's rows.
 #include "block.cuh"
 #include "numbers.cuh"
 
 namespace linalgkit {
 
-constexpr int EMPTY = 0x7fffffff;  // no column; sorts behind all columns
+struct PlusTimes {
+    template <typename T> __device__ static T absent() { return T{}; }
+    template <typename T> __device__ static T add(T a, T b) { return plus(a, b); }
+    template <typename T> __device__ static T multiply(T a, T b) { return times(a, b); }
+};
+struct PlusPair : PlusTimes {
+    template <typename T> __device__ static T multiply(T, T) { return T{1}; }
+};
+struct Least {
+    template <typename T> __device__ static T absent() { return greatest<T>(); }
+    template <typename T> __device__ static T add(T a, T b) { return lesser(a, b); }
+};
+struct Greatest {
+    template <typename T> __device__ static T absent() { return least<T>(); }
+    template <typename T> __device__ static T add(T a, T b) { return greater(a, b); }
+};
+struct MinPlus : Least {
+    template <typename T> __device__ static T multiply(T a, T b) { return plus(a, b); }
+};
+struct MaxPlus : Greatest {
+    template <typename T> __device__ static T multiply(T a, T b) { return plus(a, b); }
+};
+struct MaxMin : Greatest {
+    template <typename T> __device__ static T multiply(T a, T b) { return lesser(a, b); }
+};
+struct MinMax : Least {
+    template <typename T> __device__ static T multiply(T a, T b) { return greater(a, b); }
+};
+struct OrAnd {
+    template <typename T> __device__ static T absent() { return T{}; }
+    template <typename T> __device__ static T add(T a, T b) { return a | b; }
+    template <typename T> __device__ static T multiply(T a, T b) { return a & b; }
+};
 
-// Where one block's share of a row of B begins and how far it steps. A row of B with repeated
-// columns is left to one thread: two threads must not add to one place at once.
-template <int THREADS>
-__device__ void share(const long long* b_indptr, int k, bool distinct, long long& q,
-                      long long& end, int& step) {
-    end = b_indptr[k + 1];
-    step = distinct ? THREADS : 1;
-    q = b_indptr[k] + threadIdx.x;
-    if (!distinct && threadIdx.x) q = end;
+// Which products count: ALL; those in MASKED, or not in COMPLEMENT; those in the result's pattern,
+// which is KNOWN. PAIRS counts products of MASKED, not entries. As in _cupy.py.
+enum Mode { ALL, MASKED, COMPLEMENT, KNOWN, PAIRS };
+
+// No column; sorts behind all columns. A column that only the mask has is kept as its complement,
+// a negative number.
+constexpr int EMPTY = 0x7fffffff;
+
+__device__ bool is_entry(int key) { return (unsigned int)key < (unsigned int)EMPTY; }
+
+template <int SLOTS>
+__device__ int first_slot(int column) {
+    return ((unsigned int)column * 0x9E3779B1u) >> (32 - __popc(SLOTS - 1));
 }
 
-// Slot of a column in the table, entered if it is new. SLOTS is a power of two and at least
-// twice the number of columns that come.
+// Enter a column of the mask. SLOTS is a power of two and at least twice the columns that come.
 template <int SLOTS>
-__device__ int find_slot(int* keys, int column) {
-    int slot = (column * 0x9E3779B1u) >> (32 - __popc(SLOTS - 1));
-    while (true) {
-        const int seen = atomicCAS(&keys[slot], EMPTY, column);
-        if (seen == EMPTY || seen == column) return slot;
-        slot = (slot + 1) & (SLOTS - 1);
+__device__ void enter_mask(int* keys, int column) {
+    for (int slot = first_slot<SLOTS>(column);; slot = (slot + 1) & (SLOTS - 1)) {
+        const int seen = atomicCAS(&keys[slot], EMPTY, ~column);
+        if (seen == EMPTY || seen == ~column) return;
     }
 }
 
-// Products of every row.
-__global__ void row_products(const int* a_indices, const long long* a_indptr,
-                                        const long long* b_indptr, long long rows,
-                                        long long* products) {
-    const long long warp = (blockIdx.x * (long long)blockDim.x + threadIdx.x) >> 5;
-    if (warp >= rows) return;
+// Slot of a product's column, entered if it is new; -1 where the mask says no.
+template <int SLOTS>
+__device__ int find_slot(int* keys, int column, int mode) {
+    for (int slot = first_slot<SLOTS>(column);; slot = (slot + 1) & (SLOTS - 1)) {
+        int seen = ((volatile int*)keys)[slot];
+        if (seen == column) return slot;
+        if (seen == ~column) {
+            if (mode == COMPLEMENT) return -1;
+            ((volatile int*)keys)[slot] = column;  // whoever comes writes the same
+            return slot;
+        }
+        if (seen == EMPTY) {
+            if (mode != ALL && mode != COMPLEMENT) return -1;
+            seen = atomicCAS(&keys[slot], EMPTY, column);
+            if (seen == EMPTY || seen == column) return slot;
+        }
+    }
+}
+
+// A team's shared memory: `values` first, for alignment. _cupy.py knows the sizes.
+template <typename T, int SLOTS, int TEAM>
+struct Table {
+    T values[SLOTS];
+    long long before[TEAM], offset[TEAM];  // of the sources at hand: products before, first place
+    int keys[SLOTS];
+    int order[SLOTS];  // claims of `in_turn`, then the slots of the sorted columns
+};
+template <int SLOTS, int TEAM>
+struct Columns {
+    long long before[TEAM], offset[TEAM];
+    int keys[SLOTS];
+};
+
+// Call take(is_one, t, q) for the products of the entries [begin, end) of A, entry t of A with
+// entry q of B, in stored order, TEAM at a time; by all threads, also those that get none.
+template <int TEAM, typename Take>
+__device__ void for_products(const int* a_indices, long long begin, long long end,
+                             const long long* b_indptr, long long* before, long long* offset,
+                             Take take) {
+    const int member = threadIdx.x % TEAM;
+    for (long long base = begin; base < end; base += TEAM) {
+        long long first = 0, length = 0, total;
+        if (base + member < end) {
+            const int k = a_indices[base + member];
+            first = b_indptr[k];
+            length = b_indptr[k + 1] - first;
+        }
+        const long long ahead = exclusive_sum<TEAM>(length, total);
+        before[member] = ahead;
+        offset[member] = first - ahead;
+        meet<TEAM>();
+        for (long long start = 0; start < total; start += TEAM) {
+            const long long p = start + member;
+            int source = 0;
+            for (int step = TEAM / 2; step; step >>= 1)
+                if (before[source + step] <= p) source += step;
+            take(p < total, base + source, offset[source] + p);
+        }
+        meet<TEAM>();
+    }
+}
+
+// Products of every row, by a warp each.
+__global__ void count_products(const int* a_indices, const long long* a_indptr,
+                               const long long* b_indptr, long long rows, long long* products) {
+    const long long row = (blockIdx.x * (long long)blockDim.x + threadIdx.x) >> 5;
+    if (row >= rows) return;
     long long sum = 0;
-    for (long long t = a_indptr[warp] + (threadIdx.x & 31); t < a_indptr[warp + 1]; t += 32) {
+    for (long long t = a_indptr[row] + (threadIdx.x & 31); t < a_indptr[row + 1]; t += 32) {
         const int k = a_indices[t];
         sum += b_indptr[k + 1] - b_indptr[k];
     }
-    for (int step = 16; step; step >>= 1) sum += __shfl_down_sync(0xffffffffu, sum, step);
-    if ((threadIdx.x & 31) == 0) products[warp] = sum;
+    for (int step = 16; step; step >>= 1) sum += __shfl_down_sync(WARP, sum, step);
+    if ((threadIdx.x & 31) == 0) products[row] = sum;
 }
 
-// Number of entries of the rows listed, by the table.
-template <int SLOTS, int THREADS>
-__global__ void count_hash(const int* a_indices, const long long* a_indptr, const int* b_indices,
-                           const long long* b_indptr, const long long* listed,
-                           long long* counts) {
-    extern __shared__ int keys[];
-    __shared__ int count;
-    for (int s = threadIdx.x; s < SLOTS; s += THREADS) keys[s] = EMPTY;
-    if (threadIdx.x == 0) count = 0;
+// Set `invalid` unless the arrays are rows of `columns` columns; by a warp for each row.
+__global__ void check_rows(const int* indices, const long long* indptr, long long entries,
+                           long long rows, long long columns, int* invalid) {
+    const long long row = (blockIdx.x * (long long)blockDim.x + threadIdx.x) >> 5;
+    if (row >= rows) return;
+    const long long begin = indptr[row], end = indptr[row + 1];
+    bool bad = begin < 0 || begin > end || end > entries || (row == 0 && begin != 0);
+    if (!bad)
+        for (long long t = begin + (threadIdx.x & 31); t < end; t += 32)
+            bad |= indices[t] < 0 || indices[t] >= columns;
+    if (bad) *invalid = 1;
+}
+
+// Bin of every row, by the entries that a table needs room for: 0 for none, b for at most
+// SMALLEST << (b - 1), `tables` + 1 beyond the last table. `sizes` counts the rows of the bins.
+constexpr int SMALLEST_BITS = 5;
+
+__global__ void bin_rows(const long long* needed, long long rows, int tables,
+                         unsigned char* bins, long long* sizes) {
+    __shared__ int here[32];
+    if (threadIdx.x < 32) here[threadIdx.x] = 0;
     __syncthreads();
-    const long long row = listed[blockIdx.x];
-    for (long long t = a_indptr[row]; t < a_indptr[row + 1]; ++t) {
-        const int k = a_indices[t];
-        for (long long q = b_indptr[k] + threadIdx.x; q < b_indptr[k + 1]; q += THREADS)
-            find_slot<SLOTS>(keys, b_indices[q]);
+    const long long row = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    if (row < rows) {
+        const int bits = needed[row] < 2 ? 0 : 64 - __clzll(needed[row] - 1);
+        const int bin = needed[row] == 0 ? 0 : min(max(bits - SMALLEST_BITS, 0), tables) + 1;
+        bins[row] = bin;
+        atomicAdd(&here[bin], 1);
     }
     __syncthreads();
-    int mine = 0;
-    for (int s = threadIdx.x; s < SLOTS; s += THREADS) mine += keys[s] != EMPTY;
-    atomicAdd(&count, mine);
-    __syncthreads();
-    if (threadIdx.x == 0) counts[row] = count;
+    if (threadIdx.x <= tables + 1 && here[threadIdx.x])
+        atomicAdd((unsigned long long*)&sizes[threadIdx.x], (unsigned long long)here[threadIdx.x]);
 }
 
-// The rows listed, by the table, sorted in shared memory.
-template <typename T, int SLOTS, int THREADS>
-__global__ void multiply_hash(const T* a_data, const int* a_indices, const long long* a_indptr,
-                              const T* b_data, const int* b_indices, const long long* b_indptr,
-                              bool distinct, const long long* listed, const long long* indptr,
-                              T* data, int* indices) {
+// The rows by their bins, those of a bin in any order; `next` is where each bin begins.
+__global__ void list_rows(const unsigned char* bins, long long rows, long long* next,
+                          long long* listed) {
+    const long long row = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    if (row >= rows) return;
+    const unsigned int same = __match_any_sync(__activemask(), bins[row]);
+    const int lane = threadIdx.x & 31, leader = __ffs(same) - 1;
+    unsigned long long place = 0;
+    if (lane == leader)
+        place = atomicAdd((unsigned long long*)&next[bins[row]], (unsigned long long)__popc(same));
+    place = __shfl_sync(same, place, leader);
+    listed[place + __popc(same & ((1u << lane) - 1))] = row;
+}
+
+// Entries of the rows listed, by the table (with PAIRS: products).
+template <int SLOTS, int TEAM, int TEAMS>
+__global__ void __launch_bounds__(TEAM * TEAMS)
+count_by_table(const int* a_indices, const long long* a_indptr, const int* b_indices,
+               const long long* b_indptr, const int* mask_indices, const long long* mask_indptr,
+               int mode, const long long* listed, long long number, long long* counts) {
     extern __shared__ __align__(16) unsigned char shared[];
-    T* values = reinterpret_cast<T*>(shared);
-    int* keys = reinterpret_cast<int*>(values + SLOTS);
-    for (int s = threadIdx.x; s < SLOTS; s += THREADS) {
-        keys[s] = EMPTY;
-        values[s] = T{};
+    auto& table = reinterpret_cast<Columns<SLOTS, TEAM>*>(shared)[threadIdx.x / TEAM];
+    const int member = threadIdx.x % TEAM;
+    const long long place = blockIdx.x * (long long)TEAMS + threadIdx.x / TEAM;
+    if (place >= number) return;
+    const long long row = listed[place];
+    for (int s = member; s < SLOTS; s += TEAM) table.keys[s] = EMPTY;
+    meet<TEAM>();
+    if (mode != ALL)
+        for (long long t = mask_indptr[row] + member; t < mask_indptr[row + 1]; t += TEAM)
+            enter_mask<SLOTS>(table.keys, mask_indices[t]);
+    meet<TEAM>();
+    long long mine = 0;
+    for_products<TEAM>(
+        a_indices, a_indptr[row], a_indptr[row + 1], b_indptr, table.before, table.offset,
+        [&](bool is_one, long long, long long q) {
+            if (is_one && find_slot<SLOTS>(table.keys, b_indices[q], mode) >= 0) ++mine;
+        });
+    meet<TEAM>();
+    if (mode != PAIRS) {
+        mine = 0;
+        for (int s = member; s < SLOTS; s += TEAM) mine += is_entry(table.keys[s]);
     }
-    __syncthreads();
-    const long long row = listed[blockIdx.x];
-    for (long long t = a_indptr[row]; t < a_indptr[row + 1]; ++t) {
-        const T factor = a_data[t];
-        long long q, end;
-        int step;
-        share<THREADS>(b_indptr, a_indices[t], distinct, q, end, step);
-        for (; q < end; q += step) {
-            const int slot = find_slot<SLOTS>(keys, b_indices[q]);
-            values[slot] = values[slot] + factor * b_data[q];
+    long long total;
+    exclusive_sum<TEAM>(mine, total);
+    if (member == 0) counts[row] = total;
+}
+
+// Move the columns of the products to the front, their slots to `order`; return how many.
+template <int SLOTS, int TEAM>
+__device__ int compact(int* keys, int* order) {
+    const int member = threadIdx.x % TEAM;
+    int own[SLOTS / TEAM], mine = 0;
+    for (int i = 0; i < SLOTS / TEAM; ++i) {
+        own[i] = keys[member + i * TEAM];
+        mine += is_entry(own[i]);
+    }
+    meet<TEAM>();
+    long long total;
+    int place = exclusive_sum<TEAM>(mine, total);
+    for (int i = 0; i < SLOTS / TEAM; ++i) {
+        if (is_entry(own[i])) {
+            keys[place] = own[i];
+            order[place++] = member + i * TEAM;
         }
-        __syncthreads();
     }
-    for (int size = 2; size <= SLOTS; size <<= 1) {  // bitonic, keys with their values
-        for (int stride = size >> 1; stride; stride >>= 1) {
-            for (int s = threadIdx.x; s < SLOTS / 2; s += THREADS) {
-                const int low = 2 * s - (s & (stride - 1)), high = low + stride;
-                const int left = keys[low], right = keys[high];
-                if ((left > right) == ((low & size) == 0)) {
-                    const T kept = values[low];
-                    keys[low] = right, keys[high] = left;
-                    values[low] = values[high], values[high] = kept;
-                }
+    meet<TEAM>();
+    return total;
+}
+
+// Sort `count` different keys, at most MOST, and their `order` by merging: a key moves as far as
+// there are lesser ones in the other half.
+template <int MOST, int TEAM>
+__device__ void merge_sort(int* keys, int* order, int count) {
+    const int member = threadIdx.x % TEAM;
+    int key[MOST / TEAM], from[MOST / TEAM], place[MOST / TEAM];
+    for (int size = 1; size < count; size <<= 1) {
+        for (int i = 0; i < MOST / TEAM; ++i) {
+            const int at = member + i * TEAM, other = (at & -size) ^ size;
+            if (at >= count) break;
+            key[i] = keys[at], from[i] = order[at];
+            int low = min(other, count), high = min(other + size, count);
+            while (low < high) {
+                const int middle = (low + high) >> 1;
+                if (keys[middle] < key[i]) low = middle + 1; else high = middle;
             }
-            __syncthreads();
+            place[i] = (at & ~size) + low - min(other, count);
         }
-    }
-    const long long begin = indptr[row], count = indptr[row + 1] - begin;
-    for (long long s = threadIdx.x; s < count; s += THREADS) {
-        data[begin + s] = values[s];
-        indices[begin + s] = keys[s];
+        meet<TEAM>();
+        for (int i = 0; i < MOST / TEAM && member + i * TEAM < count; ++i)
+            keys[place[i]] = key[i], order[place[i]] = from[i];
+        meet<TEAM>();
     }
 }
 
-// Number of entries of the long rows listed, by a bitmap for each block, all zero between rows.
+// The rows listed, by the table.
+template <typename T, typename Semiring, int SLOTS, int TEAM, int TEAMS>
+__global__ void __launch_bounds__(TEAM * TEAMS)
+multiply_by_table(const T* a_data, const int* a_indices, const long long* a_indptr,
+                  const T* b_data, const int* b_indices, const long long* b_indptr,
+                  const int* mask_indices, const long long* mask_indptr, int mode,
+                  const long long* listed, long long number, const long long* indptr, T* data,
+                  int* indices) {
+    extern __shared__ __align__(16) unsigned char shared[];
+    auto& table = reinterpret_cast<Table<T, SLOTS, TEAM>*>(shared)[threadIdx.x / TEAM];
+    const int member = threadIdx.x % TEAM;
+    const long long place = blockIdx.x * (long long)TEAMS + threadIdx.x / TEAM;
+    if (place >= number) return;
+    const long long row = listed[place], begin = indptr[row];
+    for (int s = member; s < SLOTS; s += TEAM) {
+        table.keys[s] = EMPTY;
+        table.order[s] = NOBODY;
+        table.values[s] = Semiring::template absent<T>();
+    }
+    meet<TEAM>();
+    if (mode != ALL)
+        for (long long t = mask_indptr[row] + member; t < mask_indptr[row + 1]; t += TEAM)
+            enter_mask<SLOTS>(table.keys, mask_indices[t]);
+    meet<TEAM>();
+    for_products<TEAM>(
+        a_indices, a_indptr[row], a_indptr[row + 1], b_indptr, table.before, table.offset,
+        [&](bool is_one, long long t, long long q) {
+            int slot = -1;
+            T term;
+            if (is_one) {
+                slot = find_slot<SLOTS>(table.keys, b_indices[q], mode);
+                term = Semiring::multiply(a_data[t], b_data[q]);
+            }
+            in_turn<TEAM>(slot, table.order, [&] {
+                table.values[slot] = Semiring::add(table.values[slot], term);
+            });
+        });
+    meet<TEAM>();
+    if (mode == KNOWN) {
+        for (long long t = mask_indptr[row] + member; t < mask_indptr[row + 1]; t += TEAM)
+            data[t] = table.values[find_slot<SLOTS>(table.keys, mask_indices[t], mode)];
+        return;
+    }
+    const int count = compact<SLOTS, TEAM>(table.keys, table.order);
+    merge_sort<SLOTS / 2, TEAM>(table.keys, table.order, count);
+    for (int s = member; s < count; s += TEAM) {
+        data[begin + s] = table.values[table.order[s]];
+        indices[begin + s] = table.keys[s];
+    }
+}
+
+__device__ bool is_marked(const unsigned int* bits, int column) {
+    return bits[column >> 5] >> (column & 31) & 1;
+}
+
+__device__ void mark(unsigned int* bits, int column) {
+    atomicOr(&bits[column >> 5], 1u << (column & 31));
+}
+
+// Entries of the long rows listed (with PAIRS: products), by a bitmap for each block, all zero
+// between rows; another one marks the mask.
 template <int THREADS>
-__global__ void count_dense(const int* a_indices, const long long* a_indptr, const int* b_indices,
-                            const long long* b_indptr, const long long* listed,
-                            long long number, long long words, unsigned int* bitmaps,
-                            long long* counts) {
+__global__ void __launch_bounds__(THREADS)
+count_by_bitmap(const int* a_indices, const long long* a_indptr, const int* b_indices,
+                const long long* b_indptr, const int* mask_indices, const long long* mask_indptr,
+                int mode, const long long* listed, long long number, long long words,
+                unsigned int* bitmaps, unsigned int* masks, long long* counts) {
+    __shared__ long long before[THREADS], offset[THREADS];
     unsigned int* bits = bitmaps + blockIdx.x * words;
+    unsigned int* marks = masks + blockIdx.x * words;
     for (long long r = blockIdx.x; r < number; r += gridDim.x) {
         const long long row = listed[r];
-        for (long long t = a_indptr[row]; t < a_indptr[row + 1]; ++t) {
-            const int k = a_indices[t];
-            for (long long q = b_indptr[k] + threadIdx.x; q < b_indptr[k + 1]; q += THREADS)
-                atomicOr(&bits[b_indices[q] >> 5], 1u << (b_indices[q] & 31));
-        }
+        if (mode != ALL)
+            for (long long t = mask_indptr[row] + threadIdx.x; t < mask_indptr[row + 1];
+                 t += THREADS)
+                mark(marks, mask_indices[t]);
         __syncthreads();
         long long mine = 0, total;
+        for_products<THREADS>(
+            a_indices, a_indptr[row], a_indptr[row + 1], b_indptr, before, offset,
+            [&](bool is_one, long long, long long q) {
+                if (!is_one) return;
+                const int column = b_indices[q];
+                if (mode != ALL && is_marked(marks, column) == (mode == COMPLEMENT)) return;
+                ++mine;
+                if (!is_marked(bits, column)) mark(bits, column);
+            });
+        __syncthreads();
+        if (mode != PAIRS) mine = 0;
         for (long long w = threadIdx.x; w < words; w += THREADS) {
-            mine += __popc(bits[w]);
+            if (mode != PAIRS) mine += __popc(bits[w]);
             bits[w] = 0;
+            if (mode != ALL) marks[w] = 0;
         }
         exclusive_sum<THREADS>(mine, total);
         if (threadIdx.x == 0) counts[row] = total;
@@ -145,28 +372,51 @@ __global__ void count_dense(const int* a_indices, const long long* a_indptr, con
     }
 }
 
-// The long rows listed, by a dense row and a bitmap for each block, all zero between rows.
-template <typename T, int THREADS>
-__global__ void multiply_dense(const T* a_data, const int* a_indices, const long long* a_indptr,
-                               const T* b_data, const int* b_indices, const long long* b_indptr,
-                               bool distinct, const long long* listed, long long number,
-                               long long columns, long long words, T* dense,
-                               unsigned int* bitmaps, const long long* indptr, T* data,
-                               int* indices) {
+// The long rows listed, by a dense row, all absent between rows, and bitmaps as above.
+template <typename T, typename Semiring, int THREADS>
+__global__ void __launch_bounds__(THREADS)
+multiply_by_bitmap(const T* a_data, const int* a_indices, const long long* a_indptr,
+                   const T* b_data, const int* b_indices, const long long* b_indptr,
+                   const int* mask_indices, const long long* mask_indptr, int mode,
+                   const long long* listed, long long number, long long columns, long long words,
+                   T* dense, unsigned int* bitmaps, unsigned int* masks, const long long* indptr,
+                   T* data, int* indices) {
+    __shared__ long long before[THREADS], offset[THREADS];
+    __shared__ int keys[2 * THREADS], claims[2 * THREADS];  // of the products at hand
+    for (int s = threadIdx.x; s < 2 * THREADS; s += THREADS) keys[s] = EMPTY, claims[s] = NOBODY;
     T* sums = dense + blockIdx.x * columns;
     unsigned int* bits = bitmaps + blockIdx.x * words;
+    unsigned int* marks = masks + blockIdx.x * words;
     for (long long r = blockIdx.x; r < number; r += gridDim.x) {
         const long long row = listed[r];
-        for (long long t = a_indptr[row]; t < a_indptr[row + 1]; ++t) {
-            const T factor = a_data[t];
-            long long q, end;
-            int step;
-            share<THREADS>(b_indptr, a_indices[t], distinct, q, end, step);
-            for (; q < end; q += step) {
-                const int column = b_indices[q];
-                sums[column] = sums[column] + factor * b_data[q];
-                atomicOr(&bits[column >> 5], 1u << (column & 31));
-            }
+        if (mode != ALL)
+            for (long long t = mask_indptr[row] + threadIdx.x; t < mask_indptr[row + 1];
+                 t += THREADS)
+                mark(marks, mask_indices[t]);
+        __syncthreads();
+        for_products<THREADS>(
+            a_indices, a_indptr[row], a_indptr[row + 1], b_indptr, before, offset,
+            [&](bool is_one, long long t, long long q) {
+                int slot = -1, column = 0;
+                T term;
+                if (is_one) {
+                    column = b_indices[q];
+                    if (mode == ALL || is_marked(marks, column) != (mode == COMPLEMENT)) {
+                        slot = find_slot<2 * THREADS>(keys, column, ALL);
+                        term = Semiring::multiply(a_data[t], b_data[q]);
+                    }
+                }
+                in_turn<THREADS>(slot, claims, [&] {
+                    sums[column] = Semiring::add(sums[column], term);
+                    if (!is_marked(bits, column)) mark(bits, column);
+                });
+                if (slot >= 0) keys[slot] = EMPTY;
+                __syncthreads();
+            });
+        if (mode == KNOWN) {
+            for (long long t = mask_indptr[row] + threadIdx.x; t < mask_indptr[row + 1];
+                 t += THREADS)
+                data[t] = sums[mask_indices[t]];
             __syncthreads();
         }
         long long place = indptr[row];
@@ -178,15 +428,85 @@ __global__ void multiply_dense(const T* a_data, const int* a_indices, const long
             while (left) {
                 const long long column = (w << 5) + __ffs(left) - 1;
                 left &= left - 1;
-                data[mine] = sums[column];
-                indices[mine++] = (int)column;
-                sums[column] = T{};
+                if (mode != KNOWN) {
+                    data[mine] = sums[column];
+                    indices[mine++] = (int)column;
+                }
+                sums[column] = Semiring::template absent<T>();
             }
-            if (w < words) bits[w] = 0;
+            if (w < words) {
+                bits[w] = 0;
+                if (mode != ALL) marks[w] = 0;
+            }
             place += total;
         }
         __syncthreads();
     }
+}
+
+// Row of an entry: the last one that begins at it or before.
+__device__ long long row_of(const long long* indptr, long long rows, long long entry) {
+    long long low = 0, high = rows;
+    while (high - low > 1) {
+        const long long middle = (low + high) >> 1;
+        if (indptr[middle] <= entry) low = middle; else high = middle;
+    }
+    return low;
+}
+
+// Value at a column of a sorted row, 0 where it has none.
+template <typename T>
+__device__ T value_at(const T* data, const int* indices, long long low, long long end,
+                      int column) {
+    long long high = end;
+    while (low < high) {
+        const long long middle = (low + high) >> 1;
+        if (indices[middle] < column) low = middle + 1; else high = middle;
+    }
+    return low < end && indices[low] == column ? data[low] : T{};
+}
+
+// Gradient at the entries of A, dC B^H, by a warp each; its lanes' sums are added as a tree.
+template <typename T>
+__global__ void pull_to_a(const T* cotangent, const int* indices, const long long* indptr,
+                          const int* a_indices, const long long* a_indptr, long long rows,
+                          const T* b_data, const int* b_indices, const long long* b_indptr,
+                          long long entries, T* gradient) {
+    const long long t = (blockIdx.x * (long long)blockDim.x + threadIdx.x) >> 5;
+    if (t >= entries) return;
+    const long long row = row_of(a_indptr, rows, t);
+    const int k = a_indices[t], lane = threadIdx.x & 31;
+    T mine{};
+    for (long long q = b_indptr[k] + lane; q < b_indptr[k + 1]; q += 32)
+        mine = mine + value_at(cotangent, indices, indptr[row], indptr[row + 1], b_indices[q]) *
+                          conjugate(b_data[q]);
+    __shared__ T sums[256];
+    sums[threadIdx.x] = mine;
+    for (int step = 16; step; step >>= 1) {
+        __syncwarp();
+        if (lane < step) sums[threadIdx.x] = sums[threadIdx.x] + sums[threadIdx.x + step];
+    }
+    if (lane == 0) gradient[t] = sums[threadIdx.x];
+}
+
+// Gradient at the entries of B, A^H dC, by a thread each: along the column of A, whose entries
+// `column_entries` lists with their rows.
+template <typename T>
+__global__ void pull_to_b(const T* cotangent, const int* indices, const long long* indptr,
+                          const T* a_data, const long long* column_indptr,
+                          const long long* column_entries, const long long* column_rows,
+                          const int* b_indices, const long long* b_indptr, long long rows,
+                          long long entries, T* gradient) {
+    const long long q = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    if (q >= entries) return;
+    const long long k = row_of(b_indptr, rows, q);
+    T mine{};
+    for (long long s = column_indptr[k]; s < column_indptr[k + 1]; ++s) {
+        const long long row = column_rows[s];
+        mine = mine + conjugate(a_data[column_entries[s]]) *
+                          value_at(cotangent, indices, indptr[row], indptr[row + 1], b_indices[q]);
+    }
+    gradient[q] = mine;
 }
 
 }  // namespace linalgkit

@@ -170,7 +170,7 @@ def matmul(
     pattern = read_mask(mask, (left.shape[0], right.shape[1]), complement, mask_values)
     result = multiply(left, right, mask=pattern, **options)
     container = result.container()
-    if sort and hasattr(container, "has_canonical_format"):
+    if sort and hasattr(type(container), "has_canonical_format"):
         container.has_sorted_indices = container.has_canonical_format = True
     return container
 
@@ -316,7 +316,7 @@ def multiply(
     prune: bool = False,
 ) -> Operand:
     """Multiply operands that fit, in the layout that converts least."""
-    _checks.library_of(left.data, right.data)
+    _checks.library_of(left.data, right.data, *([] if mask is None else [mask.indices]))
     shape = left.shape[0], right.shape[1]
     layout = "csc" if left.layout == right.layout == "csc" else "csr"
     if layout == "csc":  # columns of A B are rows of (A B)^T = B^T A^T

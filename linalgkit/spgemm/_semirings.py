@@ -80,8 +80,12 @@ def promote(a_data: Any, b_data: Any, semiring: str, accumulate: Any) -> Promote
         raise TypeError(f"{semiring} needs an order, and complex numbers have none.")
     computed = dtype
     if accumulate is not None:
-        computed = xp.result_type(_dtype("accumulate", accumulate, xp), dtype)
-    elif "float16" in str(dtype):  # and bfloat16: stored so, summed in single precision
+        wished = _dtype("accumulate", accumulate, xp)
+        if not xp.isdtype(dtype, "bool"):  # whose "or" is exact
+            computed = xp.result_type(wished, dtype)
+        if xp.isdtype(wished, "complex floating") and computed != dtype:
+            raise ValueError(f"accumulate must be real for real operands; got {accumulate!r}.")
+    if "float16" in str(computed):  # and bfloat16: stored so, summed in single precision
         computed = xp.float32
     if a_data.dtype != computed:
         a_data = xp.astype(a_data, computed)

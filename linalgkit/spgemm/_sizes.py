@@ -147,7 +147,8 @@ def estimate_nnz(a: Any, b: Any, /, *, rng: Any = None) -> float:
     generator = np.random.default_rng(rng)
     keys = generator.standard_exponential((right.shape[1], _SAMPLES))
     for operand in (right, left):
-        keys = _row_minima(keys, *map(_host, operand.parts[1:]))
+        serving = engine(operand.indices).row_minima
+        keys = serving(keys, _host(operand.indices), _host(operand.indptr))
     with np.errstate(divide="ignore"):
         return float(np.sum((_SAMPLES - 1) / keys.sum(axis=1)))
 
@@ -170,16 +171,6 @@ def _read_both(a: Any, b: Any) -> tuple[Operand, Operand]:
     check_csr("a", *left.parts, left.shape[1])
     check_csr("b", *right.parts, right.shape[1])
     return left, right
-
-
-def _row_minima(keys: Any, indices: Any, indptr: Any) -> Any:
-    """Smallest keys of the entries of every row; infinite where a row has none."""
-    minima = np.full((indptr.size - 1, keys.shape[1]), np.inf)
-    filled = np.flatnonzero(np.diff(indptr))
-    if filled.size:
-        entries = keys[indices[: indptr[-1]]]
-        minima[filled] = np.minimum.reduceat(entries, indptr[filled], axis=0)
-    return minima
 
 
 def _host(array: Any) -> np.ndarray:

@@ -1,0 +1,126 @@
+"""Compiled kernels of the masked product: only the places that a mask stores.
+
+Two ways to a row. Products of the row fall on marks: the place in the mask's row, or one of 16
+where what does not count is thrown away (one alone would make each product wait for the one
+before); no branch a product. Or, where the mask holds few places and
+the products are many, each place is an inner product of a row of A and a column of B.
+"""
+
+import numpy as np
+from numba import njit
+
+from .._intrinsics import prefetch, ring_add, ring_multiply
+
+_AHEAD = np.uint64(8)
+_ONE = np.uint64(1)
+WASTE = np.uint64(16)
+
+
+@njit(nogil=True, cache=True)
+def masked_work(start, stop, a_indices, a_indptr, b_indptr, mask_indptr, column_length, ends):
+    # Running sums of the rows' work; returns how much of it inner products save.
+    total, saved = np.uint64(0), np.uint64(0)
+    for i in range(np.uint64(start), np.uint64(stop)):
+        t, t_end = np.uint64(a_indptr[i]), np.uint64(a_indptr[i + _ONE])
+        places = np.uint64(mask_indptr[i + _ONE]) - np.uint64(mask_indptr[i])
+        dots = places * (t_end - t + np.uint64(column_length))
+        products = np.uint64(0)
+        if places:
+            while t < t_end:
+                k = np.uint64(a_indices[t])
+                products += np.uint64(b_indptr[k + _ONE]) - np.uint64(b_indptr[k])
+                t += _ONE
+            products += places
+        if dots < products:
+            saved += products - dots
+        total += products
+        ends[i + _ONE] = total
+    return np.int64(saved)
+
+
+@njit(nogil=True, cache=True)
+def masked_rows(
+    ring, zero, a_data, a_indices, a_indptr, b_data, b_indices, b_indptr,
+    t_data, t_indices, t_indptr, mask_indices, mask_indptr, column_length, prune,
+    start, stop, out_data, out_indices, out_indptr, place, marks, values, hits,
+):  # fmt: skip
+    # Rows into out[place:]; returns where they end. `t_*` is B by columns, empty where inner
+    # products never pay.
+    end, used = np.uint64(place), np.uint64(a_indptr[-1])
+    by_columns = t_indptr.size > 0
+    for i in range(np.uint64(start), np.uint64(stop)):
+        t, t_end = np.uint64(a_indptr[i]), np.uint64(a_indptr[i + _ONE])
+        low, high = np.uint64(mask_indptr[i]), np.uint64(mask_indptr[i + _ONE])
+        products = np.uint64(0)
+        if by_columns and low < high:
+            for s in range(t, t_end):
+                k = np.uint64(a_indices[s])
+                products += np.uint64(b_indptr[k + _ONE]) - np.uint64(b_indptr[k])
+        if (high - low) * (t_end - t + np.uint64(column_length)) < products:
+            for p in range(low, high):
+                column = np.uint64(mask_indices[p])
+                q, q_end = np.uint64(t_indptr[column]), np.uint64(t_indptr[column + _ONE])
+                s, value, hit = t, zero, False
+                while s < t_end and q < q_end:
+                    left, right = a_indices[s], t_indices[q]
+                    if left == right:
+                        product = ring_multiply(ring, a_data[s], t_data[q])
+                        value = ring_add(ring, value, product)
+                        hit = True
+                    s += np.uint64(left <= right)
+                    q += np.uint64(right <= left)
+                if hit and not (prune and value == zero):
+                    out_indices[end] = column
+                    out_data[end] = value
+                    end += _ONE
+        elif low < high:
+            for p in range(low, high):
+                mark = p - low + WASTE
+                marks[np.uint64(mask_indices[p])] = mark
+                values[mark] = zero
+                hits[mark] = 0
+            while t < t_end:
+                k, factor = np.uint64(a_indices[t]), a_data[t]
+                ahead = t + _AHEAD
+                if ahead + _AHEAD < used:
+                    prefetch(b_indptr, np.uint64(a_indices[ahead + _AHEAD]))
+                    row = np.uint64(b_indptr[np.uint64(a_indices[ahead])])
+                    prefetch(b_indices, row)
+                    prefetch(b_data, row)
+                for q in range(np.uint64(b_indptr[k]), np.uint64(b_indptr[k + _ONE])):
+                    mark = np.uint64(marks[np.uint64(b_indices[q])])
+                    mark = mark if mark else q % WASTE
+                    product = ring_multiply(ring, factor, b_data[q])
+                    values[mark] = ring_add(ring, values[mark], product)
+                    hits[mark] = 1
+                t += _ONE
+            for p in range(low, high):
+                mark = p - low + WASTE
+                value = values[mark]
+                marks[np.uint64(mask_indices[p])] = 0
+                out_indices[end] = mask_indices[p]
+                out_data[end] = value
+                end += np.uint64(hits[mark] & (not (prune and value == zero)))
+        out_indptr[i + _ONE] = end
+    return np.int64(end)
+
+
+@njit(nogil=True, cache=True)
+def masked_pairs(start, stop, indices, indptr, marks):
+    # Products of L L on a place of L: how many. Marks are bytes and stay in L1; a product is a
+    # load and an addition.
+    count, used = np.uint64(0), np.uint64(indptr[-1])
+    for i in range(np.uint64(start), np.uint64(stop)):
+        begin, end = np.uint64(indptr[i]), np.uint64(indptr[i + _ONE])
+        for t in range(begin, end):
+            marks[np.uint64(indices[t])] = 1
+        for t in range(begin, end):
+            k = np.uint64(indices[t])
+            ahead = t + _AHEAD
+            if ahead < used:
+                prefetch(indices, np.uint64(indptr[np.uint64(indices[ahead])]))
+            for q in range(np.uint64(indptr[k]), np.uint64(indptr[k + _ONE])):
+                count += np.uint64(marks[np.uint64(indices[q])])
+        for t in range(begin, end):
+            marks[np.uint64(indices[t])] = 0
+    return np.int64(count)

@@ -1,0 +1,84 @@
+"""What every CPU kernel of the room is given: operands checked, read-only, seen as unsigned."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .. import _threads
+from .._checks import kernel_array
+from . import _numba_rows as _kernels
+from ._csr import check_csr
+
+# Entries to look at, below which a second thread does not pay.
+SMALL = 65_536
+
+
+def operand(name, data, indices, indptr, columns, index):
+    """Return a triple as kernels take it: read-only, indices of one width, seen as unsigned.
+
+    As unsigned, a negative index is a large one: a single comparison finds both.
+    """
+    if indices.dtype.kind not in "iu" or indptr.dtype.kind not in "iu" or data.size != indices.size:
+        check_csr(name, data, indices, indptr, columns)
+    unsigned = np.uint32 if index is np.int32 else np.uint64
+    return (
+        kernel_array(data),
+        kernel_array(indices.astype(index, copy=False).view(unsigned)),
+        kernel_array(indptr.astype(index, copy=False).view(unsigned)),
+    )
+
+
+class Facts(NamedTuple):
+    """What one pass over an operand's index arrays finds."""
+
+    longest: int  # row
+    ascends: bool  # strictly, in every row
+
+
+def facts(name, data, indices, indptr, columns):
+    """Look through an operand's index arrays; raise if they are not CSR."""
+    rows = indptr.size - 1
+    bounds = _threads.chunk_bounds((rows, indices.size // indptr.size), minimum=4 * SMALL)
+    found = []
+
+    def commit(chunk, of_chunk):
+        found.append(of_chunk)
+
+    _threads.run_chunks(_kernels.scan, bounds, indices, indptr, columns, commit=commit)
+    sounds, longest, falls = zip(*found, strict=True)
+    if indptr[0] != 0 or not all(sounds):
+        signed = f"i{indptr.itemsize}"
+        check_csr(name, data, indices.view(signed), indptr.view(signed), columns)
+        raise AssertionError("unreachable: the check raises")
+    return Facts(max(longest), sum(falls) == 0)
+
+
+def running_products(a, b):
+    """Running sums of the rows' products; the most in a row, and in one of its rows of B."""
+    rows = a[2].size - 1
+    bounds = _threads.chunk_bounds((rows, a[1].size // max(1, rows)), minimum=2 * SMALL)
+    ends = np.empty(rows + 1, dtype=np.int64)
+    ends[0] = 0
+
+    found = []
+
+    def commit(chunk, most):  # sums run within a chunk: carry on where the one before ended
+        start, stop = bounds[chunk], bounds[chunk + 1]
+        if start:
+            ends[start + 1 : stop + 1] += ends[start]
+        found.append(most)
+
+    _threads.run_chunks(_kernels.sum_products, bounds, a[1], a[2], b[2], ends, commit=commit)
+    return ends, *np.max(found, axis=0).tolist()
+
+
+def available_memory():
+    """Bytes that the machine could give now; 4 GiB where it does not tell."""
+    try:
+        with open("/proc/meminfo") as file:
+            for line in file:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 4 << 30

@@ -1,0 +1,139 @@
+"""CPU engine of plans: slots, values and gradients of products of known patterns."""
+
+from functools import cached_property, partial
+
+import numpy as np
+
+from .. import _threads
+from .._checks import kernel_array
+from .._intrinsics import RINGS
+from . import _numba_slots as _kernels
+from ._numba_operands import SMALL, available_memory, operand, running_products
+from ._semirings import absent
+
+# Rows of B up to which its values stay in the near caches.
+_NEAR = 1 << 18
+
+
+class _Patterns:
+    """The index arrays of a plan as kernels take them, kept with it."""
+
+    def __init__(self, plan):
+        narrow = np.int32
+        for array in (*plan.first.parts[1:], *plan.second.parts[1:], plan.indices, plan.indptr):
+            if array.dtype != narrow:
+                narrow = np.int64
+        a, b, c = (
+            operand(name, x.indices, x.indices, x.indptr, 0, narrow)
+            for name, x in (("a", plan.first), ("b", plan.second), ("plan", plan))
+        )
+        self.a, self.b, (self.c_indices, self.c_indptr) = a[1:], b[1:], c[1:]
+        self.columns = plan.second.shape[1]
+        self.begins = running_products(a, b)[0]
+        self.bounds = _threads.chunk_bounds(self.begins, minimum=SMALL)
+        self.longest = int(np.diff(self.c_indptr).max(initial=0))
+
+    @cached_property
+    def is_far(self):
+        """Whether A's rows ask for rows of B far from those that the row before asked for."""
+        indices, indptr = self.a
+        rows = np.linspace(1, indptr.size - 2, 64).astype(int) if indptr.size > 64 else []
+        far = 0
+        for i in rows:
+            before, here = indices[indptr[i - 1] : indptr[i]], indices[indptr[i] : indptr[i + 1]]
+            if before.size and here.size:
+                steps = np.abs(
+                    np.subtract.outer(here[:32].astype(np.int64), before[:32].astype(np.int64))
+                )
+                far += np.mean(steps.min(axis=1) > 8) > 0.5
+        return bool(far > 16 and self.b[1].size > _NEAR // 8)
+
+    @cached_property
+    def a_by_columns(self):
+        """Entries of A ordered by column, then row: where each stands, its row; and pointers."""
+        used, inner = int(self.a[1][-1]), self.b[1].size - 1
+        columns = self.a[0][:used]
+        order = np.argsort(columns, kind="stable")
+        ends = np.concatenate([[0], np.cumsum(np.bincount(columns, minlength=inner))])
+        rows = np.repeat(np.arange(self.a[1].size - 1), np.diff(self.a[1]))[order]
+        return tuple(kernel_array(x.astype(np.int64)) for x in (order, rows, ends))
+
+    @cached_property
+    def bounds_of_b(self):
+        """Chunks of B's rows of about equal work: products, each a bisection."""
+        _, _, ends = self.a_by_columns
+        work = np.diff(ends) * np.diff(self.b[1].astype(np.int64))
+        return _threads.chunk_bounds(np.concatenate([[0], np.cumsum(work)]), minimum=SMALL // 4)
+
+
+def plan_slots(plan, *, only_if_small):
+    """Find the place of every product in its row of the result; None where there is no room."""
+    patterns = _patterns(plan)
+    width = np.min_scalar_type(max(patterns.longest - 1, 0))
+    if only_if_small and plan.flops * width.itemsize > available_memory() // 8:
+        return None
+    slots = np.empty(plan.flops, dtype=width)
+    _threads.run_chunks(
+        _kernels.find_slots, patterns.bounds, *patterns.a, *patterns.b, patterns.c_indices,
+        patterns.c_indptr, patterns.begins, slots,
+        scratch=partial(np.zeros, patterns.columns, dtype=np.uint32),
+    )  # fmt: skip
+    return slots
+
+
+def execute_plan(a_data, b_data, plan, *, semiring, out=None):
+    """Compute the values of a plan's product; every row by one thread, in stored order."""
+    patterns = _patterns(plan)
+    zero = a_data.dtype.type(absent(semiring, a_data.dtype, np))
+    ring = RINGS[semiring], zero
+    a_data, b_data = kernel_array(a_data), kernel_array(b_data)
+    if out is None:
+        out = np.empty(plan.nnz, dtype=a_data.dtype)
+    if plan.slots is not None:
+        _threads.run_chunks(
+            _kernels.add_slots, patterns.bounds, *ring, a_data, *patterns.a, b_data,
+            patterns.b[1], patterns.c_indptr, patterns.begins, plan.slots, patterns.is_far, out,
+        )  # fmt: skip
+    else:
+        _threads.run_chunks(
+            _kernels.add_rows, patterns.bounds, *ring, a_data, *patterns.a, b_data, *patterns.b,
+            patterns.c_indices, patterns.c_indptr, out,
+            scratch=partial(np.empty, patterns.columns, dtype=a_data.dtype),
+        )  # fmt: skip
+    return out
+
+
+def execute_plan_vjp(cotangent, a_data, b_data, plan, *, wrt):
+    """Gradients: rows of A, and rows of B, each by one thread."""
+    patterns = _patterns(plan)
+    dtype = np.result_type(cotangent, a_data, b_data)
+    cotangent, a_conj, b_conj = (
+        kernel_array(x.astype(dtype, copy=False)) for x in (cotangent, a_data.conj(), b_data.conj())
+    )
+    left = right = None
+    if wrt[0]:
+        left = np.zeros(a_data.size, dtype=dtype)
+
+        def kernel(start, stop, scratch):
+            _kernels.left_gradient(
+                start, stop, cotangent, *patterns.a, b_conj, *patterns.b, patterns.c_indices,
+                patterns.c_indptr, left, *scratch,
+            )  # fmt: skip
+
+        def scratch():
+            return np.zeros(patterns.columns, dtype), np.zeros(patterns.columns, np.uint8)
+
+        _threads.run_chunks(kernel, patterns.bounds, scratch=scratch)
+    if wrt[1]:
+        right = np.zeros(b_data.size, dtype=dtype)
+        _threads.run_chunks(
+            _kernels.right_gradient, patterns.bounds_of_b, cotangent, a_conj,
+            *patterns.a_by_columns, *patterns.b, patterns.c_indices, patterns.c_indptr, right,
+        )  # fmt: skip
+    return left, right
+
+
+def _patterns(plan):
+    if "numba" not in plan.kept:
+        plan.kept["numba"] = _Patterns(plan)
+    return plan.kept["numba"]
