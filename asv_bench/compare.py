@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("room", choices=rooms)
     parser.add_argument("--engine", choices=("numba", "cupy"), default="numba")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--table", default="", help="only titles with this; nothing is written")
     parser.add_argument("--case", nargs="+", metavar="NAME", help="only these; nothing is written")
     parser.add_argument("--no-write", action="store_true", help="only print")
     options = parser.parse_args()
@@ -42,7 +43,9 @@ def main() -> None:
     import machine
 
     room = importlib.import_module(f"compare_{options.room}")
-    tables = room.tables(options.engine)
+    tables = [table for table in room.tables(options.engine) if options.table in table.title]
+    if not tables:
+        parser.error(f"no table's title has {options.table!r}")
     known = dict.fromkeys(case for table in tables for case in table.cases)
     wanted = options.case or list(known)
     if unknown := set(wanted) - set(known):
@@ -61,7 +64,7 @@ def main() -> None:
         if cases := [case for case in wanted if case in table.cases]:
             report["tables"].append(contest.run_table(table, cases, options.rounds))
             _print_table(report["tables"][-1], table.peers)
-    if not options.case and not options.no_write:
+    if not (options.case or options.table or options.no_write):
         suffix = "" if options.engine == "numba" else f"-{options.engine}"
         path = HERE / "results" / f"{options.room}{suffix}.json"
         path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -31,6 +31,15 @@ def rmat(scale: int = 14, edge_factor: int = 8, seed: int = 0):
     return a, a
 
 
+def triangles(scale: int = 14):
+    """Return an undirected power-law graph, all entries 1, and its part below the diagonal."""
+    a, _ = rmat(scale)
+    a.data[:] = 1.0
+    graph = _canonical(a + a.T)
+    graph.data[:] = 1.0
+    return graph, _canonical(sp.tril(graph, -1))
+
+
 def poisson_matrix(m: int = 64):
     """Return the seven-point Laplacian on an m × m × m grid."""
     line = sp.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(m, m), dtype=np.float64)
@@ -57,7 +66,8 @@ def permuted_poisson(m: int = 64, seed: int = 0):
     return a, a
 
 
-def _multigrid(m: int):
+def galerkin(m: int = 64):
+    """Return R, A and P of Ruge–Stüben multigrid on the Poisson matrix (pyamg)."""
     import pyamg
 
     levels = pyamg.ruge_stuben_solver(sp.csr_matrix(poisson_matrix(m)), max_levels=2).levels
@@ -66,13 +76,13 @@ def _multigrid(m: int):
 
 def galerkin_left(m: int = 64):
     """R·A of Ruge–Stüben multigrid on the Poisson matrix (pyamg)."""
-    r, a, _ = _multigrid(m)
+    r, a, _ = galerkin(m)
     return r, a
 
 
 def galerkin_right(m: int = 64):
     """(R·A)·P of the same, R·A without its cancelled entries: sources of one entry."""
-    r, a, p = _multigrid(m)
+    r, a, p = galerkin(m)
     return _canonical(r @ a), p
 
 

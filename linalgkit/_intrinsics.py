@@ -88,12 +88,12 @@ def _either(ring, x, y):
     return x | y
 
 
-@overload(ring_add, inline="always")
+@overload(ring_add)
 def _ring_add(ring, x, y):
     return (_sum, _least, _greatest, _greatest, _least, _either, _sum)[len(ring)]
 
 
-@overload(ring_multiply, inline="always")
+@overload(ring_multiply)
 def _ring_multiply(ring, x, y):
     dtype = x  # products of short integers are computed in 64 bits: back to their own
 

@@ -1,7 +1,8 @@
 """Parts of the site that are written at build time, into ``docs/_generated``.
 
 The capability table comes from ``linalgkit.capabilities()``, the performance tables from the
-results that ``asv_bench/compare.py`` stored. Both are reStructuredText to be included.
+results that ``asv_bench/compare.py`` stored, the figures of growth from ``growth_<room>.py`` there.
+All is reStructuredText to be included.
 """
 
 import json
@@ -37,12 +38,12 @@ def _write(app: Any) -> None:
     source = Path(app.srcdir)
     target = source / "_generated"
     target.mkdir(exist_ok=True)
-    results = sorted((source.parent / "asv_bench" / "results").glob("*.json"))
+    stored = sorted((source.parent / "asv_bench" / "results").glob("*.json"))
+    results = [{"file": p.stem, **json.loads(p.read_text(encoding="utf-8"))} for p in stored]
     pages = {
         "capabilities.rst": capability_table(linalgkit.capabilities()),
-        "performance.rst": performance_tables(
-            {"file": path.stem, **json.loads(path.read_text(encoding="utf-8"))} for path in results
-        ),
+        "performance.rst": performance_tables(r for r in results if "tables" in r),
+        "growth.rst": growth_figures([r for r in results if "panels" in r], target),
     }
     for name, lines in pages.items():
         text = "\n".join(lines) + "\n"
@@ -78,6 +79,50 @@ def performance_tables(results: Iterable[dict[str, Any]]) -> Iterator[str]:
             yield from _comparison(table)
     if empty:
         yield "No results are stored yet."
+
+
+def growth_figures(results: Iterable[dict[str, Any]], target: Path) -> Iterator[str]:
+    """Draw a figure per room; yield where it was measured, and the figure."""
+    for result in results:
+        name = f"{result['file']}.svg"
+        _draw_growth(result, target / name)
+        panels = "; ".join(
+            f"against {panel['x_label']} ({panel['title']})" for panel in result["panels"]
+        )
+        yield from (" ".join(_machine(result)), "", f".. image:: _generated/{name}")
+        yield from (f"   :alt: {result['unit']} {panels}", "   :width: 100%", "")
+        if result.get("notes"):
+            points, rounds = len(result["notes"]), "Other programs disturbed the measurement at"
+            yield from (f"{rounds} {_count(points, 'point')}.", "")
+
+
+def _draw_growth(result: dict[str, Any], path: Path) -> None:
+    # Imported here: the page's text needs none of it.
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    panels = result["panels"]
+    # Names of parts that do not change from build to build, and text that can be searched.
+    with rc_context({"svg.hashsalt": path.stem, "svg.fonttype": "none", "font.size": 10}):
+        figure = Figure(figsize=(4 * len(panels), 4.2), layout="constrained")
+        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axis, panel in zip(axes, panels, strict=True):
+            kinds = list(dict.fromkeys(line["which"] for line in panel["lines"]))
+            names = list(dict.fromkeys(line["name"] for line in panel["lines"]))
+            for line in panel["lines"]:
+                axis.loglog(
+                    line["x"],
+                    line["ns"],
+                    color=f"C{names.index(line['name'])}",
+                    linestyle=("-", "--", ":")[kinds.index(line["which"])],
+                    marker="os^"[kinds.index(line["which"])],
+                    markersize=4,
+                )
+            axis.set(title=panel["title"], xlabel=panel["x_label"])
+            axis.grid(which="major", alpha=0.3)
+            _legend(axis, names, kinds)
+        axes[0].set_ylabel(result["unit"])
+        figure.savefig(path, metadata={"Date": None})
 
 
 def _machine(result: dict[str, Any]) -> Iterator[str]:

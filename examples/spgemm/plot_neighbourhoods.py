@@ -4,7 +4,7 @@ Walks on a neighbour graph of digits
 
 Each of the 1797 scanned digits of scikit-learn is joined to its eight nearest other digits.
 Row i of the adjacency matrix A stores those eight. Powers of A tell how far a walk gets: entry
-(i, j) of A² counts the walks of two steps from i to j, and A⁴ = A² A² those of four.
+(i, j) of A² counts the walks of two steps from i to j, and A⁴ those of four.
 
 The powers are sparse matrices again, with ever fuller rows. Two questions are answered from
 them: how fast does the neighbourhood of a digit grow, and does a walk stay among digits of the
@@ -15,7 +15,8 @@ same class?
 # The graph and its powers
 # ------------------------
 # Integer data are multiplied as integers, so the walks are counted exactly: eight choices at
-# each of four steps make 4096 walks in every row of A⁴.
+# each of four steps make 4096 walks in every row of A⁴. How many entries A⁴ = A² A² will have can
+# be estimated before it is computed.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -32,7 +33,9 @@ label = digits.target[order]
 nearest = kneighbors_graph(digits.data[order], n_neighbors=8, mode="connectivity")
 
 once = csr_array(nearest, dtype=np.int64)
-twice = spgemm.matmul(once, once)
+twice = spgemm.matrix_power(once, 2)
+print(f"A⁴ has about {spgemm.estimate_nnz(twice, twice, rng=0):,.0f} entries", end=", ")
+print(f"and at most {spgemm.nnz_upper_bound(twice, twice):,}")
 four_times = spgemm.matmul(twice, twice)
 powers = (once, twice, four_times)
 
@@ -98,7 +101,7 @@ bar.set_label("share of places stored")
 
 ones = np.ones(label.size, dtype=np.int64)
 member = csr_array((ones, (np.arange(label.size), label)))  # digit × class
-between = spgemm.matmul(spgemm.matmul(member.T, four_times), member).toarray()
+between = spgemm.galerkin(None, four_times, member).toarray()
 probability = between / between.sum(axis=1, keepdims=True)
 
 figure, (growth, classes) = plt.subplots(1, 2, figsize=(10, 4.4), layout="constrained")

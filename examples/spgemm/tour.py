@@ -14,6 +14,7 @@ def stops():
     yield karate_triangles()
     yield digits_neighbours()
     yield poisson_square()
+    yield coarse_laplacian()
 
 
 def karate_triangles():
@@ -55,15 +56,20 @@ def digits_neighbours():
     }
 
 
-def poisson_square(m: int = 64):
-    """The square of the Poisson matrix: inside, 42 on the diagonal and rows that sum to zero."""
+def laplacian(m):
+    """The seven-point Laplacian on m × m × m points."""
     line = sp.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(m, m), dtype=np.float64)
     eye = sp.eye_array(m)
-    a = sp.csr_array(
+    return sp.csr_array(
         sp.kron(sp.kron(line, eye), eye)
         + sp.kron(sp.kron(eye, line), eye)
         + sp.kron(sp.kron(eye, eye), line)
     )
+
+
+def poisson_square(m: int = 64):
+    """The square of the Poisson matrix: inside, 42 on the diagonal and rows that sum to zero."""
+    a = laplacian(m)
 
     def error(square):
         inside = np.zeros((m, m, m), dtype=bool)
@@ -79,6 +85,27 @@ def poisson_square(m: int = 64):
         "input": f"Poisson, {m}³ grid",
         "ours": lambda: spgemm.matmul(a, a),
         "peer": lambda: a @ a,
+        "peer_name": "SciPy @",
+        "error": error,
+    }
+
+
+def coarse_laplacian(m: int = 64):
+    """Points joined by 2 × 2 × 2 give four times the Laplacian of the coarser grid."""
+    a = laplacian(m)
+    pairs = sp.csr_array((np.ones(m), np.arange(m) // 2, np.arange(m + 1)))
+    join = sp.csr_array(sp.kron(sp.kron(pairs, pairs), pairs))
+    restriction = sp.csr_array(join.T)
+    plan = spgemm.plan_galerkin(restriction, a, join)
+
+    def error(values):
+        return float(np.abs(plan.to_sparse(values) - 4 * laplacian(m // 2)).max() / 24)
+
+    return {
+        "what": "coarse grid by a plan",
+        "input": f"Poisson, {m}³ to {m // 2}³ points",
+        "ours": lambda: plan.execute(restriction.data, a.data, join.data),
+        "peer": lambda: restriction @ a @ join,
         "peer_name": "SciPy @",
         "error": error,
     }

@@ -1,12 +1,13 @@
 from ._chains import galerkin, matrix_power
 from ._containers import CSR
 from ._graphs import k_hop, shortest_paths_minplus, triangle_count
-from ._plans import GalerkinPlan, Plan, plan, plan_galerkin
+from ._plans import DataGradients, GalerkinPlan, Plan, plan, plan_galerkin
 from ._products import csr_matmul, matmul
 from ._sizes import estimate_nnz, nnz_upper_bound, row_flops
 
 __all__ = [
     "CSR",
+    "DataGradients",
     "GalerkinPlan",
     "Plan",
     "csr_matmul",

@@ -74,7 +74,7 @@ def count_masked_pairs(indices, indptr):
 
 def plan_slots(plan, *, only_if_small):
     """Return None: `plan_products` is what this engine keeps."""
-    return None
+    return
 
 
 def plan_products(plan):

@@ -7,7 +7,6 @@ from array_api_compat import array_namespace
 from .. import _checks
 from .._engine import Engines
 from ._containers import Operand, read
-from ._csr import check_csr
 from ._products import multiply, read_mask
 from ._semirings import SEMIRINGS, neutral
 from ._sizes import flops
@@ -16,7 +15,7 @@ engine = Engines(__package__)
 
 
 @engine.eager
-def galerkin(r: Any, a: Any, p: Any, /) -> Any:
+def galerkin(r: Any, a: Any, p: Any, /, *, prune: bool = False) -> Any:
     """Multiply R A P, the coarse operator of multigrid, in the cheaper order.
 
     Parameters
@@ -27,11 +26,14 @@ def galerkin(r: Any, a: Any, p: Any, /) -> Any:
         The fine operator; any container that `matmul` takes.
     p : sparse array or matrix, shape (n', m')
         The prolongation.
+    prune : bool, default False
+        Drop sums that are exactly zero, also between the two products, as SciPy's ``@`` does:
+        less work where values cancel. By default the pattern does not depend on values.
 
     Returns
     -------
     sparse array or matrix, shape (m, m')
-        Of the kind of `a`, in rows; structural: sums that cancel are stored as zeros.
+        Of the kind of `a`; in rows, or in columns if all factors are.
 
     Raises
     ------
@@ -65,9 +67,9 @@ def galerkin(r: Any, a: Any, p: Any, /) -> Any:
     """
     left, middle, right = read_three(r, a, p)
     if left_first(left, middle, right):
-        product = multiply(multiply(left, middle), right)
+        product = multiply(multiply(left, middle, prune=prune), right, prune=prune)
     else:
-        product = multiply(left, multiply(middle, right))
+        product = multiply(left, multiply(middle, right, prune=prune), prune=prune)
     return product._replace(wrap=middle.wrap).container()
 
 
@@ -130,6 +132,7 @@ def read_three(r: Any, a: Any, p: Any) -> tuple[Operand, Operand, Operand]:
     """Read the factors of a triple product; without the left one, the right one's transpose."""
     middle, right = read("a", a), read("p", p)
     left = right.transposed() if r is None else read("r", r)
+    _checks.library_of(left.data, middle.data, right.data)
     if left.shape[1] != middle.shape[0] or middle.shape[1] != right.shape[0]:
         raise ValueError(
             f"galerkin needs r of shape (m, n), a of shape (n, n') and p of shape (n', m'); got "
@@ -145,12 +148,11 @@ def left_first(left: Operand, middle: Operand, right: Operand) -> bool:
     """Tell whether (R A) P has fewer products than R (A P)."""
 
     def cost(first: Operand, second: Operand, entries: int, rows: int) -> float:
-        first, second = first.in_layout("csr", "r"), second.in_layout("csr", "a")
-        check_csr("galerkin's factor", *first.parts, first.shape[1])
-        products = flops(first, second)
-        xp = array_namespace(products)
-        bound = xp.sum(xp.where(products < second.shape[1], products, second.shape[1]))
-        return float(xp.sum(products)) + float(bound) * entries / max(rows, 1)
+        if first.layout == second.layout == "csc":  # as many as of the transposes
+            first, second = second.transposed(), first.transposed()
+        products = flops(first.in_layout("csr", "r"), second.in_layout("csr", "a"))
+        total = float(array_namespace(products).sum(products))
+        return total * (1 + entries / max(rows, 1))  # each entry then meets a row of the third
 
     from_left = cost(left, middle, right.indices.shape[0], right.shape[0])
     return from_left <= cost(middle, right, left.indices.shape[0], left.shape[1])

@@ -90,9 +90,18 @@ def read(name: str, value: Any) -> Operand:
         return _read_parts(name, value)
     raise TypeError(
         f"{name} must be a sparse array of scipy.sparse, cupyx.scipy.sparse or pydata/sparse; got "
-        f"{kind.__module__}.{kind.__qualname__}. For raw (data, indices, indptr) use "
-        f"csr_matmul; if an operand is dense, use {name}'s own `@`."
+        f"{kind.__module__}.{kind.__qualname__}.{_advice(name, kind)}"
     )
+
+
+def _advice(name: str, kind: type) -> str:
+    package = kind.__module__.partition(".")[0]
+    if package == "networkx":
+        return " networkx.to_scipy_sparse_array makes one of a graph."
+    if package in ("numpy", "torch", "jax", "jaxlib", "cupy", "array_api_strict"):
+        dense = "" if name == "mask" else f" If it is dense, use {name}'s own `@`."
+        return f" For raw (data, indices, indptr) use csr_matmul.{dense}"
+    return " For raw (data, indices, indptr) use csr_matmul."
 
 
 def _other(layout: str) -> str:
@@ -128,12 +137,18 @@ def _scipy_wrap(like: Any) -> Callable:
 
 
 def _cupyx_wrap(parts: Any, shape: tuple[int, int], layout: str) -> Any:
+    data, indices, indptr = parts
+    if data.dtype.kind in "iu":  # which CuPy's containers do not hold
+        data = data.astype("float64")
     sparse = sys.modules["cupyx.scipy.sparse"]
-    return getattr(sparse, f"{layout}_matrix")(tuple(parts), shape=shape)
+    return getattr(sparse, f"{layout}_matrix")((data, indices, indptr), shape=shape)
 
 
 def _raw_wrap(parts: Any, shape: tuple[int, int], layout: str) -> CSR:
-    return CSR(*(_swapped(*parts, shape[0]) if layout == "csc" else parts))
+    if layout == "csc":
+        data, indices, indptr = parts
+        return CSR(*_swapped(data, indices, indptr, shape[0]))
+    return CSR(*parts)
 
 
 def _check_convertible(name: str, value: Any) -> None:
@@ -150,7 +165,7 @@ def _check_convertible(name: str, value: Any) -> None:
 
 def _check_parts(name: str, parts: Any, shape: tuple[int, int], layout: str) -> None:
     """Raise ValueError unless three arrays have the shapes of a compressed matrix."""
-    shapes = [getattr(part, "shape", ()) for part in parts]
+    shapes: list[Any] = [getattr(part, "shape", ()) for part in parts]
     major = shape[LAYOUTS.index(layout)]
     if [len(x) for x in shapes] != [1, 1, 1] or shapes[2][0] != major + 1:
         raise ValueError(

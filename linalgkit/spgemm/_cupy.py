@@ -2,9 +2,11 @@
 
 Rows go by the number of columns that they may have to one of eight sizes of hash table in shared
 memory, or to a dense row in global memory. Deterministic: the same bits on every run. The host
-waits three times: for the check of the indices, for the rows' bins, for the number of entries.
+waits for four answers: are the indices valid, the rows' bins before and after the count, how many
+entries. Each kernel is compiled when a product first needs it.
 """
 
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -22,7 +24,8 @@ _TABLES = (
     (64, 32, 8), (128, 32, 8), (256, 32, 4), (512, 64, 1),
     (1024, 128, 1), (2048, 256, 1), (4096, 512, 1), (8192, 1024, 1),
 )  # fmt: skip
-_BITMAP = 512
+_BITMAP = 1024
+_BINS = 16  # as in _products.cu
 _ALL, _MASKED, _COMPLEMENT, _KNOWN, _PAIRS = range(5)  # as in _products.cu
 _NUMBERS = {
     "float32": "float",
@@ -107,10 +110,10 @@ def csr_matmul(
 
     products = _products(a, b)
     counts = cp.zeros(rows + 1, dtype=cp.int64)
-    upper = cp.minimum(products, columns)
-    _count(a, b, mask, mode, _bins(_room(upper, mask, mode, columns), 0), columns, counts[1:])
+    bins = _bins(_room(products, mask, mode), columns, 0)
+    _count(a, b, mask, mode, bins, columns, counts[1:])
     indptr = cp.cumsum(counts)
-    bins = _bins(_room(counts[1:], mask, mode, columns), a_data.itemsize)
+    bins = _bins(_room(counts[1:], mask, mode), columns, a_data.itemsize)
     size = int(indptr[-1])
     if not prune:
         check_memory(size, rows, a_data.itemsize, max_memory)
@@ -144,14 +147,9 @@ def count_masked_pairs(indices, indptr):
         return _array_api.count_masked_pairs(indices, indptr)
     lower = _Rows.of(indices, indptr)
     pairs = cp.zeros(n, dtype=cp.int64)
-    bins = _bins(_room(_products(lower, lower), lower, _MASKED, n), 0)
+    bins = _bins(_room(_products(lower, lower), lower, _MASKED), n, 0)
     _count(lower, lower, lower, _PAIRS, bins, n, pairs)
     return pairs.sum()
-
-
-def plan_slots(plan, *, only_if_small):
-    """Return None: a row's table is made faster than slots are read."""
-    return None
 
 
 def execute_plan(a_data, b_data, plan, *, semiring):
@@ -240,17 +238,17 @@ def _checked(*triples):
     return patterns
 
 
+_plans: WeakKeyDictionary = WeakKeyDictionary()  # plan -> device -> _Known
+
+
 class _Known:
     """A plan's patterns on the device."""
-
-    # By device, for as long as the plan lives.
-    _plans: WeakKeyDictionary = WeakKeyDictionary()
 
     @classmethod
     def of(cls, plan):
         import cupy as cp
 
-        devices = cls._plans.setdefault(plan, {})
+        devices = _plans.setdefault(plan, {})
         device = cp.cuda.Device().id
         if device not in devices:
             devices[device] = cls(plan)
@@ -267,7 +265,7 @@ class _Known:
 
     def bins(self, itemsize):
         if itemsize not in self._bins:
-            self._bins[itemsize] = _bins(self.c.indptr[1:] - self.c.indptr[:-1], itemsize)
+            self._bins[itemsize] = _bins(self.c.indptr[1:] - self.c.indptr[:-1], 2**31, itemsize)
             self._wait()
         return self._bins[itemsize]
 
@@ -297,7 +295,7 @@ def _number(dtype, semiring):
     """Return the C++ type to compute in, None where the reference serves."""
     if dtype.kind == "b":
         return _BOOL if semiring in ("or_and", "max_min", "min_max") else None
-    if dtype.kind == "c" and SEMIRINGS[semiring].add != "sum" or semiring == "or_and":
+    if semiring == "or_and" or (dtype.kind == "c" and SEMIRINGS[semiring].add != "sum"):
         return None
     return _NUMBERS.get(dtype.name)
 
@@ -323,7 +321,7 @@ def _products(a, b):
     return products
 
 
-def _room(entries, mask, mode, columns):
+def _room(entries, mask, mode):
     """Columns that each row's table must hold: with the mask's, where there is anything to do."""
     import cupy as cp
 
@@ -332,7 +330,7 @@ def _room(entries, mask, mode, columns):
     room = mask.indptr[1:] - mask.indptr[:-1]
     if mode == _COMPLEMENT:
         room = entries + room
-    return cp.where(entries > 0, cp.minimum(room, columns), 0)
+    return cp.where(entries > 0, room, 0)
 
 
 class _Bins(NamedTuple):
@@ -351,24 +349,31 @@ class _Bins(NamedTuple):
         return self.listed[self.listed.size - self.sizes[-1] :]
 
 
-def _bins(room, itemsize):
-    """Sort rows by the table that has room for them and values (0 bytes: none) beside."""
+def _bins(room, most, itemsize):
+    """Sort rows by the table with room for so many columns, `most` at most, and their values."""
     import cupy as cp
 
-    limit = cp.cuda.Device().attributes["MaxSharedMemoryPerBlockOptin"] - 1024
+    limit = _device(cp.cuda.Device().id).shared_bytes - 1024
     tables = sum(_table_bytes(table, itemsize) <= limit for table in _TABLES)
-    sizes = cp.zeros(tables + 2, dtype=cp.int64)
+    sizes, taken = cp.zeros((2, _BINS), dtype=cp.int64)
     bins = cp.empty(room.size, dtype=cp.uint8)
     listed = cp.empty(room.size, dtype=cp.int64)
-    _launch("linalgkit::bin_rows", room.size, room, room.size, np.int32(tables), bins, sizes)
-    begins = cp.cumsum(sizes) - sizes
-    _launch("linalgkit::list_rows", room.size, bins, room.size, begins, listed)
-    return _Bins(listed, tuple(sizes.tolist()))
+    rows = room.size
+    _launch("linalgkit::bin_rows", rows, room, rows, most, np.int32(tables), bins, sizes)
+    _launch("linalgkit::list_rows", rows, bins, rows, sizes, taken, listed)
+    return _Bins(listed, tuple(sizes.tolist()[: tables + 2]))
 
 
 def _table_bytes(table, itemsize):
     slots, team, teams = table
     return teams * (slots * (itemsize + 8 if itemsize else 4) + 16 * team)
+
+
+def _by_table(kernel, table, itemsize, listed, *arguments):
+    _, team, teams = table
+    kernel.max_dynamic_shared_size_bytes = shared = _table_bytes(table, itemsize)
+    blocks = (listed.size + teams - 1) // teams
+    kernel((blocks,), (team * teams,), arguments, shared_mem=shared)
 
 
 def _pattern(mask):
@@ -380,22 +385,26 @@ def _count(a, b, mask, mode, bins, columns, counts):
 
     arrays = (a.indices, a.indptr, b.indices, b.indptr, *_pattern(mask), np.int32(mode))
     for table, listed in bins.tables():
-        slots, team, teams = table
-        KERNELS[f"linalgkit::count_by_table<{slots}, {team}, {teams}>"](
-            ((listed.size + teams - 1) // teams,),
-            (team * teams,),
-            (*arrays, listed, np.int64(listed.size), counts),
-            shared_mem=_table_bytes(table, 0),
-        )
+        kernel = KERNELS[f"linalgkit::count_by_table<{', '.join(map(str, table))}>"]
+        _by_table(kernel, table, 0, listed, *arrays, listed, np.int64(listed.size), counts)
     listed = bins.longest
     if listed.size:
         words = (columns + 31) // 32
         blocks = _blocks(listed.size, 8 * words)
-        bitmaps, masks = (cp.zeros(blocks * words, dtype=cp.uint32) for _ in range(2))
+        bitmaps, masks = cp.zeros((2, blocks * words), dtype=cp.uint32)
         KERNELS[f"linalgkit::count_by_bitmap<{_BITMAP}>"](
             (blocks,),
             (_BITMAP,),
-            (*arrays, listed, np.int64(listed.size), np.int64(words), bitmaps, masks, counts),
+            (
+                *arrays,
+                listed,
+                np.int64(listed.size),
+                cp.zeros(1, dtype=cp.int64),
+                np.int64(words),
+                bitmaps,
+                masks,
+                counts,
+            ),
         )
 
 
@@ -409,32 +418,40 @@ def _multiply(
     arrays = a_data, a.indices, a.indptr, b_data, b.indices, b.indptr
     arrays = (*arrays, *_pattern(mask), np.int32(mode))
     for table, listed in bins.tables():
-        _, team, teams = table
         kernel = KERNELS[by_table[_TABLES.index(table)]]
-        kernel.max_dynamic_shared_size_bytes = shared = _table_bytes(table, itemsize)
-        kernel(
-            ((listed.size + teams - 1) // teams,),
-            (team * teams,),
-            (*arrays, listed, np.int64(listed.size), indptr, data, indices),
-            shared_mem=shared,
-        )
+        out = listed, np.int64(listed.size), indptr, data, indices
+        _by_table(kernel, table, itemsize, listed, *arrays, *out)
     listed = bins.longest
     if listed.size:
         words = (columns + 31) // 32
         blocks = _blocks(listed.size, columns * itemsize + 8 * words)
-        bitmaps, masks = (cp.zeros(blocks * words, dtype=cp.uint32) for _ in range(2))
+        bitmaps, masks = cp.zeros((2, blocks * words), dtype=cp.uint32)
         neutral = absent(semiring, data.dtype, _array_api.array_namespace(data))
         dense = cp.full(blocks * columns, neutral, dtype=data.dtype)
         KERNELS[by_bitmap](
             (blocks,),
             (_BITMAP,),
-            (*arrays, listed, np.int64(listed.size), np.int64(columns), np.int64(words), dense,
-             bitmaps, masks, indptr, data, indices),
+            (*arrays, listed, np.int64(listed.size), cp.zeros(1, dtype=cp.int64),
+             np.int64(columns), np.int64(words), dense, bitmaps, masks, indptr, data, indices),
         )  # fmt: skip
 
 
 def _blocks(rows, bytes_each):
     import cupy as cp
 
-    processors = cp.cuda.Device().attributes["MultiProcessorCount"]
-    return max(1, min(rows, 2 * processors, _WORKSPACE // max(1, bytes_each)))
+    blocks = 2 * _device(cp.cuda.Device().id).processors
+    return max(1, min(rows, blocks, _WORKSPACE // max(1, bytes_each)))
+
+
+class _Device(NamedTuple):
+    processors: int
+    shared_bytes: int  # that a block may take
+
+
+@cache
+def _device(number):
+    import cupy as cp
+
+    attributes = cp.cuda.Device(number).attributes
+    shared = attributes["MaxSharedMemoryPerBlockOptin"]
+    return _Device(attributes["MultiProcessorCount"], shared)

@@ -25,8 +25,8 @@ def triangle_count(a: Any, /) -> int:
     ----------
     a : sparse array or matrix, shape (n, n)
         A symmetric adjacency matrix in any container that `matmul` takes. Values do not
-        matter, loops and repeated edges do not count; only what stands below the
-        diagonal is read.
+        matter, loops and repeated edges do not count. Only what stands below the diagonal
+        is read: of an upper triangle alone, nothing.
 
     Returns
     -------
@@ -79,7 +79,7 @@ def k_hop(a: Any, k: int, /) -> Any:
     Returns
     -------
     sparse array or matrix, shape (n, n)
-        Of the kind of `a`: entry (i, j) is the least number of steps from i to j != i,
+        Of the kind of `a`, in rows: entry (i, j) is the least number of steps from i to j != i,
         int64; nodes further away are not stored.
 
     Raises

@@ -76,13 +76,17 @@ def csr_matmul(
         multiply = partial(_kernels.repeat_rows, *ring, *a, *b, kinds, of_b.ascends, prune)
     else:
         multiply = partial(_kernels.multiply_rows, *ring, *a, *b, of_b.ascends, prune)
-    if source == 1 and mask is None:
-        multiply = partial(
-            _gather_or, multiply, partial(_kernels.gather_rows, *ring, *a, *b, prune)
-        )
     bounds = [0, rows]
     if total > SMALL:
         bounds = _threads.chunk_bounds(ends, minimum=max(1, _CHUNK // each))
+    if source == 1 and mask is None:
+        gather = partial(_kernels.gather_rows, *ring, *a, *b, prune)
+        multiply = partial(_gather_or, multiply, gather)
+        is_exact = not prune and (ends is not a[2] or b_indices.size == b_indptr.size - 1)
+        if is_exact and not _threads.is_serial(bounds):
+            check_memory(total, rows, a_data.itemsize, max_memory)
+            if (product := _in_place(result, gather, bounds, ends)) is not None:
+                return product
     count_scratch = scratch
     if is_wide and source > 1:
         multiply, scratch = _hash_where_rows_are_short(
@@ -107,6 +111,15 @@ def csr_matmul(
             return _one_phase(result, multiply, bounds, upper, scratch, share, parts)
     run = _straight if _threads.is_serial(bounds) else _one_phase
     return run(result, multiply, bounds, upper, scratch)
+
+
+def row_flops(a_indices, a_indptr, b_indptr):
+    """Count the products of every row, int64."""
+    inner = b_indptr.size - 1
+    width = np.int32 if a_indices.dtype == a_indptr.dtype == b_indptr.dtype == _NARROW else np.int64
+    a = operand("a", a_indices, a_indices, a_indptr, inner, width)
+    b = operand("b", b_indptr, b_indptr, b_indptr, inner, width)
+    return np.diff(running_products(a, b)[0])
 
 
 def count_masked_pairs(indices, indptr):
@@ -278,6 +291,21 @@ def _gather_or(multiply, gather, start, stop, data, indices, indptr, place, *scr
     """Gather the rows; where that leaves one out of order, multiply them."""
     end = gather(start, stop, data, indices, indptr, place)
     return end if end >= 0 else multiply(start, stop, data, indices, indptr, place, *scratch)
+
+
+def _in_place(result, gather, bounds, ends):
+    """Gather every chunk where it belongs: each product is an entry. None if a row is unsorted."""
+    indptr, out = result.indptr(bounds[-1], ends[-1]), result.entries(int(ends[-1]))
+    found = []
+
+    def kernel(start, stop):
+        return gather(start, stop, *out, indptr, int(ends[start]))
+
+    def commit(chunk, end):
+        found.append(end)
+
+    _threads.run_chunks(kernel, bounds, commit=commit)
+    return result.finish(*out, indptr) if min(found) >= 0 else None
 
 
 def _straight(result, multiply, bounds, upper, scratch):

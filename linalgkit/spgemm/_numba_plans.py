@@ -54,8 +54,11 @@ class _Patterns:
         used, inner = int(self.a[1][-1]), self.b[1].size - 1
         columns = self.a[0][:used]
         order = np.argsort(columns, kind="stable")
-        ends = np.concatenate([[0], np.cumsum(np.bincount(columns, minlength=inner))])
-        rows = np.repeat(np.arange(self.a[1].size - 1), np.diff(self.a[1]))[order]
+        ends = np.concatenate(
+            [[0], np.cumsum(np.bincount(columns.astype(np.int64), minlength=inner))]
+        )
+        lengths = np.diff(self.a[1].astype(np.int64))
+        rows = np.repeat(np.arange(lengths.size), lengths)[order]
         return tuple(kernel_array(x.astype(np.int64)) for x in (order, rows, ends))
 
     @cached_property

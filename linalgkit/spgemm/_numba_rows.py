@@ -63,8 +63,10 @@ def gather_rows(
     ring, zero, a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, prune,
     start, stop, out_data, out_indices, out_indptr, place,
 ):  # fmt: skip
-    # Where no row of B holds two entries, row i of the product is a gather. Branch-free, each
-    # entry written before it is known to be there; -1 if a row does not ascend after all.
+    # Where no row of B holds two entries, row i of the product is a gather. Branch-free: what is
+    # not there is written to the array's last place, which others may share. -1 if a row does
+    # not ascend after all.
+    waste = np.uint64(out_data.size - 1)
     end, last = np.uint64(place), np.uint64(b_indices.size - 1)
     for i in range(np.uint64(start), np.uint64(stop)):
         begin = end
@@ -74,8 +76,9 @@ def gather_rows(
             there = np.uint64(b_indptr[k + _ONE]) - q
             q = min(q, last)
             value = ring_add(ring, zero, ring_multiply(ring, a_data[t], b_data[q]))
-            out_indices[end] = b_indices[q]
-            out_data[end] = value
+            p = end if there else waste
+            out_indices[p] = b_indices[q]
+            out_data[p] = value
             end += there & np.uint64(value != zero) if prune else there
         out_indptr[i + _ONE] = end
         falls = 0

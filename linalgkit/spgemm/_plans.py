@@ -16,14 +16,22 @@ from ._chains import left_first, read_three
 from ._containers import Operand, read
 from ._csr import check_csr
 from ._products import multiply, read_mask
-from ._semirings import absent, promote
+from ._semirings import promote
 from ._sizes import flops
 
 engine = Engines(__package__)
 
 
 class DataGradients(NamedTuple):
-    """Gradients with respect to the values of both operands; None where not wanted."""
+    """Gradients with respect to the values of both operands; None where not wanted.
+
+    Parameters
+    ----------
+    a_data : array, shape (nnz_a,), or None
+        With respect to the left operand's values.
+    b_data : array, shape (nnz_b,), or None
+        With respect to the right operand's values.
+    """
 
     a_data: Any
     b_data: Any
@@ -31,6 +39,17 @@ class DataGradients(NamedTuple):
 
 class Plan:
     """The product of two patterns, ready for values; made by `plan`.
+
+    Parameters
+    ----------
+    left, right : Operand
+        The operands as read.
+    mask : Operand or None
+        Places to compute, or with `complement` those to leave out.
+    complement : bool
+        As for `plan`.
+    slots : {"auto", True, False}
+        As for `plan`.
 
     Attributes
     ----------
@@ -128,8 +147,8 @@ class Plan:
         Notes
         -----
         Traced: works under ``jit``, ``grad`` and ``vmap`` of torch and JAX. On NumPy arrays
-        O(flops) time without search or sort; elsewhere the reference engine takes memory for
-        every product.
+        O(flops) time without search or sort, on CuPy arrays without sort; elsewhere the reference
+        engine takes memory for every product.
         """
         a_data, b_data = _checks.arrays(a_data=a_data, b_data=b_data)
         self._check("a_data", a_data, self._sizes[0])
@@ -200,6 +219,8 @@ class Plan:
         ):
             self._check(name, array, size)
         wanted = DataGradients._fields if wrt is None else tuple(wrt)
+        if isinstance(wrt, str):
+            wanted = (wrt,)
         for name in wanted:
             _checks.choice("wrt", name, DataGradients._fields)
         cotangent, a_data, b_data = arrays
@@ -238,6 +259,7 @@ class Plan:
         sparse array or matrix
             Holds the plan's index arrays, not copies.
         """
+        (data,) = _checks.arrays(data=data)
         self._check("data", data, self.nnz)
         result = self._wrap((data, self.indices, self.indptr), self.shape, self.layout)
         if hasattr(type(result), "has_canonical_format"):
@@ -255,10 +277,6 @@ class Plan:
         if isinstance(self.products[0], type(array)):
             return self.products
         return tuple(xp.asarray(np.asarray(x)) for x in self.products)
-
-    def start(self, semiring: str, dtype: Any, xp: Any) -> Any:
-        """Value that sums start from."""
-        return absent(semiring, dtype, xp)
 
     def _ordered(self, a_data: Any, b_data: Any) -> tuple[Any, Any]:
         """From the operands' order of values to that of the computation."""
@@ -286,17 +304,27 @@ class Plan:
 
 
 class GalerkinPlan:
-    """The triple product R A P of three patterns, ready for values; made by `plan_galerkin`."""
+    """The triple product R A P of three patterns, ready for values; made by `plan_galerkin`.
+
+    Parameters
+    ----------
+    r : sparse array or matrix, or None
+        As for `plan_galerkin`.
+    a, p : sparse array or matrix
+        As for `plan_galerkin`.
+    slots : {"auto", True, False}
+        As for `plan_galerkin`.
+    """
 
     def __init__(self, r: Any, a: Any, p: Any, slots: Any):
         left, middle, right = read_three(r, a, p)
         self._r_is_p = r is None
-        self._sizes = tuple(int(x.data.shape[0]) for x in (left, middle, right))
+        given = right.transposed() if r is None else read("r", r)
+        self._r_size = int(given.data.shape[0])
         self._order = None
-        if r is None:  # the values of P in the order of the rows of its transpose
-            xp = array_namespace(right.indices)
-            numbered = right._replace(data=xp.arange(self._sizes[2])).transposed()
-            self._order = numbered.in_layout(left.layout, "p").data
+        if given.layout != left.layout:  # from the order of the given values to that of the rows
+            numbered = given._replace(data=array_namespace(given.indices).arange(self._r_size))
+            self._order = numbered.in_layout(left.layout, "r").data
         self.left_first = left_first(left, middle, right)
         self._wrap = middle.wrap
         inner = (left, middle) if self.left_first else (middle, right)
@@ -315,6 +343,21 @@ class GalerkinPlan:
     def __repr__(self) -> str:
         order = "(R A) P" if self.left_first else "R (A P)"
         return f"GalerkinPlan({order}, inner={self.inner!r}, outer={self.outer!r})"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of the result."""
+        return self.outer.shape
+
+    @property
+    def nnz(self) -> int:
+        """Entries of the result."""
+        return self.outer.nnz
+
+    @property
+    def flops(self) -> int:
+        """Products of both steps."""
+        return self.inner.flops + self.outer.flops
 
     def execute(self, r_data: Any, a_data: Any, p_data: Any, /) -> Any:
         """Compute the values of the triple product.
@@ -339,10 +382,11 @@ class GalerkinPlan:
         if (r_data is None) != self._r_is_p:
             needed = "None (R is P transposed)" if self._r_is_p else "the values of R"
             raise ValueError(f"r_data must be {needed} as the plan was made.")
-        if r_data is None:
-            (p_data,) = _checks.arrays(p_data=p_data)
-            Plan._check("p_data", p_data, self._sizes[2])
-            r_data = array_namespace(p_data).take(p_data, _like(self._order, p_data))
+        name, values = ("p_data", p_data) if self._r_is_p else ("r_data", r_data)
+        (r_data,) = _checks.arrays(**{name: values})
+        Plan._check(name, r_data, self._r_size)
+        if self._order is not None:
+            r_data = array_namespace(r_data).take(r_data, _like(self._order, r_data))
         if self.left_first:
             return self.outer.execute(self.inner.execute(r_data, a_data), p_data)
         return self.outer.execute(r_data, self.inner.execute(a_data, p_data))
@@ -378,8 +422,9 @@ def plan(
     Parameters
     ----------
     a : sparse array or matrix, shape (m, k)
-        In rows or columns (CSR, CSC), from any library that `matmul` takes; only the pattern
-        counts. Its index arrays are kept and must not change.
+        In rows or columns (CSR, CSC; ``a.T`` for a transpose, which copies nothing), from any
+        library that `matmul` takes; only the pattern counts. Its index arrays are kept and must
+        not change.
     b : sparse array or matrix, shape (k, n)
         From the same library.
     mask : sparse array or matrix, shape (m, n), optional
@@ -428,6 +473,7 @@ def plan(
            [ 0., 90.]])
     """
     left, right = (_compressed(name, x) for name, x in (("a", a), ("b", b)))
+    _checks.library_of(left.data, right.data)
     if left.shape[1] != right.shape[0]:
         raise ValueError(
             f"plan needs a of shape (m, k) and b of shape (k, n); got {left.shape} and "
@@ -497,7 +543,7 @@ def _compressed(name: str, value: Any) -> Operand:
 
 
 def _check_slots(slots: Any) -> None:
-    if slots not in ("auto", True, False):
+    if not (isinstance(slots, bool) or (isinstance(slots, str) and slots == "auto")):
         raise ValueError(f"slots must be 'auto', True or False; got {slots!r}.")
 
 

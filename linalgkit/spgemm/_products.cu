@@ -92,7 +92,7 @@ struct Table {
     T values[SLOTS];
     long long before[TEAM], offset[TEAM];  // of the sources at hand: products before, first place
     int keys[SLOTS];
-    int order[SLOTS];  // claims of `in_turn`, then the slots of the sorted columns
+    int claims[SLOTS];  // for `in_turn`, then the columns in order
 };
 template <int SLOTS, int TEAM>
 struct Columns {
@@ -157,36 +157,40 @@ __global__ void check_rows(const int* indices, const long long* indptr, long lon
 }
 
 // Bin of every row, by the entries that a table needs room for: 0 for none, b for at most
-// SMALLEST << (b - 1), `tables` + 1 beyond the last table. `sizes` counts the rows of the bins.
-constexpr int SMALLEST_BITS = 5;
+// 32 << (b - 1), `tables` + 1 beyond the last table. `sizes` counts the rows of the BINS.
+constexpr int BINS = 16;
 
-__global__ void bin_rows(const long long* needed, long long rows, int tables,
+__global__ void bin_rows(const long long* needed, long long rows, long long most, int tables,
                          unsigned char* bins, long long* sizes) {
-    __shared__ int here[32];
-    if (threadIdx.x < 32) here[threadIdx.x] = 0;
+    __shared__ int here[BINS];
+    if (threadIdx.x < BINS) here[threadIdx.x] = 0;
     __syncthreads();
     const long long row = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     if (row < rows) {
-        const int bits = needed[row] < 2 ? 0 : 64 - __clzll(needed[row] - 1);
-        const int bin = needed[row] == 0 ? 0 : min(max(bits - SMALLEST_BITS, 0), tables) + 1;
+        const long long room = min(needed[row], most);
+        const int bits = room < 2 ? 0 : 64 - __clzll(room - 1);
+        const int bin = room == 0 ? 0 : min(max(bits - 5, 0), tables) + 1;
         bins[row] = bin;
         atomicAdd(&here[bin], 1);
     }
     __syncthreads();
-    if (threadIdx.x <= tables + 1 && here[threadIdx.x])
+    if (threadIdx.x < BINS && here[threadIdx.x])
         atomicAdd((unsigned long long*)&sizes[threadIdx.x], (unsigned long long)here[threadIdx.x]);
 }
 
-// The rows by their bins, those of a bin in any order; `next` is where each bin begins.
-__global__ void list_rows(const unsigned char* bins, long long rows, long long* next,
-                          long long* listed) {
+// The rows by their bins, those of a bin in any order; `sizes` counts them, `taken` is all zero.
+__global__ void list_rows(const unsigned char* bins, long long rows, const long long* sizes,
+                          unsigned long long* taken, long long* listed) {
     const long long row = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     if (row >= rows) return;
-    const unsigned int same = __match_any_sync(__activemask(), bins[row]);
+    const int bin = bins[row];
+    const unsigned int same = __match_any_sync(__activemask(), bin);
     const int lane = threadIdx.x & 31, leader = __ffs(same) - 1;
     unsigned long long place = 0;
-    if (lane == leader)
-        place = atomicAdd((unsigned long long*)&next[bins[row]], (unsigned long long)__popc(same));
+    if (lane == leader) {
+        place = atomicAdd(&taken[bin], (unsigned long long)__popc(same));
+        for (int b = 0; b < bin; ++b) place += sizes[b];
+    }
     place = __shfl_sync(same, place, leader);
     listed[place + __popc(same & ((1u << lane) - 1))] = row;
 }
@@ -225,51 +229,64 @@ count_by_table(const int* a_indices, const long long* a_indptr, const int* b_ind
     if (member == 0) counts[row] = total;
 }
 
-// Move the columns of the products to the front, their slots to `order`; return how many.
+// Sort a value of every lane of a warp (bitonic).
+__device__ int sort_warp(int key) {
+    const int lane = threadIdx.x & 31;
+    for (int size = 2; size <= 32; size <<= 1) {
+        for (int stride = size >> 1; stride; stride >>= 1) {
+            const int other = __shfl_xor_sync(WARP, key, stride);
+            const bool rises = (lane & size) == 0, is_low = (lane & stride) == 0;
+            key = rises == is_low ? min(key, other) : max(key, other);
+        }
+    }
+    return key;
+}
+
+// Copy the columns of the products to `sorted`, in order; return how many. At most MOST, half of
+// SLOTS. Runs of 32 are sorted in registers, then merged: a column moves as far as there are
+// lesser ones in the run beside.
 template <int SLOTS, int TEAM>
-__device__ int compact(int* keys, int* order) {
+__device__ int sort_columns(const int* keys, int* sorted) {
+    constexpr int MOST = SLOTS / 2, EACH = MOST / TEAM;
     const int member = threadIdx.x % TEAM;
     int own[SLOTS / TEAM], mine = 0;
     for (int i = 0; i < SLOTS / TEAM; ++i) {
         own[i] = keys[member + i * TEAM];
         mine += is_entry(own[i]);
     }
+    long long count;
+    int place = exclusive_sum<TEAM>(mine, count);
+    for (int i = 0; i < SLOTS / TEAM; ++i)
+        if (is_entry(own[i])) sorted[place++] = own[i];
     meet<TEAM>();
-    long long total;
-    int place = exclusive_sum<TEAM>(mine, total);
-    for (int i = 0; i < SLOTS / TEAM; ++i) {
-        if (is_entry(own[i])) {
-            keys[place] = own[i];
-            order[place++] = member + i * TEAM;
-        }
+    int key[EACH], to[EACH];
+    for (int i = 0; i < EACH; ++i) {
+        const int at = member + i * TEAM;
+        key[i] = at < count ? sorted[at] : EMPTY;
+        if ((at & ~31) < count) key[i] = sort_warp(key[i]);  // or not: the warp is of one mind
     }
     meet<TEAM>();
-    return total;
-}
-
-// Sort `count` different keys, at most MOST, and their `order` by merging: a key moves as far as
-// there are lesser ones in the other half.
-template <int MOST, int TEAM>
-__device__ void merge_sort(int* keys, int* order, int count) {
-    const int member = threadIdx.x % TEAM;
-    int key[MOST / TEAM], from[MOST / TEAM], place[MOST / TEAM];
-    for (int size = 1; size < count; size <<= 1) {
-        for (int i = 0; i < MOST / TEAM; ++i) {
-            const int at = member + i * TEAM, other = (at & -size) ^ size;
+    for (int i = 0; i < EACH; ++i) sorted[member + i * TEAM] = key[i];
+    meet<TEAM>();
+#pragma unroll
+    for (int size = 32; size < MOST; size <<= 1) {
+        if (size >= count) break;
+        for (int i = 0; i < EACH; ++i) {
+            const int at = member + i * TEAM;
             if (at >= count) break;
-            key[i] = keys[at], from[i] = order[at];
-            int low = min(other, count), high = min(other + size, count);
-            while (low < high) {
-                const int middle = (low + high) >> 1;
-                if (keys[middle] < key[i]) low = middle + 1; else high = middle;
-            }
-            place[i] = (at & ~size) + low - min(other, count);
+            const int other = (at & -size) ^ size;
+            key[i] = sorted[at];
+            int low = other;  // EMPTY fills up: no end to heed
+            for (int step = size / 2; step; step >>= 1)
+                if (sorted[low + step - 1] < key[i]) low += step;
+            low += sorted[low] < key[i];
+            to[i] = (at & ~size) + low - other;
         }
         meet<TEAM>();
-        for (int i = 0; i < MOST / TEAM && member + i * TEAM < count; ++i)
-            keys[place[i]] = key[i], order[place[i]] = from[i];
+        for (int i = 0; i < EACH && member + i * TEAM < count; ++i) sorted[to[i]] = key[i];
         meet<TEAM>();
     }
+    return count;
 }
 
 // The rows listed, by the table.
@@ -288,7 +305,7 @@ multiply_by_table(const T* a_data, const int* a_indices, const long long* a_indp
     const long long row = listed[place], begin = indptr[row];
     for (int s = member; s < SLOTS; s += TEAM) {
         table.keys[s] = EMPTY;
-        table.order[s] = NOBODY;
+        table.claims[s] = NOBODY;
         table.values[s] = Semiring::template absent<T>();
     }
     meet<TEAM>();
@@ -305,7 +322,7 @@ multiply_by_table(const T* a_data, const int* a_indices, const long long* a_indp
                 slot = find_slot<SLOTS>(table.keys, b_indices[q], mode);
                 term = Semiring::multiply(a_data[t], b_data[q]);
             }
-            in_turn<TEAM>(slot, table.order, [&] {
+            in_turn<TEAM>(slot, table.claims, [&] {
                 table.values[slot] = Semiring::add(table.values[slot], term);
             });
         });
@@ -315,11 +332,11 @@ multiply_by_table(const T* a_data, const int* a_indices, const long long* a_indp
             data[t] = table.values[find_slot<SLOTS>(table.keys, mask_indices[t], mode)];
         return;
     }
-    const int count = compact<SLOTS, TEAM>(table.keys, table.order);
-    merge_sort<SLOTS / 2, TEAM>(table.keys, table.order, count);
+    const int count = sort_columns<SLOTS, TEAM>(table.keys, table.claims);
     for (int s = member; s < count; s += TEAM) {
-        data[begin + s] = table.values[table.order[s]];
-        indices[begin + s] = table.keys[s];
+        const int column = table.claims[s];
+        indices[begin + s] = column;
+        data[begin + s] = table.values[find_slot<SLOTS>(table.keys, column, KNOWN)];
     }
 }
 
@@ -332,18 +349,23 @@ __device__ void mark(unsigned int* bits, int column) {
 }
 
 // Entries of the long rows listed (with PAIRS: products), by a bitmap for each block, all zero
-// between rows; another one marks the mask.
+// between rows; another one marks the mask. Blocks take rows as they get free, from `next` on.
 template <int THREADS>
 __global__ void __launch_bounds__(THREADS)
 count_by_bitmap(const int* a_indices, const long long* a_indptr, const int* b_indices,
                 const long long* b_indptr, const int* mask_indices, const long long* mask_indptr,
-                int mode, const long long* listed, long long number, long long words,
-                unsigned int* bitmaps, unsigned int* masks, long long* counts) {
+                int mode, const long long* listed, unsigned long long number,
+                unsigned long long* next, long long words, unsigned int* bitmaps,
+                unsigned int* masks, long long* counts) {
     __shared__ long long before[THREADS], offset[THREADS];
+    __shared__ unsigned long long turn;  // place in the list
     unsigned int* bits = bitmaps + blockIdx.x * words;
     unsigned int* marks = masks + blockIdx.x * words;
-    for (long long r = blockIdx.x; r < number; r += gridDim.x) {
-        const long long row = listed[r];
+    while (true) {
+        if (threadIdx.x == 0) turn = atomicAdd(next, 1ull);
+        __syncthreads();
+        if (turn >= number) return;
+        const long long row = listed[turn];
         if (mode != ALL)
             for (long long t = mask_indptr[row] + threadIdx.x; t < mask_indptr[row + 1];
                  t += THREADS)
@@ -378,17 +400,22 @@ __global__ void __launch_bounds__(THREADS)
 multiply_by_bitmap(const T* a_data, const int* a_indices, const long long* a_indptr,
                    const T* b_data, const int* b_indices, const long long* b_indptr,
                    const int* mask_indices, const long long* mask_indptr, int mode,
-                   const long long* listed, long long number, long long columns, long long words,
-                   T* dense, unsigned int* bitmaps, unsigned int* masks, const long long* indptr,
+                   const long long* listed, unsigned long long number,
+                   unsigned long long* next, long long columns, long long words, T* dense,
+                   unsigned int* bitmaps, unsigned int* masks, const long long* indptr,
                    T* data, int* indices) {
     __shared__ long long before[THREADS], offset[THREADS];
     __shared__ int keys[2 * THREADS], claims[2 * THREADS];  // of the products at hand
     for (int s = threadIdx.x; s < 2 * THREADS; s += THREADS) keys[s] = EMPTY, claims[s] = NOBODY;
     T* sums = dense + blockIdx.x * columns;
+    __shared__ unsigned long long turn;  // place in the list
     unsigned int* bits = bitmaps + blockIdx.x * words;
     unsigned int* marks = masks + blockIdx.x * words;
-    for (long long r = blockIdx.x; r < number; r += gridDim.x) {
-        const long long row = listed[r];
+    while (true) {
+        if (threadIdx.x == 0) turn = atomicAdd(next, 1ull);
+        __syncthreads();
+        if (turn >= number) return;
+        const long long row = listed[turn];
         if (mode != ALL)
             for (long long t = mask_indptr[row] + threadIdx.x; t < mask_indptr[row + 1];
                  t += THREADS)

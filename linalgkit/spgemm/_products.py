@@ -52,7 +52,8 @@ def matmul(
     semiring : str, default "plus_times"
         What adds and multiplies: ``"plus_times"``, ``"min_plus"``, ``"max_plus"``,
         ``"max_min"``, ``"min_max"``, ``"or_and"`` (values become bool) or
-        ``"plus_pair"`` (every product is 1: counts; int64 from bool). What is not
+        ``"plus_pair"`` (every product is 1: counts, in the operands' dtype, in which small
+        integers wrap; int64 from bool). What is not
         stored takes no part, whatever zero means: under ``"min_plus"`` a stored 0.0
         is an edge of length zero.
     mask : sparse array or matrix, shape (m, n), optional
@@ -85,7 +86,8 @@ def matmul(
     sparse array or matrix, shape (m, n)
         Of the kind of `a`: an array if `a` is one, a matrix if `a` is one; CSR, or
         CSC if both operands are CSC (or transposed CSR); a named tuple `CSR` if `a`
-        is only an object with three arrays. Every row (column) is sorted and free of
+        is only an object with three arrays (CuPy's containers hold no integers: counts come
+        as float64 there). Every row (column) is sorted and free of
         duplicates. Indices are int32 while shape and number of entries fit, else
         int64.
 
@@ -278,7 +280,7 @@ def csr_matmul(
     for name, array in arrays.items():
         if array.ndim != 1:
             raise ValueError(f"{name} must have one axis; got shape {tuple(array.shape)}.")
-    if len(shape) != 2:
+    if not isinstance(shape, tuple | list) or len(shape) != 2:
         raise ValueError(f"shape must be (m, n); got {shape!r}.")
     m, n = _checks.size("shape[0]", shape[0]), _checks.size("shape[1]", shape[1])
     for name in ("a_indptr", "mask_indptr"):

@@ -96,6 +96,7 @@ def promote(a_data: Any, b_data: Any, semiring: str, accumulate: Any) -> Promote
 
 def _dtype(name: str, value: Any, xp: Any) -> Any:
     """Return a dtype of the library from its name or from itself."""
+    value = {float: "float64", int: "int64", complex: "complex128"}.get(value, value)
     found = getattr(xp, value, None) if isinstance(value, str) else value
     try:
         if xp.isdtype(found, "numeric"):

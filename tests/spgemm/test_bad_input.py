@@ -1,15 +1,19 @@
 """What is not a sparse product: clear errors, never a crash."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from spgemm.cases import OPERATIONS, by_the_book
 
 import linalgkit
 from linalgkit import spgemm
 
+ENGINES = ("array_api", "numba")
 EYE = sp.eye_array(3, format="csr")
 GOOD = (np.ones(2), np.array([0, 1]), np.array([0, 1, 2]))
 
@@ -72,7 +76,7 @@ def test_shapes_that_do_not_fit():
 def test_operands_that_are_no_sparse_containers():
     with pytest.raises(TypeError, match=r"a must be a sparse array.*numpy.ndarray"):
         spgemm.matmul(np.eye(3), EYE)
-    with pytest.raises(TypeError, match=r"b must be a sparse array.*if an operand is dense"):
+    with pytest.raises(TypeError, match=r"b must be a sparse array.*If it is dense"):
         spgemm.matmul(EYE, np.eye(3))
     with pytest.raises(TypeError, match=r"b must be a sparse array.*builtins.list"):
         spgemm.matmul(EYE, [[1.0]])
@@ -93,28 +97,134 @@ def test_corrupt_scipy_container_raises_instead_of_crashing():
         spgemm.matmul(sp.eye_array(2, format="csr"), broken)
 
 
-index_arrays = hnp.arrays(
-    st.sampled_from([np.int32, np.int64, np.uint8]), st.integers(0, 6), elements=st.integers(0, 7)
+def kinds_of(low, high):
+    """Short arrays of integers of several widths; `high` bounds the narrow ones too."""
+    return st.one_of(
+        hnp.arrays(dtype, st.integers(0, 6), elements=st.integers(max(low, least), high))
+        for dtype, least in [(np.int32, low), (np.int64, low), (np.uint8, 0), (np.uint64, 0)]
+    )
+
+
+# Mostly what could be right, and now and then anything at all.
+plausible = kinds_of(0, 7)
+anything = st.one_of(
+    plausible,
+    kinds_of(-3, 100),
+    hnp.arrays(np.int64, st.integers(0, 6), elements=st.integers(-(2**63), 2**63 - 1)),
+    hnp.arrays(np.uint64, st.integers(0, 6), elements=st.integers(0, 2**64 - 1)),
+    hnp.arrays(np.int32, st.integers(0, 6), elements=st.integers(-(2**31), 2**31 - 1)),
+    hnp.arrays(np.float64, st.integers(0, 6)),
 )
 
 
-@settings(max_examples=200, deadline=None)
-@given(index_arrays, index_arrays, index_arrays, index_arrays, st.integers(0, 5), st.integers(0, 5))
-def test_raw_triples_never_crash_and_engines_agree(ai, ap, bi, bp, m, n):
-    a = (np.arange(1.0, ai.size + 1), ai, ap)
-    b = (np.arange(1.0, bi.size + 1), bi, bp)
-    results = []
-    for engine in ("numba", "array_api"):
-        with linalgkit.use_engine(engine):
-            try:
-                results.append(spgemm.csr_matmul(*a, *b, shape=(m, n)))
-            except ValueError as error:
-                results.append(str(error))
-    if isinstance(results[0], str):
-        assert results[0] == results[1]
-    else:
-        for ours, reference in zip(*results, strict=True):
-            np.testing.assert_array_equal(ours, reference)
+@st.composite
+def rows(draw, count, columns, arrays):
+    """Index arrays of `count` rows: valid ones, or whatever `arrays` gives."""
+    if draw(st.integers(0, 3)) == 0:
+        return draw(arrays), draw(arrays)
+    lengths = draw(st.lists(st.integers(0, 3), min_size=count, max_size=count))
+    indptr = np.concatenate([[0], np.cumsum(lengths, dtype=int)]).astype(
+        draw(st.sampled_from([np.int32, np.int64, np.uint16]))
+    )
+    size = int(indptr[-1]) + draw(st.integers(0, 2))
+    indices = draw(
+        hnp.arrays(
+            draw(st.sampled_from([np.int32, np.int64, np.uint8])),
+            size,
+            elements=st.integers(0, max(columns - 1, 0)),
+        )
+    )
+    return indices, indptr
+
+
+@st.composite
+def products(draw):
+    m, k, n = (draw(st.integers(0, 5)) for _ in range(3))
+    shape = m, draw(st.sampled_from([n, n, n, 2**33]))
+    a, b = draw(rows(m, k, anything)), draw(rows(k, n, anything))
+    mask = draw(st.one_of(st.none(), rows(m, n, anything)))
+    return shape, a, b, mask
+
+
+def is_csr(indices, indptr, count, columns):
+    """Tell by the definition whether index arrays are those of `count` rows."""
+    if indices.dtype.kind not in "iu" or indptr.dtype.kind not in "iu":
+        return False
+    pointers, places = indptr.tolist(), indices.tolist()
+    return (
+        len(pointers) == count + 1
+        and pointers[0] == 0
+        and pointers == sorted(pointers)
+        and pointers[-1] <= len(places)
+        and all(0 <= x < columns for x in places[: pointers[-1]])
+    )
+
+
+def triple(indices, indptr, shape):
+    data = np.arange(1.0, indices.size + 1)
+    return SimpleNamespace(data=data, indices=indices, indptr=indptr.astype(np.int64), shape=shape)
+
+
+@settings(max_examples=300)
+@given(products(), st.sampled_from(sorted(OPERATIONS)), st.booleans(), st.sampled_from(ENGINES))
+def test_raw_triples_give_the_right_answer_or_a_clear_error(case, semiring, complement, engine):
+    (m, n), a, b, mask = case
+    k = b[1].size - 1
+    options = {"semiring": semiring}
+    if mask is not None:
+        options |= {"mask_indices": mask[0], "mask_indptr": mask[1], "complement": complement}
+    if engine == "numba" and n > 100:
+        n = 10**7  # columns that a thread may hold
+    valid = k >= 0 and is_csr(*a, m, k) and is_csr(*b, k, n)
+    valid = valid and (mask is None or is_csr(*mask, m, n))
+    data = [np.arange(1.0, x[0].size + 1) for x in (a, b)]
+    with linalgkit.use_engine(engine):
+        if not valid:
+            with pytest.raises((ValueError, TypeError)):
+                spgemm.csr_matmul(data[0], *a, data[1], *b, shape=(m, n), **options)
+            return
+        result = spgemm.csr_matmul(data[0], *a, data[1], *b, shape=(m, n), **options)
+    width = 256  # no index here is larger
+    allowed = None
+    if mask is not None:
+        allowed = np.zeros((m, width), dtype=bool)
+        pointers = mask[1].astype(np.int64)
+        allowed[np.repeat(np.arange(m), np.diff(pointers)), mask[0][: pointers[-1]]] = True
+        allowed = allowed != complement
+    values, places = by_the_book(triple(*a, (m, k)), triple(*b, (k, width)), semiring, allowed)
+    found, columns = np.nonzero(places)
+    np.testing.assert_array_equal(result.indices, columns)
+    np.testing.assert_array_equal(result.indptr, np.searchsorted(found, np.arange(m + 1)))
+    np.testing.assert_array_equal(result.data, values[places])
+
+
+@settings(max_examples=200)
+@given(products(), st.sampled_from(sorted(OPERATIONS)), st.booleans(), st.sampled_from(ENGINES))
+def test_containers_with_any_arrays_are_planned_right_or_refused(case, semiring, slots, engine):
+    (m, n), a, b, mask = case
+    k = b[1].size - 1
+    n = min(n, 300)
+
+    def container(arrays, shape):
+        data = np.arange(1.0, arrays[0].size + 1)
+        return SimpleNamespace(data=data, indices=arrays[0], indptr=arrays[1], shape=shape)
+
+    left, right = container(a, (m, max(k, 0))), container(b, (max(k, 0), n))
+    options = {} if mask is None else {"mask": container(mask, (m, n))}
+    valid = k >= 0 and is_csr(*a, m, k) and is_csr(*b, k, n)
+    valid = valid and (mask is None or is_csr(*mask, m, n))
+    with linalgkit.use_engine(engine):
+        if not valid:
+            for call in (spgemm.matmul, spgemm.plan):
+                with pytest.raises((ValueError, TypeError)):
+                    call(left, right, **options)
+            return
+        expected = spgemm.matmul(left, right, semiring=semiring, **options)
+        plan = spgemm.plan(left, right, slots=slots, **options)
+        data = plan.execute(left.data, right.data, semiring=semiring)
+    assert data.tobytes() == expected.data.tobytes()
+    np.testing.assert_array_equal(plan.indices, expected.indices)
+    np.testing.assert_array_equal(plan.indptr, expected.indptr)
 
 
 def test_jit_over_the_values_alone_is_refused_in_our_words(require):

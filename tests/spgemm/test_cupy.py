@@ -1,11 +1,15 @@
 """The GPU engine: the same bits as SciPy on the host, on every run."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
 from spgemm.cases import LARGE, random, same_bits
 
+import linalgkit
 from linalgkit import spgemm
+from linalgkit.spgemm._semirings import SEMIRINGS
 
 pytestmark = pytest.mark.gpu
 
@@ -25,26 +29,111 @@ def test_same_bits_as_scipy_and_on_every_run(name):
         same_bits(result, sp.csr_matrix(a) @ sp.csr_matrix(b))
 
 
+def every_table(dtype, seed=7):
+    """Rows for every size of table and for the bitmap, and empty ones; B has empty rows too."""
+    densities = (0.0, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.2)
+    a = [random((20, 3000), density, i, dtype) for i, density in enumerate(densities)]
+    return sp.csr_array(sp.vstack(a)), random((3000, 8000), 0.002, seed, dtype)
+
+
+def raw(a):
+    """Three arrays on the device: CuPy's own containers hold no integers."""
+    import cupy as cp
+
+    named = {name: cp.asarray(getattr(a, name)) for name in spgemm.CSR._fields}
+    return SimpleNamespace(**named, shape=a.shape)
+
+
+def parts(a):
+    return a.data, a.indices, a.indptr
+
+
+def on_both(*triples, shape, mask=None, **options):
+    """Return the product of NumPy arrays by the reference and of CuPy arrays by the GPU engine."""
+    import cupy as cp
+
+    if mask is not None:
+        options |= {"mask_indices": mask[0], "mask_indptr": mask[1]}
+    arrays = [x for triple in triples for x in triple]
+    with linalgkit.use_engine("array_api"):
+        host = spgemm.csr_matmul(*arrays, shape=shape, **options)
+    moved = {k: cp.asarray(v) if isinstance(v, np.ndarray) else v for k, v in options.items()}
+    device = spgemm.csr_matmul(*map(cp.asarray, arrays), shape=shape, **moved)
+    return host, spgemm.CSR(*(x.get() for x in device))
+
+
+def assert_same(host, device, exact=True):
+    for truth, array in zip(host, device, strict=True):
+        assert array.dtype == truth.dtype
+        if exact or truth.dtype.kind == "i":
+            np.testing.assert_array_equal(array, truth)
+        else:
+            np.testing.assert_allclose(array, truth, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
-def test_dtypes(dtype):
-    # Rows of every table size and of the dense path.
-    a = sp.vstack([random((40, 9000), d, i, dtype) for i, d in enumerate((0.0005, 0.01, 0.2))])
-    b = random((9000, 8000), 0.002, 7, dtype)
-    a = sp.csr_array(a)
+def test_every_table_has_the_bits_of_scipy(dtype):
+    a, b = every_table(dtype)
     result = spgemm.matmul(on_device(a), on_device(b), prune=True).get()
     same_bits(result, sp.csr_matrix(a) @ sp.csr_matrix(b))
 
 
-@pytest.mark.parametrize("dtype", ["int32", "float16"])
-def test_other_dtypes_are_served_by_the_reference(dtype):
-    import cupy as cp
+SERVED = [
+    (semiring, dtype)
+    for semiring in SEMIRINGS
+    for dtype in ("float32", "float64", "int32", "int64", "complex64", "complex128", "bool")
+    if (semiring in ("plus_times", "plus_pair", "or_and") or not dtype.startswith("complex"))
+    and (not semiring.endswith("_plus") or dtype != "bool")
+]
 
-    data, index = cp.asarray([1, 2], dtype=dtype), cp.asarray([0, 1])
-    result = spgemm.csr_matmul(
-        data, index, cp.asarray([0, 1, 2]), data, index, cp.asarray([0, 1, 2]), shape=(2, 2)
-    )
-    assert result.data.dtype == dtype
-    assert result.data.tolist() == [1, 4]
+
+@pytest.mark.parametrize("masked", ["no mask", "mask", "complement"])
+@pytest.mark.parametrize(("semiring", "dtype"), SERVED)
+def test_semirings_and_masks(semiring, dtype, masked):
+    if dtype == "bool":
+        a, b = (x.astype(bool) for x in every_table("float64"))
+        a.data[::3], b.data[::2] = False, False
+    else:
+        a, b = every_table(dtype)
+    shape = a.shape[0], b.shape[1]
+    mask = None
+    if masked != "no mask":
+        # Few places and many, out of order and repeated.
+        pattern = sp.vstack([random((90, shape[1]), d, 3) for d in (0.001, 0.6)]).tocsr()
+        order = np.arange(pattern.nnz)
+        for begin, end in zip(pattern.indptr[:-1], pattern.indptr[1:], strict=True):
+            order[begin:end] = order[begin:end][::-1]
+            order[end - 2 : end] = order[end - 1] if end - begin > 2 else order[end - 2 : end]
+        mask = pattern.indices[order], pattern.indptr
+    options = {"semiring": semiring, "complement": masked == "complement"}
+    host, device = on_both(parts(a), parts(b), shape=shape, mask=mask, **options)
+    # NumPy fuses complex products.
+    assert_same(host, device, exact=not (dtype.startswith("c") and semiring == "plus_times"))
+
+
+@pytest.mark.parametrize("semiring", ["plus_times", "min_plus", "max_plus", "max_min", "min_max"])
+@pytest.mark.parametrize("prune", [False, True])
+def test_nan_and_infinity_propagate(semiring, prune):
+    rng = np.random.default_rng(0)
+    a, b = every_table("float64")
+    for x in (a, b):
+        x.data[rng.random(x.nnz) < 0.002] = np.nan
+        x.data[rng.random(x.nnz) < 0.01] = np.inf
+        x.data[rng.random(x.nnz) < 0.01] = -np.inf
+    options = {"shape": (a.shape[0], b.shape[1]), "semiring": semiring, "prune": prune}
+    host, device = on_both(parts(a), parts(b), **options)
+    assert np.isnan(host.data).any()
+    assert_same(host, device)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint16", "float16"])
+@pytest.mark.parametrize("semiring", ["plus_times", "min_plus"])
+def test_other_dtypes_are_served_by_the_reference(dtype, semiring):
+    rng = np.random.default_rng(0)
+    a = random((30, 30), 0.2, 0)
+    a.data = rng.integers(0, 9, a.nnz).astype(np.float64)
+    triple = a.data.astype(dtype), a.indices, a.indptr
+    assert_same(*on_both(triple, triple, shape=a.shape, semiring=semiring))
 
 
 def test_csc_times_csc():
@@ -69,24 +158,153 @@ def test_empty(shape):
 
 
 @pytest.mark.parametrize("duplicates", [False, True])
-def test_unsorted_and_duplicate_indices(duplicates):
+@pytest.mark.parametrize(("n", "each"), [(500, 12), (3000, 60), (9000, 150)])
+def test_unsorted_and_duplicate_indices(n, each, duplicates):
+    rng = np.random.default_rng(0)
+    rows = 40
+    choose = [
+        rng.integers(0, n // 2, each) if duplicates else rng.permutation(n)[:each] for _ in range(n)
+    ]
+    b = rng.standard_normal(n * each), np.concatenate(choose), np.arange(0, n * each + 1, each)
+    a = b[0][: rows * each], b[1][: rows * each], b[2][: rows + 1]
+    host, device = on_both(a, b, shape=(rows, n))
+    assert_same(host, device)
+
+
+def test_max_memory():
+    import cupy as cp
+
+    a, b = (on_device(x) for x in LARGE["irregular"]())
+    needed = (result := spgemm.matmul(a, b)).nnz * 12 + 4 * (a.shape[0] + 1)
+    for prune in (False, True):
+        with pytest.raises(MemoryError, match=f"needs {needed:,} bytes"):
+            spgemm.matmul(a, b, max_memory=needed - 1, prune=prune)
+        assert spgemm.matmul(a, b, max_memory=needed, prune=prune).nnz == result.nnz
+    zero = cp.zeros(1), cp.zeros(1, dtype=cp.int32), cp.asarray([0, 1])
+    assert spgemm.csr_matmul(*zero, *zero, shape=(1, 1), prune=True, max_memory=8).data.size == 0
+
+
+def test_two_streams_at_once():
+    import cupy as cp
+
+    a, b = (on_device(x) for x in LARGE["irregular"]())
+    planned = spgemm.plan(a, b)
+    expected = spgemm.matmul(a, b).data.get().tobytes()
+    cp.cuda.Device().synchronize()
+    streams, results = [cp.cuda.Stream(non_blocking=True) for _ in range(2)], []
+    for _ in range(3):
+        for stream in streams:
+            with stream:
+                results.append(spgemm.matmul(a, b).data)
+                results.append(planned.execute(a.data, b.data))
+    cp.cuda.Device().synchronize()
+    assert {result.get().tobytes() for result in results} == {expected}
+
+
+@pytest.mark.parametrize("masked", ["no mask", "mask", "complement"])
+@pytest.mark.parametrize("layout", ["csr", "csc"])
+@pytest.mark.parametrize(
+    ("semiring", "dtype"),
+    [("plus_times", t) for t in ("float32", "float64", "complex128", "int64")]
+    + [("min_plus", "float64"), ("max_min", "int32"), ("plus_pair", "float32")],
+)
+def test_plans_execute_to_the_bits_of_the_product(semiring, dtype, layout, masked):
+    a, b = every_table(dtype)
+    if np.dtype(dtype).kind == "i":
+        layout, a, b = "csr", raw(a), raw(b)
+    else:
+        a, b = (on_device(x.asformat(layout)) for x in (a, b))
+    options = {}
+    if masked != "no mask":
+        pattern = sp.vstack([random((90, b.shape[1]), d, 3) for d in (0.001, 0.6)])
+        options = {"mask": on_device(pattern.asformat(layout))}
+        options["complement"] = masked == "complement"
+    planned = spgemm.plan(a, b, **options)
+    product = spgemm.matmul(a, b, semiring=semiring, **options)
+    for _ in range(2):
+        data = planned.execute(a.data, b.data, semiring=semiring)
+        assert data.get().tobytes() == product.data.get().tobytes()
+    assert planned.indices.get().tobytes() == product.indices.get().tobytes()
+    assert planned.slots is None
+
+
+def test_plan_made_on_the_host():
+    import cupy as cp
+
+    a, b = LARGE["irregular"]()
+    planned = spgemm.plan(a, b)
+    data = planned.execute(cp.asarray(a.data), cp.asarray(b.data))
+    with linalgkit.use_engine("array_api"):
+        assert data.get().tobytes() == spgemm.matmul(a, b).data.tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_gradients_of_plans(dtype, masked, shuffled):
+    import cupy as cp
+
+    a, b = every_table(dtype)
+    if shuffled:  # rows out of order, with repeated columns
+        for x in (a, b):
+            x.indices = np.random.default_rng(1).integers(0, x.shape[1] // 3, x.nnz).astype("i4")
+            x.has_sorted_indices = x.has_canonical_format = False
+    x, y = raw(a), raw(b)
+    options = {"mask": on_device(random((a.shape[0], b.shape[1]), 0.1, 3))} if masked else {}
+    planned = spgemm.plan(x, y, **options)
+    cotangent = random((1, planned.nnz), 1.0, 5, dtype).data
+    device = planned.execute_vjp(cp.asarray(cotangent), x.data, y.data)
+    again = planned.execute_vjp(cp.asarray(cotangent), x.data, y.data)
+    with linalgkit.use_engine("array_api"):
+        expected = planned.execute_vjp(cp.asarray(cotangent), x.data, y.data)
+    tolerance = 1e-4 if dtype in ("float32", "complex64") else 1e-12
+    for one, two, truth in zip(device, again, expected, strict=True):
+        assert one.dtype == dtype
+        assert one.get().tobytes() == two.get().tobytes()
+        np.testing.assert_allclose(one.get(), truth.get(), rtol=tolerance, atol=tolerance)
+    only = planned.execute_vjp(cp.asarray(cotangent), x.data, y.data, wrt=["b_data"])
+    assert only.a_data is None
+    assert only.b_data.get().tobytes() == device.b_data.get().tobytes()
+
+
+@pytest.mark.parametrize(("n", "degree"), [(60, 8), (2000, 30), (12_000, 2), (9000, 1200)])
+def test_triangles_and_row_flops(n, degree):
     import cupy as cp
 
     rng = np.random.default_rng(0)
-    n, each = 500, 12
-    choose = rng.integers if duplicates else None
-    rows = [choose(0, n, each) if duplicates else rng.permutation(n)[:each] for _ in range(n)]
-    indices, indptr = np.concatenate(rows), np.arange(0, n * each + 1, each)
-    data = rng.standard_normal(n * each)
-    device = tuple(map(cp.asarray, (data, indices, indptr)))
-    first = spgemm.csr_matmul(*device, *device, shape=(n, n))
-    again = spgemm.csr_matmul(*device, *device, shape=(n, n))
-    host = spgemm.csr_matmul(data, indices, indptr, data, indices, indptr, shape=(n, n))
-    for one, two, truth in zip(first, again, host, strict=True):
-        assert one.get().tobytes() == two.get().tobytes()
-        np.testing.assert_allclose(one.get(), truth, rtol=1e-12, atol=1e-12)
-    if not duplicates:
-        assert first.data.get().tobytes() == host.data.tobytes()
+    rows, columns = rng.integers(0, n, (2, n * degree // 2))
+    rows[: n // 2] = n - 1  # a node with very many neighbours
+    graph = sp.csr_array((np.ones(rows.size), (rows, columns)), shape=(n, n))
+    graph = sp.csr_array(((graph + graph.T) != 0).astype(np.float64))
+    lower = sp.csr_array(sp.tril(graph, -1))
+    expected = int(((lower @ lower) * lower).sum())
+    assert spgemm.triangle_count(on_device(graph)) == expected
+    flops = spgemm.row_flops(on_device(graph), on_device(graph))
+    assert flops.dtype == cp.int64
+    degrees = np.diff(graph.indptr)
+    np.testing.assert_array_equal(flops.get(), graph.astype(bool).astype(np.int64) @ degrees)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint16", "int64", "float16", "float32", "complex128"])
+def test_segments_are_reduced_in_order(dtype):
+    import cupy as cp
+
+    from linalgkit._xp import segment_extreme, segment_sum
+
+    rng = np.random.default_rng(0)
+    values = (rng.standard_normal(500) * 10.0 ** rng.integers(0, 4, 500)).astype(dtype)
+    segments = rng.integers(0, 7, 500) * 2
+    both = (values, segments), (cp.asarray(values), cp.asarray(segments))
+    host, device = (segment_sum(*arrays, 15) for arrays in both)
+    assert device.get().tobytes() == host.tobytes()
+    if dtype == "complex128":
+        return
+    if np.dtype(dtype).kind == "f":
+        values[7] = both[1][0][7] = np.nan
+    for how in ("min", "max"):
+        with np.errstate(invalid="ignore"):  # NaN
+            host, device = (segment_extreme(*arrays, 15, how=how, start=1) for arrays in both)
+        np.testing.assert_array_equal(device.get(), host)
 
 
 def test_invalid_indices_raise_instead_of_crashing():

@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from spgemm.cases import LARGE, poisson, random, same_bits
+from spgemm.cases import LARGE, OPERATIONS, poisson, random, same_bits, scattered
 
 import linalgkit
 from linalgkit import spgemm
@@ -19,6 +19,25 @@ def test_same_bits_as_scipy_for_any_number_of_workers(name, workers):
     a, b = LARGE[name]()
     with linalgkit.use_workers(workers):
         same_bits(spgemm.matmul(a, b, prune=True), a @ b)
+
+
+@pytest.mark.parametrize("semiring", [name for name in OPERATIONS if name != "plus_times"])
+@pytest.mark.parametrize("name", LARGE)
+def test_same_bits_of_every_semiring_for_any_number_of_workers(name, semiring):
+    a, b = LARGE[name]()
+    mask = scattered(a.shape[0], b.shape[1], 3)
+    found = []
+    for workers in (1, 2, 3):
+        with linalgkit.use_workers(workers):
+            results = [spgemm.matmul(a, b, semiring=semiring)]
+            results.append(spgemm.matmul(a, b, semiring=semiring, mask=mask))
+            results.append(spgemm.matmul(a, b, semiring=semiring, mask=mask, complement=True))
+        found.append(
+            [x.tobytes() for c in results for x in (c.data, c.indices, c.indptr)]
+            + [results[1].nnz + results[2].nnz - results[0].nnz]
+        )
+    assert found[0] == found[1] == found[2]
+    assert found[0][-1] == 0
 
 
 @pytest.mark.parametrize("name", LARGE)
@@ -38,7 +57,7 @@ def test_counting_first_gives_the_same(name, monkeypatch):
 
     a, b = LARGE[name]()
     expected = spgemm.matmul(a, b)
-    monkeypatch.setattr(_numba, "_available_memory", lambda: 0)
+    monkeypatch.setattr(_numba, "available_memory", lambda: 0)
     result = spgemm.matmul(a, b)
     np.testing.assert_array_equal(result.indices, expected.indices)
     assert result.data.tobytes() == expected.data.tobytes()
