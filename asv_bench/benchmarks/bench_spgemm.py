@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import compare_spgemm
 import scipy.sparse as sp
 import spgemm_cases
 from compare_spgemm import PEERS, peers
@@ -56,6 +57,69 @@ class PeerProduct:
 
     def time_matmul(self, case, peer):
         self.call()
+
+
+class _Contest:
+    """Time one contestant of a contest of compare_spgemm with all cores."""
+
+    def setup(self, case, who):
+        try:
+            contest = self.contest(case)
+        except ImportError as error:  # of a package that makes the case
+            raise NotImplementedError(str(error)) from error
+        calls = {"ours": contest.ours, **contest.peers}
+        if who not in calls:
+            raise NotImplementedError(f"{who} is not installed")
+        self.call = calls[who]
+        self.call()  # compiles
+
+    def time_call(self, case, who):
+        self.call()
+
+
+class PlanExecute(_Contest):
+    """New values on a known pattern."""
+
+    params = (list(CASES), ["ours", *compare_spgemm.PLAN_PEERS])
+    param_names = ("case", "who")
+
+    def contest(self, case):
+        return compare_spgemm.plan_contest(CASES[case])
+
+
+class Triangles(_Contest):
+    """A masked product, and its sum alone."""
+
+    params = (["masked", "count"], ["ours", *compare_spgemm.MASK_PEERS])
+    param_names = ("case", "who")
+
+    def contest(self, case):
+        make = partial(spgemm_cases.triangles, scale=11)
+        contests = {
+            "masked": compare_spgemm.masked_contest,
+            "count": compare_spgemm.count_contest,
+        }
+        return contests[case](make)
+
+
+class Semiring(_Contest):
+    """Other semirings on the power-law graph."""
+
+    params = (list(compare_spgemm.SEMIRINGS), ["ours", *compare_spgemm.SEMIRING_PEERS])
+    param_names = ("semiring", "who")
+
+    def contest(self, semiring):
+        return compare_spgemm.semiring_contest(CASES["RMAT scale 11"], semiring)
+
+
+class Galerkin(_Contest):
+    """The triple product of multigrid."""
+
+    params = (["Poisson 24³"], ["ours", *compare_spgemm.GALERKIN_PEERS])
+    param_names = ("case", "who")
+
+    def contest(self, case):
+        return compare_spgemm.galerkin_contest(partial(spgemm_cases.galerkin, m=24))
 
 
 class Overhead:

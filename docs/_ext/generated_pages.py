@@ -91,36 +91,43 @@ def growth_figures(results: Iterable[dict[str, Any]], target: Path) -> Iterator[
         )
         yield from (" ".join(_machine(result)), "", f".. image:: _generated/{name}")
         yield from (f"   :alt: {result['unit']} {panels}", "   :width: 100%", "")
-        if result.get("notes"):
-            points, rounds = len(result["notes"]), "Other programs disturbed the measurement at"
-            yield from (f"{rounds} {_count(points, 'point')}.", "")
+        if disturbed := [note for note in result.get("notes", []) if "disturbed" in note]:
+            points = _count(len(disturbed), "point")
+            yield from (f"At {points} other programs took part of the cores.", "")
 
 
 def _draw_growth(result: dict[str, Any], path: Path) -> None:
-    # Imported here: the page's text needs none of it.
     from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
     panels = result["panels"]
-    # Names of parts that do not change from build to build, and text that can be searched.
-    with rc_context({"svg.hashsalt": path.stem, "svg.fonttype": "none", "font.size": 10}):
+    # The salt and the missing date: the same file from every build.
+    with rc_context({"svg.hashsalt": path.stem, "font.size": 10}):
         figure = Figure(figsize=(4 * len(panels), 4.2), layout="constrained")
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for axis, panel in zip(axes, panels, strict=True):
             kinds = list(dict.fromkeys(line["which"] for line in panel["lines"]))
             names = list(dict.fromkeys(line["name"] for line in panel["lines"]))
+            styles = dict(zip(kinds, ("-", "--", ":"), strict=False))
+            colours = {name: f"C{k}" for k, name in enumerate(names)}
             for line in panel["lines"]:
-                axis.loglog(
-                    line["x"],
-                    line["ns"],
-                    color=f"C{names.index(line['name'])}",
-                    linestyle=("-", "--", ":")[kinds.index(line["which"])],
-                    marker="os^"[kinds.index(line["which"])],
-                    markersize=4,
-                )
+                style = {"color": colours[line["name"]], "linestyle": styles[line["which"]]}
+                axis.loglog(line["x"], line["ns"], marker="o", markersize=4, **style)
             axis.set(title=panel["title"], xlabel=panel["x_label"])
             axis.grid(which="major", alpha=0.3)
-            _legend(axis, names, kinds)
+            if len(kinds) > 1:
+                keys = [Line2D([], [], color="0.3", linestyle=styles[kind]) for kind in kinds]
+                axis.legend(keys, kinds, frameon=False)
+        keys = [Line2D([], [], color=colours[name], marker="o", markersize=4) for name in names]
+        axes[0].legend(keys, names, frameon=False)
+        ticks = [digit * 10.0**power for power in range(-1, 5) for digit in (1, 2, 5)]
+        axes[0].set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes[0].minorticks_off()
+        low, high = (
+            pick(ns for p in panels for x in p["lines"] for ns in x["ns"]) for pick in (min, max)
+        )
+        axes[0].set_ylim(low / 1.3, high * 1.3)
         axes[0].set_ylabel(result["unit"])
         figure.savefig(path, metadata={"Date": None})
 

@@ -7,6 +7,7 @@ from array_api_compat import array_namespace
 from .. import _checks
 from .._engine import Engines
 from ._containers import Operand, read
+from ._csr import check_csr
 from ._products import multiply, read_mask
 from ._semirings import SEMIRINGS, neutral
 from ._sizes import flops
@@ -147,15 +148,17 @@ def read_three(r: Any, a: Any, p: Any) -> tuple[Operand, Operand, Operand]:
 def left_first(left: Operand, middle: Operand, right: Operand) -> bool:
     """Tell whether (R A) P has fewer products than R (A P)."""
 
-    def cost(first: Operand, second: Operand, entries: int, rows: int) -> float:
+    def cost(first: Operand, second: Operand, names: str, entries: int, rows: int) -> float:
         if first.layout == second.layout == "csc":  # as many as of the transposes
-            first, second = second.transposed(), first.transposed()
-        products = flops(first.in_layout("csr", "r"), second.in_layout("csr", "a"))
+            first, second, names = second.transposed(), first.transposed(), names[::-1]
+        first, second = first.in_layout("csr", names[0]), second.in_layout("csr", names[1])
+        check_csr(names[0], *first.parts, first.shape[1])
+        products = flops(first, second)
         total = float(array_namespace(products).sum(products))
         return total * (1 + entries / max(rows, 1))  # each entry then meets a row of the third
 
-    from_left = cost(left, middle, right.indices.shape[0], right.shape[0])
-    return from_left <= cost(middle, right, left.indices.shape[0], left.shape[1])
+    from_left = cost(left, middle, "ra", right.indices.shape[0], right.shape[0])
+    return from_left <= cost(middle, right, "ap", left.indices.shape[0], left.shape[1])
 
 
 def _power(base: Operand, k: int, semiring: str, mask: Operand | None) -> Operand:

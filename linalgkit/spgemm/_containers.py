@@ -154,7 +154,9 @@ def _raw_wrap(parts: Any, shape: tuple[int, int], layout: str) -> CSR:
 def _check_convertible(name: str, value: Any) -> None:
     """Raise ValueError where SciPy would convert without looking, and read past its arrays."""
     if value.format == "bsr":
-        value.check_format(full_check=True)
+        blocks = value.shape[0] // value.blocksize[0], value.shape[1] // value.blocksize[1]
+        _check_parts(name, (value.indices, value.indices, value.indptr), blocks, "csr")
+        check_csr(name, value.data, value.indices, value.indptr, blocks[1])
     for axis, places in enumerate(getattr(value, "coords", ()) if value.format == "coo" else ()):
         if places.size and not 0 <= places.min() <= places.max() < value.shape[axis]:
             raise ValueError(

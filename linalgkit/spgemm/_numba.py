@@ -49,6 +49,7 @@ def csr_matmul(
     b = operand("b", b_data, b_indices, b_indptr, columns, index)
     ring = RINGS[semiring], _start(semiring, a_data.dtype)
     result = _Result(a_data.dtype, columns, max_memory)
+    prune = (0,) if prune else ()  # told to kernels by type: asked at every entry, it shows
     if a_indices.size + b_indices.size + columns <= _TINY and mask_indptr is None:
         product = _kernels.tiny_product(*ring, *a, *b, columns, prune)
         if product[2].size:
@@ -419,9 +420,9 @@ class _Result(NamedTuple):
 
 def _scratch(columns, zero):
     """One thread's dense row and the two levels of its bitmap, as they are between rows."""
-    words = columns // 64 + 1
+    words = columns // 64 + (columns % 64 > 0)
     return (
         np.zeros(columns, zero.dtype) if zero == 0 else np.full(columns, zero),
         np.zeros(words, dtype=np.uint64),
-        np.zeros(words // 64 + 1, dtype=np.uint64),
+        np.zeros(words // 64 + (words % 64 > 0), dtype=np.uint64),
     )

@@ -96,6 +96,6 @@ def hash_rows(
             keys[slot] = _EMPTY
             out_indices[end] = found[j] >> width
             out_data[end] = value
-            end += np.uint64(value != zero) if prune else _ONE
+            end += np.uint64(value != zero) if len(prune) else _ONE
         out_indptr[i + _ONE] = end
     return np.int64(end)

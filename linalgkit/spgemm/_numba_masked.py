@@ -69,7 +69,7 @@ def masked_rows(
                         hit = True
                     s += np.uint64(left <= right)
                     q += np.uint64(right <= left)
-                if hit and not (prune and value == zero):
+                if hit and not (len(prune) and value == zero):
                     out_indices[end] = column
                     out_data[end] = value
                     end += _ONE
@@ -100,7 +100,7 @@ def masked_rows(
                 marks[np.uint64(mask_indices[p])] = 0
                 out_indices[end] = mask_indices[p]
                 out_data[end] = value
-                end += np.uint64(hits[mark] & (not (prune and value == zero)))
+                end += np.uint64(hits[mark] & (not (len(prune) and value == zero)))
         out_indptr[i + _ONE] = end
     return np.int64(end)
 

@@ -11,7 +11,7 @@ from .._intrinsics import popcount, prefetch, ring_add, ring_multiply, trailing_
 
 # Entries of A ahead of the current one: their row of B is fetched, at twice that its pointer.
 _AHEAD = np.uint64(8)
-_ONE, _SIX, _TWELVE, _LOW = np.uint64(1), np.uint64(6), np.uint64(12), np.uint64(63)
+_ONE, _SIX, _LOW = np.uint64(1), np.uint64(6), np.uint64(63)
 # Rows that repeat the one before: at most so many sources and products a row.
 MOST_SOURCES, MOST_PRODUCTS = 64, 1024
 
@@ -79,7 +79,7 @@ def gather_rows(
             p = end if there else waste
             out_indices[p] = b_indices[q]
             out_data[p] = value
-            end += there & np.uint64(value != zero) if prune else there
+            end += there & np.uint64(value != zero) if len(prune) else there
         out_indptr[i + _ONE] = end
         falls = 0
         for p in range(begin + _ONE, end):
@@ -114,16 +114,24 @@ def find_repeats(start, stop, indices, indptr, kinds):
 
 
 @njit(nogil=True, inline="always")
+def _group(summary):
+    # Words of the summary for each bit of the one word above, as a power of two.
+    group, size = np.uint64(0), np.uint64(summary.size)
+    while size > _ONE << (group + _SIX):
+        group += _ONE
+    return group
+
+
+@njit(nogil=True, inline="always")
 def _sum_row(
-    ring, a_data, a_indices, b_data, b_indices, b_indptr, ascending, t, t_end, used,
+    ring, a_data, a_indices, b_data, b_indices, b_indptr, t, t_end, used,
     sums, bits, summary,
 ):  # fmt: skip
-    # Add up one row; returns the first and the last word of the summary that it touched. Sums
-    # start from what an absent entry means and run in stored order, which is also what settles
-    # the sign of a zero. Inlined, and with a single exit: a call, or a second return, made short
-    # rows 1.4 times slower.
-    top = np.uint64(summary.size - 1)
-    first, last = (top, np.uint64(0)) if ascending else (np.uint64(0), top)
+    # Add up one row and mark its columns in the bitmap, in the summary of its words, and in one
+    # word above all, which is returned. Sums start from what an absent entry means and run in
+    # stored order, which is also what settles the sign of a zero. Inlined, and with a single
+    # exit: a call, or a second return, made short rows 1.4 times slower.
+    group, top = _group(summary), np.uint64(0)
     while t < t_end:
         k, factor = np.uint64(a_indices[t]), a_data[t]
         q, q_end = np.uint64(b_indptr[k]), np.uint64(b_indptr[k + _ONE])
@@ -133,40 +141,54 @@ def _sum_row(
             row = np.uint64(b_indptr[np.uint64(a_indices[ahead])])
             prefetch(b_indices, row)
             prefetch(b_data, row)
-        if q < q_end and ascending:
-            first = min(first, np.uint64(b_indices[q]) >> _TWELVE)
-            last = max(last, np.uint64(b_indices[q_end - _ONE]) >> _TWELVE)
         while q < q_end:
             column = np.uint64(b_indices[q])
             word = column >> _SIX
+            words = word >> _SIX
             sums[column] = ring_add(ring, sums[column], ring_multiply(ring, factor, b_data[q]))
             bits[word] |= _ONE << (column & _LOW)
-            summary[word >> _SIX] |= _ONE << (word & _LOW)
+            summary[words] |= _ONE << (word & _LOW)
+            top |= _ONE << (words >> group)
             q += _ONE
         t += _ONE
-    return first, last
+    return top
 
 
 @njit(nogil=True, inline="always")
-def _take_row(zero, prune, first, last, out_data, out_indices, end, sums, bits, summary):
-    # Move a row out in order, leaving everything as it was before; returns where it ends.
-    while first <= last:
-        words = summary[first]
-        summary[first] = 0
-        while words:
-            word = (first << _SIX) + trailing_zeros(words)
-            words &= words - _ONE
-            left = bits[word]
-            bits[word] = 0
-            while left:
-                column = (word << _SIX) + trailing_zeros(left)
-                left &= left - _ONE
-                value = sums[column]
-                sums[column] = zero
-                out_indices[end] = column
-                out_data[end] = value
-                end += np.uint64(value != zero) if prune else _ONE
-        first += _ONE
+def _take_row(zero, prune, top, out_data, out_indices, end, sums, bits, summary):
+    # Move a row out in order, leaving everything as it was before; returns where it ends. Loops
+    # test at their end, for what is marked above is not 0: fewer branches are mispredicted where
+    # entries are far apart. `prune` is told by type, a tuple that is empty or not: at run time
+    # the place of an entry would wait for the values of all before it.
+    group = _group(summary)
+    while top:
+        words = trailing_zeros(top) << group
+        top &= top - _ONE
+        last = min(words + (_ONE << group), np.uint64(summary.size)) - _ONE
+        while True:
+            middle = summary[words]
+            if middle:
+                summary[words] = 0
+                while True:
+                    word = (words << _SIX) + trailing_zeros(middle)
+                    middle &= middle - _ONE
+                    low = bits[word]
+                    bits[word] = 0
+                    while True:
+                        column = (word << _SIX) + trailing_zeros(low)
+                        low &= low - _ONE
+                        value = sums[column]
+                        sums[column] = zero
+                        out_indices[end] = column
+                        out_data[end] = value
+                        end += np.uint64(value != zero) if len(prune) else _ONE
+                        if low == 0:
+                            break
+                    if middle == 0:
+                        break
+            if words == last:
+                break
+            words += _ONE
     return end
 
 
@@ -186,14 +208,14 @@ def multiply_rows(
                 value = ring_add(ring, zero, ring_multiply(ring, factor, b_data[q]))
                 out_indices[end] = b_indices[q]
                 out_data[end] = value
-                end += np.uint64(value != zero) if prune else _ONE
+                end += np.uint64(value != zero) if len(prune) else _ONE
             out_indptr[i + _ONE] = end
             continue
-        first, last = _sum_row(
-            ring, a_data, a_indices, b_data, b_indices, b_indptr, ascending, t, t_end, used,
+        top = _sum_row(
+            ring, a_data, a_indices, b_data, b_indices, b_indptr, t, t_end, used,
             sums, bits, summary,
         )  # fmt: skip
-        end = _take_row(zero, prune, first, last, out_data, out_indices, end, sums, bits, summary)
+        end = _take_row(zero, prune, top, out_data, out_indices, end, sums, bits, summary)
         out_indptr[i + _ONE] = end
     return np.int64(end)
 
@@ -206,6 +228,7 @@ def part_of_row(
     # The columns low..high of row i, for threads that share a heavy row. Each sum still runs in
     # stored order, which shares by sources would not keep.
     low, high = np.uint64(low), np.uint64(high)
+    group, top = _group(summary), np.uint64(0)
     for t in range(np.uint64(a_indptr[i]), np.uint64(a_indptr[i + 1])):
         k, factor = np.uint64(a_indices[t]), a_data[t]
         q, q_end = np.uint64(b_indptr[k]), np.uint64(b_indptr[k + _ONE])
@@ -226,10 +249,10 @@ def part_of_row(
                 sums[column] = ring_add(ring, sums[column], ring_multiply(ring, factor, b_data[q]))
                 bits[word] |= _ONE << (column & _LOW)
                 summary[word >> _SIX] |= _ONE << (word & _LOW)
+                top |= _ONE << (word >> _SIX >> group)
             q += _ONE
-    low, high = low >> _TWELVE, (high - _ONE) >> _TWELVE
     end = np.uint64(0)
-    end = _take_row(zero, prune, low, high, out_data, out_indices, end, sums, bits, summary)
+    end = _take_row(zero, prune, top, out_data, out_indices, end, sums, bits, summary)
     return np.int64(end)
 
 
@@ -243,15 +266,19 @@ def complement_rows(
     # To add what is not wanted costs no more than to ask: a branch a product.
     end, used = np.uint64(place), np.uint64(a_indptr[-1])
     for i in range(np.uint64(start), np.uint64(stop)):
-        first, last = _sum_row(
-            ring, a_data, a_indices, b_data, b_indices, b_indptr, ascending,
-            np.uint64(a_indptr[i]), np.uint64(a_indptr[i + _ONE]), used, sums, bits, summary,
+        top = _sum_row(
+            ring, a_data, a_indices, b_data, b_indices, b_indptr, np.uint64(a_indptr[i]),
+            np.uint64(a_indptr[i + _ONE]), used, sums, bits, summary,
         )  # fmt: skip
         for p in range(np.uint64(mask_indptr[i]), np.uint64(mask_indptr[i + _ONE])):
             column = np.uint64(mask_indices[p])
+            word = column >> _SIX
+            words = word >> _SIX
             sums[column] = zero
-            bits[column >> _SIX] &= ~(_ONE << (column & _LOW))
-        end = _take_row(zero, prune, first, last, out_data, out_indices, end, sums, bits, summary)
+            bits[word] &= ~(_ONE << (column & _LOW))
+            if bits[word] == 0:
+                summary[words] &= ~(_ONE << (word & _LOW))
+        end = _take_row(zero, prune, top, out_data, out_indices, end, sums, bits, summary)
         out_indptr[i + _ONE] = end
     return np.int64(end)
 
@@ -300,11 +327,11 @@ def repeat_rows(
                 t += _ONE
             end += entries
         else:
-            low, high = _sum_row(
-                ring, a_data, a_indices, b_data, b_indices, b_indptr, ascending, t, t_end, used,
+            top = _sum_row(
+                ring, a_data, a_indices, b_data, b_indices, b_indptr, t, t_end, used,
                 sums, bits, summary,
             )  # fmt: skip
-            end = _take_row(zero, False, low, high, out_data, out_indices, end, sums, bits, summary)
+            end = _take_row(zero, (), top, out_data, out_indices, end, sums, bits, summary)
             if repeats:
                 entries = end - begin
                 for p in range(entries):
@@ -336,7 +363,7 @@ def repeat_rows(
                     products += np.uint64(b_indptr[k + _ONE]) - np.uint64(b_indptr[k])
                 if products > MOST_PRODUCTS:
                     sources = np.uint64(0)
-        if prune:
+        if len(prune):
             kept = begin
             for p in range(begin, end):
                 value = out_data[p]
@@ -352,6 +379,7 @@ def repeat_rows(
 def count_rows(a_indices, a_indptr, b_indices, b_indptr, start, stop, counts, bits, summary):
     # Entries of the rows start..stop of the product, by the bitmap alone.
     for i in range(np.uint64(start), np.uint64(stop)):
+        group, top = _group(summary), np.uint64(0)
         t, t_end = np.uint64(a_indptr[i]), np.uint64(a_indptr[i + _ONE])
         while t < t_end:
             k = np.uint64(a_indices[t])
@@ -361,17 +389,23 @@ def count_rows(a_indices, a_indptr, b_indices, b_indptr, start, stop, counts, bi
                 word = column >> _SIX
                 bits[word] |= _ONE << (column & _LOW)
                 summary[word >> _SIX] |= _ONE << (word & _LOW)
+                top |= _ONE << (word >> _SIX >> group)
                 q += _ONE
             t += _ONE
         count = np.uint64(0)
-        for s in range(summary.size):
-            words = summary[s]
-            summary[s] = 0
-            while words:
-                word = (np.uint64(s) << _SIX) + trailing_zeros(words)
-                words &= words - _ONE
-                count += popcount(bits[word])
-                bits[word] = 0
+        while top:
+            words = trailing_zeros(top) << group
+            last = min(words + (_ONE << group), np.uint64(summary.size))
+            top &= top - _ONE
+            while words < last:
+                middle = summary[words]
+                summary[words] = 0
+                while middle:
+                    word = (words << _SIX) + trailing_zeros(middle)
+                    middle &= middle - _ONE
+                    count += popcount(bits[word])
+                    bits[word] = 0
+                words += _ONE
         counts[i + _ONE] = count
 
 

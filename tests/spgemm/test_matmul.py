@@ -140,6 +140,21 @@ def test_unsorted_and_duplicate_indices_are_legal(seed, engine):
     )
 
 
+@pytest.mark.parametrize("engine", ["numba", "array_api"])
+@pytest.mark.parametrize("empty", [0, 1, 5, 6000])
+@pytest.mark.parametrize("found", [[0, 0], [2, 1]])
+def test_rows_out_of_order_after_empty_ones(found, empty, engine):
+    # What stands in memory before the indices must not count as the row before.
+    indices = np.array([9, *found], dtype=np.int32)[1:]
+    indptr = np.concatenate([np.zeros(empty + 1), [2]]).astype(np.int32)
+    a = np.ones(1), np.array([empty], dtype=np.int32), np.array([0, 1], dtype=np.int32)
+    with linalgkit.use_engine(engine):
+        result = spgemm.csr_matmul(*a, np.array([3.0, 4.0]), indices, indptr, shape=(1, 3))
+    assert result.indices.tolist() == sorted(set(found))
+    assert result.data.tolist() == ([7.0] if found == [0, 0] else [4.0, 3.0])
+    assert result.indptr.tolist() == [0, len(set(found))]
+
+
 def test_duplicates_in_a_large_right_operand():
     a = random((3000, 2500), 0.01, 1)
     b = random((2500, 3000), 0.01, 2)
