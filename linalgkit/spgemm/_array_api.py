@@ -60,16 +60,40 @@ def row_minima(keys, indices, indptr):
     return minima
 
 
-def count_masked_pairs(indices, indptr):
-    """Count the products of L L that fall on a place of L, for a square pattern L."""
+def count_triangles(indices, indptr):
+    """Count the triangles of a symmetric pattern: products of L L that fall on a place of L."""
+    indices, indptr = lower_part(indices, indptr, csr_matmul)
     xp = array_namespace(indices)
     lower = xp.ones_like(indices), indices, indptr
     n = indptr.shape[0] - 1
-    data, _, _ = csr_matmul(
-        *lower, *lower, indices, indptr, shape=(n, n), semiring="plus_pair", complement=False,
-        prune=False, sort=True, max_memory=None,
-    )  # fmt: skip
+    data, _, _ = csr_matmul(*lower, *lower, indices, indptr, shape=(n, n), **_COUNTING)
     return xp.sum(data)
+
+
+def lower_part(indices, indptr, multiply):
+    """Return what stands below the diagonal of a square pattern, sorted, free of duplicates."""
+    xp = array_namespace(indices)
+    n = indptr.shape[0] - 1
+    check_csr("a", indices, indices, indptr, n)
+    indices, indptr = _wide(indices, indptr)
+    below = indices[: int(indptr[-1])] < _row_of_entry(indptr)
+    before = xp.cumulative_sum(xp.astype(below, indices.dtype), include_initial=True)
+    lower = indices[: below.shape[0]][below], xp.take(before, indptr)
+    numbers = _arange_like(indptr)  # an identity matrix sorts what it multiplies
+    identity = numbers[:-1], numbers[:-1], numbers
+    _, indices, indptr = multiply(
+        *identity, lower[0], *lower, None, None, shape=(n, n), **_COUNTING
+    )
+    return indices, indptr
+
+
+_COUNTING = {
+    "semiring": "plus_pair",
+    "complement": False,
+    "prune": False,
+    "sort": True,
+    "max_memory": None,
+}
 
 
 def plan_slots(plan, *, only_if_small):

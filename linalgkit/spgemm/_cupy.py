@@ -138,14 +138,14 @@ def row_flops(a_indices, a_indptr, b_indptr):
     return _products(_Rows.of(a_indices, a_indptr), _Rows.of(a_indices[:0], b_indptr))
 
 
-def count_masked_pairs(indices, indptr):
-    """Count the products of L L that fall on a place of L, for a square pattern L."""
+def count_triangles(indices, indptr):
+    """Count the triangles of a symmetric pattern: products of L L that fall on a place of L."""
     import cupy as cp
 
     n = indptr.size - 1
     if not _fits(n, n, n):
-        return _array_api.count_masked_pairs(indices, indptr)
-    lower = _Rows.of(indices, indptr)
+        return _array_api.count_triangles(indices, indptr)
+    lower = _Rows.of(*_array_api.lower_part(indices, indptr, csr_matmul))
     pairs = cp.zeros(n, dtype=cp.int64)
     bins = _bins(_room(_products(lower, lower), lower, _MASKED), n, 0)
     _count(lower, lower, lower, _PAIRS, bins, n, pairs)

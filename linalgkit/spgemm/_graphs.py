@@ -54,15 +54,7 @@ def triangle_count(a: Any, /) -> int:
     45
     """
     graph = _square("a", a)
-    xp = array_namespace(graph.data)
-    check_csr("a", *graph.parts, graph.shape[1])
-    rows = _rows_of(graph)
-    graph = graph._replace(indices=xp.astype(graph.indices[: rows.shape[0]], xp.int64))
-    lower = _selected(graph, graph.indices < rows)
-    one = xp.ones_like(lower.indices)
-    # Sorted, and without repeated edges.
-    lower = multiply(_diagonal(graph), lower._replace(data=one), semiring="plus_pair")
-    return int(engine(lower.indices).count_masked_pairs(lower.indices, lower.indptr))
+    return int(engine(graph.indices).count_triangles(graph.indices, graph.indptr))
 
 
 @engine.eager

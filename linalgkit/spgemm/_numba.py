@@ -22,7 +22,7 @@ from ._numba_operands import SMALL, available_memory, facts, operand, running_pr
 from ._numba_plans import execute_plan, execute_plan_vjp, plan_slots
 from ._semirings import absent
 
-__all__ = ["count_masked_pairs", "csr_matmul", "execute_plan", "execute_plan_vjp", "plan_slots"]
+__all__ = ["count_triangles", "csr_matmul", "execute_plan", "execute_plan_vjp", "plan_slots"]
 
 DTYPES = "?bhilqBHILQfdFD"
 
@@ -123,13 +123,11 @@ def row_flops(a_indices, a_indptr, b_indptr):
     return np.diff(running_products(a, b)[0])
 
 
-def count_masked_pairs(indices, indptr):
-    """Count the products of L L that fall on a place of L, for a square pattern L."""
+def count_triangles(indices, indptr):
+    """Count the triangles of a symmetric pattern; nothing is stored."""
     n = indptr.size - 1
-    _, *lower = operand("a", indices, indices, indptr, n, np.int64)
-    if n * n < 2**63 and indices.size < 2**31:
-        lower = [kernel_array(x.astype(np.uint32)) for x in lower]
-    ends, _, _ = running_products((None, *lower), (None, *lower))
+    graph = _mask(indices, indptr, n, "a")
+    ends, _, _ = running_products((None, *graph), (None, *graph))
     bounds = _threads.chunk_bounds(ends, minimum=_CHUNK)
     total = 0
 
@@ -138,7 +136,7 @@ def count_masked_pairs(indices, indptr):
         total += count
 
     def kernel(start, stop, marks):
-        return _numba_masked.masked_pairs(start, stop, *lower, marks)
+        return _numba_masked.triangles(start, stop, *graph, marks)
 
     _threads.run_chunks(kernel, bounds, scratch=lambda: np.zeros(n, dtype=np.uint8), commit=commit)
     return total
@@ -193,11 +191,11 @@ def _masked(ring, a, b, mask, ascending, prune, result):
     return run(result, multiply, bounds, upper, scratch)
 
 
-def _mask(indices, indptr, columns):
-    """Return a mask as kernels take it: checked, sorted, free of duplicates."""
+def _mask(indices, indptr, columns, name="mask"):
+    """Return a pattern as kernels take it: checked, sorted, free of duplicates."""
     index = np.int32 if indices.dtype == indptr.dtype == _NARROW else np.int64
-    _, *pattern = operand("mask", indices, indices, indptr, columns, index)
-    if facts("mask", None, *pattern, columns).ascends:
+    _, *pattern = operand(name, indices, indices, indptr, columns, index)
+    if facts(name, None, *pattern, columns).ascends:
         return pattern
     from scipy.sparse import csr_array
 
@@ -205,7 +203,7 @@ def _mask(indices, indptr, columns):
     stored = np.ones(used, dtype=bool), indices[:used].copy(), indptr.copy()
     canonical = csr_array(stored, shape=(indptr.size - 1, columns))
     canonical.sum_duplicates()
-    _, *pattern = operand("mask", canonical.indices, canonical.indices, canonical.indptr, 0, index)
+    _, *pattern = operand(name, canonical.indices, canonical.indices, canonical.indptr, 0, index)
     return pattern
 
 

@@ -106,21 +106,27 @@ def masked_rows(
 
 
 @njit(nogil=True, cache=True)
-def masked_pairs(start, stop, indices, indptr, marks):
-    # Products of L L on a place of L: how many. Marks are bytes and stay in L1; a product is a
-    # load and an addition.
+def triangles(start, stop, indices, indptr, marks):
+    # Triples i > k > j that are joined by three edges, by i. Rows are sorted: what stands below
+    # the diagonal comes first. Marks are bytes and stay in L1; a product is a load and an addition.
     count, used = np.uint64(0), np.uint64(indptr[-1])
     for i in range(np.uint64(start), np.uint64(stop)):
         begin, end = np.uint64(indptr[i]), np.uint64(indptr[i + _ONE])
-        for t in range(begin, end):
+        t = begin
+        while t < end and np.uint64(indices[t]) < i:
             marks[np.uint64(indices[t])] = 1
-        for t in range(begin, end):
+            t += _ONE
+        end, t = t, begin
+        while t < end:
             k = np.uint64(indices[t])
             ahead = t + _AHEAD
             if ahead < used:
                 prefetch(indices, np.uint64(indptr[np.uint64(indices[ahead])]))
-            for q in range(np.uint64(indptr[k]), np.uint64(indptr[k + _ONE])):
+            q, q_end = np.uint64(indptr[k]), np.uint64(indptr[k + _ONE])
+            while q < q_end and np.uint64(indices[q]) < k:
                 count += np.uint64(marks[np.uint64(indices[q])])
+                q += _ONE
+            t += _ONE
         for t in range(begin, end):
             marks[np.uint64(indices[t])] = 0
     return np.int64(count)
