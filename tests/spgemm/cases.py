@@ -273,7 +273,7 @@ LARGE = {
             shape=(6000, 6000),
         ),
     ),
-    "wide": lambda: (random((300, 400), 0.2, 1), random((400, 1_000_000), 0.0005, 2)),
+    "wide": lambda: (random((200, 400), 0.1, 1), random((400, 1_000_000), 0.0005, 2)),
     "very wide": lambda: (random((300, 300), 0.1, 1), scattered(300, 10_000_000, 100)),
     "one dense row": lambda: (random((1, 200_000), 1.0, 1), scattered(200_000, 3000, 2)),
     "dense row on the right": lambda: (
