@@ -4,7 +4,7 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from .._xp import segment_extreme, segment_sum
-from ._csr import check_csr, check_memory
+from ._csr import check_csr, check_memory, index_dtype
 from ._semirings import SEMIRINGS, absent
 
 
@@ -16,7 +16,7 @@ def csr_matmul(
     xp = array_namespace(a_data, b_data)
     check_csr("a", a_data, a_indices, a_indptr, b_indptr.shape[0] - 1)
     check_csr("b", b_data, b_indices, b_indptr, shape[1])
-    index = _index_dtype(xp)
+    index = index_dtype(xp)
     left, right = expand(*_wide(a_indices, a_indptr, b_indptr))
     rows = xp.take(_row_of_entry(xp.astype(a_indptr, index)), left)
     columns = xp.take(xp.astype(b_indices, index), right)
@@ -103,15 +103,15 @@ def plan_slots(plan, *, only_if_small):
 
 def plan_products(plan):
     """Return for every product its entries of A and B and its place in the result."""
-    a, b = plan.first, plan.second
+    a, b = plan._first, plan._second
     xp = array_namespace(a.indices)
     left, right = expand(*_wide(a.indices, a.indptr, b.indptr))
-    index = _index_dtype(xp)
+    index = index_dtype(xp)
     rows = xp.take(_row_of_entry(xp.astype(a.indptr, index)), left)
     columns = xp.take(xp.astype(b.indices, index), right)
     result_rows = _row_of_entry(xp.astype(plan.indptr, index))
     result_columns = xp.astype(plan.indices, index)
-    if plan.is_masked:
+    if plan._is_masked:
         kept = _masked(rows, columns, result_rows, result_columns, False)
         left, right, rows, columns = (x[kept] for x in (left, right, rows, columns))
     order, place, _, _ = _compress(rows, columns)
@@ -120,14 +120,14 @@ def plan_products(plan):
 
 def execute_plan(a_data, b_data, plan, *, semiring):
     """Compute the values of a plan's product."""
-    left, right, place = plan.products_like(a_data)
+    left, right, place = plan._products_like(a_data)
     return sum_products(a_data, left, b_data, right, place, plan.nnz, semiring=semiring)
 
 
 def execute_plan_vjp(cotangent, a_data, b_data, plan, *, wrt):
     """Gradients: every product passes its cotangent to its two factors."""
     xp = array_namespace(a_data)
-    left, right, place = plan.products_like(a_data)
+    left, right, place = plan._products_like(a_data)
     with np.errstate(all="ignore"):
         passed = xp.take(cotangent, place)
         return tuple(
@@ -216,10 +216,6 @@ def _row_of_entry(indptr):
     return xp.repeat(_arange_like(indptr[1:]), indptr[1:] - indptr[:-1])
 
 
-def _index_dtype(xp):
-    return xp.__array_namespace_info__().default_dtypes()["indexing"]
-
-
 def _conj(x):
     xp = array_namespace(x)
     return xp.conj(x) if xp.isdtype(x.dtype, "complex floating") else x
@@ -234,7 +230,7 @@ def _itemsize(xp, dtype):
 
 def _wide(*arrays):
     xp = array_namespace(*arrays)
-    return tuple(xp.astype(x, _index_dtype(xp)) for x in arrays)
+    return tuple(xp.astype(x, index_dtype(xp)) for x in arrays)
 
 
 def _arange_like(x):

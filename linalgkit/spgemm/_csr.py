@@ -5,6 +5,11 @@ from typing import Any
 from array_api_compat import array_namespace
 
 
+def index_dtype(xp: Any) -> Any:
+    """Return the integers that a library indexes with: int64, of JAX without x64 int32."""
+    return xp.__array_namespace_info__().default_dtypes()["indexing"]
+
+
 def check_csr(name: str, data: Any, indices: Any, indptr: Any, columns: int) -> None:
     """Raise ValueError or TypeError that says where a triple is not CSR with `columns` columns."""
     xp = array_namespace(data, indices, indptr)

@@ -156,8 +156,8 @@ def execute_plan(a_data, b_data, plan, *, semiring):
     """Compute the values of a plan's product: rows into tables of their known columns."""
     import cupy as cp
 
-    rows, columns = plan.indptr.shape[0] - 1, plan.second.shape[1]
-    if _number(a_data.dtype, semiring) is None or not _fits(rows, columns, plan.first.shape[1]):
+    rows, columns = plan.indptr.shape[0] - 1, plan._second.shape[1]
+    if _number(a_data.dtype, semiring) is None or not _fits(rows, columns, plan._first.shape[1]):
         return _array_api.execute_plan(a_data, b_data, plan, semiring=semiring)
     known = _Known.of(plan)
     data = cp.empty(plan.nnz, dtype=a_data.dtype)
@@ -173,7 +173,7 @@ def execute_plan_vjp(cotangent, a_data, b_data, plan, *, wrt):
     import cupy as cp
 
     number = _number(cotangent.dtype, "plus_times")
-    sizes = plan.indptr.shape[0] - 1, plan.second.shape[1], plan.first.shape[1]
+    sizes = plan.indptr.shape[0] - 1, plan._second.shape[1], plan._first.shape[1]
     of_one_type = cotangent.dtype == a_data.dtype == b_data.dtype
     if number is None or not of_one_type or not _fits(*sizes):
         return _array_api.execute_plan_vjp(cotangent, a_data, b_data, plan, wrt=wrt)
@@ -255,7 +255,7 @@ class _Known:
         return devices[device]
 
     def __init__(self, plan):
-        first, second = plan.first, plan.second
+        first, second = plan._first, plan._second
         self.a = _Rows.of(first.indices, first.indptr)
         self.b = _Rows.of(second.indices, second.indptr)
         self.c = _Rows.of(plan.indices, plan.indptr)

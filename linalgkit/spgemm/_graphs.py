@@ -11,7 +11,7 @@ from array_api_compat import array_namespace
 from .. import _checks
 from .._engine import Engines
 from ._containers import Operand, read
-from ._csr import check_csr
+from ._csr import check_csr, index_dtype
 from ._products import multiply
 
 engine = Engines(__package__)
@@ -105,7 +105,7 @@ def k_hop(a: Any, k: int, /) -> Any:
         frontier = multiply(frontier, graph, semiring="or_and", mask=seen, complement=True)
         if frontier.data.shape[0] == 0:
             break
-        new = frontier._replace(data=xp.full_like(frontier.data, step, dtype=xp.int64))
+        new = frontier._replace(data=xp.full_like(frontier.data, step, dtype=index_dtype(xp)))
         seen = _merged(seen, new)
     return _selected(seen, seen.data > 0).container()
 
@@ -202,16 +202,16 @@ def _square(name: str, value: Any) -> Operand:
 def _rows_of(operand: Operand) -> Any:
     """Row of every entry."""
     xp = array_namespace(operand.indptr)
-    indptr = xp.astype(operand.indptr, xp.int64)
-    rows = xp.arange(operand.shape[0], dtype=xp.int64, device=operand.data.device)
+    indptr = xp.astype(operand.indptr, index_dtype(xp))
+    rows = xp.arange(operand.shape[0], dtype=index_dtype(xp), device=operand.data.device)
     return xp.repeat(rows, indptr[1:] - indptr[:-1])
 
 
 def _selected(operand: Operand, kept: Any) -> Operand:
     """Keep some of the entries."""
     xp = array_namespace(operand.indptr)
-    before = xp.cumulative_sum(xp.astype(kept, xp.int64), include_initial=True)
-    indptr = xp.take(before, xp.astype(operand.indptr, xp.int64))
+    before = xp.cumulative_sum(xp.astype(kept, index_dtype(xp)), include_initial=True)
+    indptr = xp.take(before, xp.astype(operand.indptr, index_dtype(xp)))
     data, indices = operand.data[: kept.shape[0]][kept], operand.indices[: kept.shape[0]][kept]
     return operand._replace(data=data, indices=indices, indptr=indptr)
 
@@ -219,7 +219,7 @@ def _selected(operand: Operand, kept: Any) -> Operand:
 def _diagonal(like: Operand, copies: int = 1) -> Operand:
     """Zeros stored on the diagonal of as many square blocks side by side."""
     xp = array_namespace(like.indptr)
-    n, place = like.shape[0], {"dtype": xp.int64, "device": like.indptr.device}
+    n, place = like.shape[0], {"dtype": index_dtype(xp), "device": like.indptr.device}
     blocks = xp.arange(copies, **place) * n
     indices = xp.reshape(xp.arange(n, **place)[:, None] + blocks[None, :], (-1,))
     indptr = xp.arange(n + 1, **place) * copies

@@ -80,19 +80,21 @@ def csr_matmul(
     bounds = [0, rows]
     if total > SMALL:
         bounds = _threads.chunk_bounds(ends, minimum=max(1, _CHUNK // each))
-    if source == 1 and mask is None:
-        gather = partial(_kernels.gather_rows, *ring, *a, *b, prune)
-        multiply = partial(_gather_or, multiply, gather)
-        is_exact = not prune and (ends is not a[2] or b_indices.size == b_indptr.size - 1)
-        if is_exact and not _threads.is_serial(bounds):
-            check_memory(total, rows, a_data.itemsize, max_memory)
-            if (product := _in_place(result, gather, bounds, ends)) is not None:
-                return product
-    count_scratch = scratch
-    if is_wide and source > 1:
-        multiply, scratch = _hash_where_rows_are_short(
+    is_dense = True
+    if is_wide:
+        multiply, scratch, is_dense = _hash_where_rows_are_short(
             ring, a, b, prune, sort, columns, ends, bounds, multiply, scratch
         )
+    if source == 1 and mask is None:
+        gather = partial(_kernels.gather_rows, *ring, *a, *b, prune)
+        multiply, scratch = partial(_gather_or, gather, multiply, scratch), _nothing_yet
+        is_exact = not prune and (ends is not a[2] or b_indices.size == b_indptr.size - 1)
+        fits = result.bytes(total, rows) <= _to_reserve(max_memory)
+        product = None
+        if is_exact and fits and not _threads.is_serial(bounds):
+            product = _in_place(result, gather, bounds, ends)
+        if product is not None:
+            return product
     if total <= SMALL and max_memory is None:
         indptr, out = result.indptr(rows, total), result.entries(total)
         multiply(0, rows, *out, indptr, 0, *scratch())
@@ -101,10 +103,10 @@ def csr_matmul(
     if result.bytes(upper[-1], rows) > _to_reserve(max_memory):
         # Too much to reserve: pay for a first pass that counts.
         count = partial(_kernels.count_rows, *a[1:], *b[1:])
-        upper = _counted(count, bounds, count_scratch)[bounds]
+        upper = _counted(count, bounds, partial(_bitmap, columns))[bounds]
         if mask is None and not prune:
             check_memory(int(upper[-1]), rows, a_data.itemsize, max_memory)
-    if mask is None and source > 1 and scratch is count_scratch:
+    if mask is None and source > 1 and is_dense:
         products = np.diff(ends[bounds]).astype(np.int64) * each
         parts = _parts(bounds, products, np.diff(a[2][bounds]).astype(np.int64))
         if max(parts) > 1 and not _threads.is_serial([0, 0, rows]):
@@ -229,7 +231,7 @@ def _hash_where_rows_are_short(ring, a, b, prune, sort, columns, ends, bounds, m
     short = (most <= _SHORT) | ((columns > 8 * _WIDE) & (most * _FEW <= columns))
     short &= most < 1 << (63 - bits)
     if not short.any():
-        return multiply, scratch
+        return multiply, scratch, True
     size = 1 << max(5, int(2 * most[short].max() - 1).bit_length())
     by_hash = partial(_numba_hash.hash_rows, *ring, *a, *b, prune, sort, np.uint64(bits))
     is_short = dict(zip(bounds, short.tolist(), strict=False))
@@ -248,7 +250,7 @@ def _hash_where_rows_are_short(ring, a, b, prune, sort, columns, ends, bounds, m
         words, spare = (np.empty(size // 2 + 1, dtype=np.uint64) for _ in range(2))
         return (keys, values, words, spare), []
 
-    return either, both
+    return either, both, False
 
 
 def _to_reserve(max_memory):
@@ -286,10 +288,18 @@ def _upper_bounds(ends, each, longest, columns, bounds):
     return np.concatenate([[0], np.cumsum(np.minimum(products, columns))])[bounds]
 
 
-def _gather_or(multiply, gather, start, stop, data, indices, indptr, place, *scratch):
+def _gather_or(gather, multiply, scratch, start, stop, data, indices, indptr, place, kept):
     """Gather the rows; where that leaves one out of order, multiply them."""
     end = gather(start, stop, data, indices, indptr, place)
-    return end if end >= 0 else multiply(start, stop, data, indices, indptr, place, *scratch)
+    if end >= 0:
+        return end
+    if not kept:  # few ever need it, and n may be huge
+        kept.extend(scratch())
+    return multiply(start, stop, data, indices, indptr, place, *kept)
+
+
+def _nothing_yet():
+    return ([],)
 
 
 def _in_place(result, gather, bounds, ends):
@@ -381,7 +391,7 @@ def _counted(count, bounds, scratch):
     """Running sums of the rows' numbers of entries, by a first pass without values."""
     counts = np.zeros(bounds[-1] + 1, dtype=np.int64)
     _threads.run_chunks(
-        lambda start, stop, buffer: count(start, stop, counts, *buffer[1:]), bounds, scratch=scratch
+        lambda start, stop, buffer: count(start, stop, counts, *buffer), bounds, scratch=scratch
     )
     return np.cumsum(counts)
 
@@ -418,9 +428,10 @@ class _Result(NamedTuple):
 
 def _scratch(columns, zero):
     """One thread's dense row and the two levels of its bitmap, as they are between rows."""
-    words = columns // 64 + (columns % 64 > 0)
-    return (
-        np.zeros(columns, zero.dtype) if zero == 0 else np.full(columns, zero),
-        np.zeros(words, dtype=np.uint64),
-        np.zeros(words // 64 + (words % 64 > 0), dtype=np.uint64),
-    )
+    row = np.zeros(columns, zero.dtype) if zero == 0 else np.full(columns, zero)
+    return (row, *_bitmap(columns))
+
+
+def _bitmap(columns):
+    words = -(-columns // 64)
+    return np.zeros(words, dtype=np.uint64), np.zeros(-(-words // 64), dtype=np.uint64)

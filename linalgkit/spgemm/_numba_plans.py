@@ -20,15 +20,15 @@ class _Patterns:
 
     def __init__(self, plan):
         narrow = np.int32
-        for array in (*plan.first.parts[1:], *plan.second.parts[1:], plan.indices, plan.indptr):
+        for array in (*plan._first.parts[1:], *plan._second.parts[1:], plan.indices, plan.indptr):
             if array.dtype != narrow:
                 narrow = np.int64
         a, b, c = (
             operand(name, x.indices, x.indices, x.indptr, 0, narrow)
-            for name, x in (("a", plan.first), ("b", plan.second), ("plan", plan))
+            for name, x in (("a", plan._first), ("b", plan._second), ("plan", plan))
         )
         self.a, self.b, (self.c_indices, self.c_indptr) = a[1:], b[1:], c[1:]
-        self.columns = plan.second.shape[1]
+        self.columns = plan._second.shape[1]
         self.begins = running_products(a, b)[0]
         self.bounds = _threads.chunk_bounds(self.begins, minimum=SMALL)
         self.longest = int(np.diff(self.c_indptr).max(initial=0))
@@ -137,6 +137,6 @@ def execute_plan_vjp(cotangent, a_data, b_data, plan, *, wrt):
 
 
 def _patterns(plan):
-    if "numba" not in plan.kept:
-        plan.kept["numba"] = _Patterns(plan)
-    return plan.kept["numba"]
+    if "numba" not in plan._kept:
+        plan._kept["numba"] = _Patterns(plan)
+    return plan._kept["numba"]

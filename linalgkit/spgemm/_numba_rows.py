@@ -28,7 +28,7 @@ def scan(start, stop, indices, indptr, columns):
         if end < begin or end > size:
             return False, 0, 0
         longest = max(longest, end - begin)
-        if begin < end and k > start:
+        if begin < end and begin > np.uint64(indptr[start]):
             falls -= indices[begin] <= indices[begin - _ONE]
     here = indices[indptr[start] : indptr[stop]]
     if here.size == 0:

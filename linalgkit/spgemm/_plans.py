@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-from array_api_compat import array_namespace
+from array_api_compat import array_namespace, is_torch_array
 
 from .. import _checks
 from .._engine import Engines
@@ -84,10 +84,10 @@ class Plan:
             mask=mask.transposed() if mask is not None and self._turned else mask,
             complement=complement,
         )
-        self.first, self.second = first, second  # in rows, as engines take them
-        self.is_masked = mask is not None
+        self._first, self._second = first, second  # in rows, as engines take them
+        self._is_masked = mask is not None
         self.indices, self.indptr = pattern.indices, pattern.indptr
-        self.kept: dict[str, Any] = {}  # what engines make of the patterns for themselves
+        self._kept: dict[str, Any] = {}  # what engines make of the patterns for themselves
         self.flops = int(xp.sum(flops(first, second)))
         self.slots = None
         if slots is not False and mask is None:
@@ -267,16 +267,14 @@ class Plan:
         return result
 
     @cached_property
-    def products(self) -> tuple[Any, Any, Any]:
+    def _products(self) -> tuple[Any, Any, Any]:
         """Of every product: its entry of A, its entry of B, and its place in the result."""
-        return engine(self.first.indices).plan_products(self)
+        return engine(self._first.indices).plan_products(self)
 
-    def products_like(self, array: Any) -> tuple[Any, Any, Any]:
-        """Return `products` as arrays of the library of `array`."""
-        xp = array_namespace(array)
-        if isinstance(self.products[0], type(array)):
-            return self.products
-        return tuple(xp.asarray(np.asarray(x)) for x in self.products)
+    def _products_like(self, array: Any) -> tuple[Any, Any, Any]:
+        """Return `_products` as arrays of the library of `array`."""
+        left, right, place = (_like(x, array) for x in self._products)
+        return left, right, place
 
     def _ordered(self, a_data: Any, b_data: Any) -> tuple[Any, Any]:
         """From the operands' order of values to that of the computation."""
@@ -562,7 +560,8 @@ def _like(order: Any, array: Any) -> Any:
     """Return an index array in the library of another array."""
     if isinstance(order, type(array)):
         return order
-    return array_namespace(array).asarray(np.asarray(order))
+    device = {"device": array.device} if is_torch_array(array) else {}  # a tracer has none
+    return array_namespace(array).asarray(np.asarray(order), **device)
 
 
 def _as_dtype(array: Any, dtype: Any) -> Any:

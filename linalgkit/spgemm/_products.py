@@ -13,7 +13,7 @@ from array_api_compat import array_namespace
 from .. import _checks
 from .._engine import Engines
 from ._containers import CSR, Operand, read
-from ._csr import check_csr
+from ._csr import check_csr, index_dtype
 from ._semirings import promote
 
 engine = Engines(__package__)
@@ -356,8 +356,8 @@ def read_mask(mask: Any, shape: tuple[int, int], complement: bool, values: bool)
     xp = array_namespace(pattern.data)
     check_csr("mask", *pattern.parts, shape[pattern.layout == "csr"])
     kept = pattern.data != 0
-    before = xp.cumulative_sum(xp.astype(kept, xp.int64), include_initial=True)
-    indptr = xp.take(before, xp.astype(pattern.indptr, xp.int64))
+    before = xp.cumulative_sum(xp.astype(kept, index_dtype(xp)), include_initial=True)
+    indptr = xp.take(before, xp.astype(pattern.indptr, index_dtype(xp)))
     return pattern._replace(data=pattern.data[kept], indices=pattern.indices[kept], indptr=indptr)
 
 
