@@ -60,15 +60,15 @@ def main() -> None:
         "tables": [],
     }
     _print_machine(report)
+    suffix = "" if options.engine == "numba" else f"-{options.engine}"
+    path = HERE / "results" / f"{options.room}{suffix}.json"
     for table in tables:
         if cases := [case for case in wanted if case in table.cases]:
             report["tables"].append(contest.run_table(table, cases, options.rounds))
             _print_table(report["tables"][-1], table.peers)
-    if not (options.case or options.table or options.no_write):
-        suffix = "" if options.engine == "numba" else f"-{options.engine}"
-        path = HERE / "results" / f"{options.room}{suffix}.json"
-        path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        contest.progress(f"written: {path.relative_to(HERE.parent)}")
+        if not (options.case or options.table or options.no_write):  # a long run may be cut short
+            path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", "utf-8")
+            contest.progress(f"written: {path.relative_to(HERE.parent)}")
 
 
 def _need_cupy() -> None:
