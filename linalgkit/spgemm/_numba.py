@@ -63,54 +63,88 @@ def csr_matmul(
         if not complement:
             return _masked(ring, a, b, mask, of_a.ascends and of_b.ascends, prune, result)
 
-    # The work of the rows: their entries where B's rows are about equal, else their products.
-    each, ends, longest, source = of_b.longest, a[2], of_a.longest, of_b.longest
-    is_wide = columns > _WIDE and mask is None
-    if is_wide or 2 * each * (b_indptr.size - 1) > 3 * b_indices.size:
-        each, (ends, longest, source) = 1, running_products(a, b)
-    total = each * int(ends[-1])
-    scratch = partial(_scratch, columns, ring[1])
-    kinds = _repeats(b) if total > SMALL and mask is None and not is_wide else None
+    work = _work(a, b, of_a.longest, of_b.longest, columns > _WIDE and mask is None)
+    product = None
     if mask is not None:
         multiply = partial(_kernels.complement_rows, *ring, *a, *b, of_b.ascends, prune, *mask)
-    elif kinds is not None:
-        multiply = partial(_kernels.repeat_rows, *ring, *a, *b, kinds, of_b.ascends, prune)
+        scratch, share = partial(_scratch, columns, ring[1]), None
     else:
-        multiply = partial(_kernels.multiply_rows, *ring, *a, *b, of_b.ascends, prune)
-    bounds = [0, rows]
-    if total > SMALL:
+        multiply, scratch, share = _by_rows(ring, a, b, of_b.ascends, prune, sort, work, columns)
+        if work.source == 1:
+            gather = partial(_kernels.gather_rows, *ring, *a, *b, prune)
+            if not prune:
+                product = _in_place(result, gather, a, b, work)
+            multiply, scratch = partial(_gather_or, gather, multiply, scratch), _nothing_yet
+            share = None
+    if product is None:
+        counted = mask is None and not prune  # what a first pass counts is what is stored
+        product = _in_chunks(result, a, b, work, multiply, scratch, share, counted)
+    return product
+
+
+class _Work(NamedTuple):
+    """What the rows of a product cost, and the chunks that are cut by it."""
+
+    ends: np.ndarray  # running sums of the rows' work
+    each: int  # products at most of one unit of it; 1: the work is the products
+    longest: int  # work of a row
+    source: int  # the longest row of B that is asked for
+    bounds: list[int]
+
+    @property
+    def total(self):
+        return self.each * int(self.ends[-1])
+
+    def products(self):
+        return np.diff(self.ends[self.bounds]).astype(np.int64) * self.each
+
+
+def _work(a, b, longest_of_a, longest_of_b, exactly):
+    """Take A's entries for the work where B's rows are about equal, else the products."""
+    each, ends, longest, source = longest_of_b, a[2], longest_of_a, longest_of_b
+    if exactly or 2 * each * (b[2].size - 1) > 3 * b[1].size:
+        each, (ends, longest, source) = 1, running_products(a, b)
+    bounds = [0, ends.size - 1]
+    if each * int(ends[-1]) > SMALL:
         bounds = _threads.chunk_bounds(ends, minimum=max(1, _CHUNK // each))
-    is_dense = True
-    if is_wide:
-        multiply, scratch, is_dense = _hash_where_rows_are_short(
-            ring, a, b, prune, sort, columns, ends, bounds, multiply, scratch
+    return _Work(ends, each, longest, source, bounds)
+
+
+def _by_rows(ring, a, b, ascends, prune, sort, work, columns):
+    """Choose the kernel of whole rows; what a thread needs for it; how to share a heavy row."""
+    scratch = partial(_scratch, columns, ring[1])
+    share = partial(_kernels.part_of_row, *ring, *a, *b, ascends, prune)
+    kinds = _repeats(b) if work.total > SMALL and columns <= _WIDE else None
+    if kinds is not None:
+        multiply = partial(_kernels.repeat_rows, *ring, *a, *b, kinds, ascends, prune)
+        return multiply, scratch, share
+    multiply = partial(_kernels.multiply_rows, *ring, *a, *b, ascends, prune)
+    if columns > _WIDE:
+        hashed = _hash_where_rows_are_short(
+            ring, a, b, prune, sort, columns, work, multiply, scratch
         )
-    if source == 1 and mask is None:
-        gather = partial(_kernels.gather_rows, *ring, *a, *b, prune)
-        multiply, scratch = partial(_gather_or, gather, multiply, scratch), _nothing_yet
-        is_exact = not prune and (ends is not a[2] or b_indices.size == b_indptr.size - 1)
-        fits = result.bytes(total, rows) <= _to_reserve(max_memory)
-        product = None
-        if is_exact and fits and not _threads.is_serial(bounds):
-            product = _in_place(result, gather, bounds, ends)
-        if product is not None:
-            return product
-    if total <= SMALL and max_memory is None:
-        indptr, out = result.indptr(rows, total), result.entries(total)
+        if hashed is not None:
+            return *hashed, None
+    return multiply, scratch, share
+
+
+def _in_chunks(result, a, b, work, multiply, scratch, share, counted):
+    """Run the kernel over all rows, in memory that is reserved by what rows may hold at most."""
+    rows, bounds = a[2].size - 1, work.bounds
+    if work.total <= SMALL and result.max_memory is None:
+        indptr, out = result.indptr(rows, work.total), result.entries(work.total)
         multiply(0, rows, *out, indptr, 0, *scratch())
         return result.finish(*out, indptr)
-    upper = _upper_bounds(ends, each, longest, columns, bounds)
-    if result.bytes(upper[-1], rows) > _to_reserve(max_memory):
+    upper = _upper_bounds(work, result.columns)
+    if result.bytes(upper[-1], rows) > _to_reserve(result.max_memory):
         # Too much to reserve: pay for a first pass that counts.
         count = partial(_kernels.count_rows, *a[1:], *b[1:])
-        upper = _counted(count, bounds, partial(_bitmap, columns))[bounds]
-        if mask is None and not prune:
-            check_memory(int(upper[-1]), rows, a_data.itemsize, max_memory)
-    if mask is None and source > 1 and is_dense:
-        products = np.diff(ends[bounds]).astype(np.int64) * each
-        parts = _parts(bounds, products, np.diff(a[2][bounds]).astype(np.int64))
-        if max(parts) > 1 and not _threads.is_serial([0, 0, rows]):
-            share = partial(_kernels.part_of_row, *ring, *a, *b, of_b.ascends, prune)
+        upper = _counted(count, bounds, partial(_bitmap, result.columns))[bounds]
+        if counted:
+            check_memory(int(upper[-1]), rows, result.dtype.itemsize, result.max_memory)
+    if share is not None and not _threads.is_serial([0, 0, rows]):
+        parts = _parts(bounds, work.products(), np.diff(a[2][bounds]).astype(np.int64))
+        if max(parts) > 1:
             return _one_phase(result, multiply, bounds, upper, scratch, share, parts)
     run = _straight if _threads.is_serial(bounds) else _one_phase
     return run(result, multiply, bounds, upper, scratch)
@@ -146,10 +180,11 @@ def count_triangles(indices, indptr):
 
 def _masked(ring, a, b, mask, ascending, prune, result):
     """Multiply on the places of a mask only."""
-    rows, inner = a[2].size - 1, b[2].size - 1
-    mask_indptr = mask[1]
-    column_length = b[1].size // max(1, result.columns)
-    ends = np.zeros(rows + 1, dtype=np.int64)
+    rows, mask_indptr = a[2].size - 1, mask[1]
+    lengths = np.zeros(0, dtype=np.int64)
+    if ascending:
+        lengths = np.bincount(b[1][: int(b[2][-1])].astype(np.int64), minlength=result.columns)
+    ends, by_dots = np.zeros(rows + 1, dtype=np.int64), np.empty(rows, dtype=np.uint8)
     saved = []
     bounds = _threads.chunk_bounds((rows, 1 + a[1].size // max(1, rows)), minimum=2 * SMALL)
 
@@ -160,20 +195,15 @@ def _masked(ring, a, b, mask, ascending, prune, result):
         saved.append(save)
 
     _threads.run_chunks(
-        _numba_masked.masked_work,
-        bounds,
-        a[1],
-        a[2],
-        b[2],
-        mask_indptr,
-        column_length,
-        ends,
+        _numba_masked.masked_work, bounds, *a[1:], b[2], *mask, lengths, ends, by_dots,
         commit=commit,
-    )
+    )  # fmt: skip
     # Inner products need B by columns, worth it where they save several passes over B.
-    by_columns = _nothing(b)
-    if ascending and sum(saved) > 8 * (b[1].size + inner + result.columns):
+    if sum(saved) > 8 * (b[1].size + b[2].size + result.columns):
         by_columns = _by_columns(b, result.columns)
+    else:
+        by_columns = tuple(kernel_array(part[:0]) for part in b)
+        by_dots[:] = 0
     longest, waste = int(np.diff(mask_indptr).max(initial=0)), int(_numba_masked.WASTE)
     mark = np.min_scalar_type(longest + waste)
 
@@ -184,9 +214,7 @@ def _masked(ring, a, b, mask, ascending, prune, result):
             np.zeros(longest + waste, dtype=np.uint8),
         )
 
-    multiply = partial(
-        _numba_masked.masked_rows, *ring, *a, *b, *by_columns, *mask, column_length, prune
-    )
+    multiply = partial(_numba_masked.masked_rows, *ring, *a, *b, *by_columns, by_dots, *mask, prune)
     bounds = _threads.chunk_bounds(ends, minimum=_CHUNK)
     upper = mask_indptr[bounds].astype(np.int64)
     run = _straight if _threads.is_serial(bounds) else _one_phase
@@ -219,19 +247,15 @@ def _by_columns(b, columns):
     return operand("b", turned.data, turned.indices, turned.indptr, 0, np.dtype(signed).type)
 
 
-def _nothing(b):
-    return tuple(kernel_array(part[:0]) for part in b)
-
-
-def _hash_where_rows_are_short(ring, a, b, prune, sort, columns, ends, bounds, multiply, scratch):
-    """Serve those chunks by hash tables whose rows are short for so many columns."""
-    lengths = np.diff(ends)
+def _hash_where_rows_are_short(ring, a, b, prune, sort, columns, work, multiply, scratch):
+    """Serve those chunks by hash tables whose rows are short for so many columns; None: none."""
+    lengths, bounds = np.diff(work.ends), work.bounds
     most = np.maximum.reduceat(lengths, bounds[:-1]) if lengths.size else np.zeros(1, np.int64)
     bits = max(8, -(-int(columns - 1).bit_length() // 8) * 8)
     short = (most <= _SHORT) | ((columns > 8 * _WIDE) & (most * _FEW <= columns))
     short &= most < 1 << (63 - bits)
     if not short.any():
-        return multiply, scratch, True
+        return None
     size = 1 << max(5, int(2 * most[short].max() - 1).bit_length())
     by_hash = partial(_numba_hash.hash_rows, *ring, *a, *b, prune, sort, np.uint64(bits))
     is_short = dict(zip(bounds, short.tolist(), strict=False))
@@ -250,7 +274,7 @@ def _hash_where_rows_are_short(ring, a, b, prune, sort, columns, ends, bounds, m
         words, spare = (np.empty(size // 2 + 1, dtype=np.uint64) for _ in range(2))
         return (keys, values, words, spare), []
 
-    return either, both, False
+    return either, both
 
 
 def _to_reserve(max_memory):
@@ -280,9 +304,10 @@ def _repeats(b):
     return kinds
 
 
-def _upper_bounds(ends, each, longest, columns, bounds):
+def _upper_bounds(work, columns):
     """Running sums, at chunk ends, of the rows' greatest possible numbers of entries."""
-    if each * longest <= columns:
+    ends, each, bounds = work.ends, work.each, work.bounds
+    if each * work.longest <= columns:
         return ends[bounds].astype(np.int64) * each
     products = np.diff(ends).astype(np.int64) * each
     return np.concatenate([[0], np.cumsum(np.minimum(products, columns))])[bounds]
@@ -302,9 +327,17 @@ def _nothing_yet():
     return ([],)
 
 
-def _in_place(result, gather, bounds, ends):
-    """Gather every chunk where it belongs: each product is an entry. None if a row is unsorted."""
-    indptr, out = result.indptr(bounds[-1], ends[-1]), result.entries(int(ends[-1]))
+def _in_place(result, gather, a, b, work):
+    """Gather every chunk where it belongs, each product an entry; None where that cannot be.
+
+    It can where the number of products is known, several threads share them and rows ascend.
+    """
+    rows, ends, bounds = a[2].size - 1, work.ends, work.bounds
+    is_known = ends is not a[2] or int(b[2][-1]) == b[2].size - 1
+    fits = result.bytes(work.total, rows) <= _to_reserve(result.max_memory)
+    if not (is_known and fits) or _threads.is_serial(bounds):
+        return None
+    indptr, out = result.indptr(rows, work.total), result.entries(work.total)
     found = []
 
     def kernel(start, stop):

@@ -14,26 +14,35 @@ from .._intrinsics import prefetch, ring_add, ring_multiply
 _AHEAD = np.uint64(8)
 _ONE = np.uint64(1)
 WASTE = np.uint64(16)
+# Products that take as long as a step of an inner product, whose branches are mispredicted.
+_STEP = np.uint64(4)
 
 
 @njit(nogil=True, cache=True)
-def masked_work(start, stop, a_indices, a_indptr, b_indptr, mask_indptr, column_length, ends):
-    # Running sums of the rows' work; returns how much of it inner products save.
+def masked_work(
+    start, stop, a_indices, a_indptr, b_indptr, mask_indices, mask_indptr, lengths, ends, by_dots
+):
+    # Running sums of the rows' products, and which rows inner products serve better; returns how
+    # much work those save. `lengths` are those of B's columns, empty where no row may choose: the
+    # mean would not do, for a mask stores hubs more often than others.
     total, saved = np.uint64(0), np.uint64(0)
     for i in range(np.uint64(start), np.uint64(stop)):
         t, t_end = np.uint64(a_indptr[i]), np.uint64(a_indptr[i + _ONE])
-        places = np.uint64(mask_indptr[i + _ONE]) - np.uint64(mask_indptr[i])
-        dots = places * (t_end - t + np.uint64(column_length))
-        products = np.uint64(0)
-        if places:
+        low, high = np.uint64(mask_indptr[i]), np.uint64(mask_indptr[i + _ONE])
+        products, steps = np.uint64(0), (high - low) * (t_end - t)
+        if low < high:
             while t < t_end:
                 k = np.uint64(a_indices[t])
                 products += np.uint64(b_indptr[k + _ONE]) - np.uint64(b_indptr[k])
                 t += _ONE
-            products += places
-        if dots < products:
-            saved += products - dots
-        total += products
+        by_dots[i] = 0
+        if lengths.size and steps * _STEP < products:
+            for p in range(low, high):
+                steps += np.uint64(lengths[np.uint64(mask_indices[p])])
+            if steps * _STEP < products:
+                by_dots[i] = 1
+                saved += products - steps * _STEP
+        total += products + (high - low)
         ends[i + _ONE] = total
     return np.int64(saved)
 
@@ -41,22 +50,16 @@ def masked_work(start, stop, a_indices, a_indptr, b_indptr, mask_indptr, column_
 @njit(nogil=True, cache=True)
 def masked_rows(
     ring, zero, a_data, a_indices, a_indptr, b_data, b_indices, b_indptr,
-    t_data, t_indices, t_indptr, mask_indices, mask_indptr, column_length, prune,
+    t_data, t_indices, t_indptr, by_dots, mask_indices, mask_indptr, prune,
     start, stop, out_data, out_indices, out_indptr, place, marks, values, hits,
 ):  # fmt: skip
-    # Rows into out[place:]; returns where they end. `t_*` is B by columns, empty where inner
-    # products never pay.
+    # Rows into out[place:]; returns where they end. `t_*` is B by columns, empty where no row is
+    # served by inner products.
     end, used = np.uint64(place), np.uint64(a_indptr[-1])
-    by_columns = t_indptr.size > 0
     for i in range(np.uint64(start), np.uint64(stop)):
         t, t_end = np.uint64(a_indptr[i]), np.uint64(a_indptr[i + _ONE])
         low, high = np.uint64(mask_indptr[i]), np.uint64(mask_indptr[i + _ONE])
-        products = np.uint64(0)
-        if by_columns and low < high:
-            for s in range(t, t_end):
-                k = np.uint64(a_indices[s])
-                products += np.uint64(b_indptr[k + _ONE]) - np.uint64(b_indptr[k])
-        if (high - low) * (t_end - t + np.uint64(column_length)) < products:
+        if by_dots[i]:
             for p in range(low, high):
                 column = np.uint64(mask_indices[p])
                 q, q_end = np.uint64(t_indptr[column]), np.uint64(t_indptr[column + _ONE])

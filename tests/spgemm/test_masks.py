@@ -261,3 +261,26 @@ def test_corrupt_masks_raise(engine, complement, n):
                 spgemm.matmul(eye, eye, mask=mask, complement=complement, mask_values=True)
             with pytest.raises(ValueError, match=message):
                 spgemm.matmul(eye.tocsc(), eye.tocsc(), mask=mask, complement=complement)
+
+
+def test_inner_products_are_chosen_by_the_columns_that_the_mask_stores():
+    # One row of A asks for 400 rows of B with 50 entries each. The mask stores one column: a
+    # short one is an inner product of a few steps, a hub costs more than marks do. The columns'
+    # mean length is the same for both.
+    from linalgkit.spgemm import _numba_masked
+
+    a_indices, a_indptr = np.arange(400, dtype=np.uint32), np.array([0, 400], dtype=np.uint32)
+    b_indptr = np.arange(0, 20_001, 50, dtype=np.uint32)
+    mask_indptr = np.array([0, 1], dtype=np.uint32)
+    lengths = np.array([3, 10_000], dtype=np.int64)
+    chosen = []
+    for column in (0, 1):
+        ends, by_dots = np.zeros(2, dtype=np.int64), np.empty(1, dtype=np.uint8)
+        mask_indices = np.array([column], dtype=np.uint32)
+        saved = _numba_masked.masked_work(
+            0, 1, a_indices, a_indptr, b_indptr, mask_indices, mask_indptr, lengths, ends, by_dots
+        )
+        assert ends[1] == 20_001
+        assert (saved > 0) == by_dots[0]
+        chosen.append(int(by_dots[0]))
+    assert chosen == [1, 0]
