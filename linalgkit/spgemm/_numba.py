@@ -164,7 +164,8 @@ def count_triangles(indices, indptr):
     n = indptr.size - 1
     graph = _mask(indices, indptr, n, "a")
     ends, _, _ = running_products((None, *graph), (None, *graph))
-    bounds = _threads.chunk_bounds(ends, minimum=_CHUNK)
+    # Products of whole rows; of those below the diagonal, which count, there are far fewer.
+    bounds = _threads.chunk_bounds(ends, minimum=16 * _CHUNK)
     total = 0
 
     def commit(chunk, count):
