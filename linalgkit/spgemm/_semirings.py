@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import numpy as np
 from array_api_compat import array_namespace
 
 from .. import _checks
@@ -60,8 +61,14 @@ class Promoted(NamedTuple):
     dtype: Any
 
 
+# What plus-times sums as it is: all but bool and half precision.
+_AS_IT_IS = frozenset(map(np.dtype, "bhilqBHILQfdFD"))
+
+
 def promote(a_data: Any, b_data: Any, semiring: str, accumulate: Any) -> Promoted:
     """Bring the values of both operands to the dtype that the sums are computed in."""
+    if semiring == "plus_times" and accumulate is None and _are_alike(a_data, b_data):
+        return Promoted(a_data, b_data, semiring, a_data.dtype)
     _checks.choice("semiring", semiring, SEMIRINGS)
     xp = array_namespace(a_data, b_data)
     dtype = a_data.dtype
@@ -92,6 +99,13 @@ def promote(a_data: Any, b_data: Any, semiring: str, accumulate: Any) -> Promote
     if b_data.dtype != computed:
         b_data = xp.astype(b_data, computed)
     return Promoted(a_data, b_data, semiring, dtype)
+
+
+def _are_alike(a_data: Any, b_data: Any) -> bool:
+    """Tell whether both are NumPy arrays of one dtype that is summed as it is: most often."""
+    if not type(a_data) is type(b_data) is np.ndarray:
+        return False
+    return a_data.dtype == b_data.dtype and a_data.dtype in _AS_IT_IS
 
 
 def _dtype(name: str, value: Any, xp: Any) -> Any:
