@@ -9,6 +9,7 @@ from operator import index
 from typing import Any
 
 import numpy as np
+from array_api_compat import array_namespace
 
 _NUMERIC = "biufc"  # NumPy's letters for bool, integers, floats, complex
 
@@ -50,6 +51,48 @@ def arrays(**named: Any) -> tuple[Any, ...]:
                 f"library (nothing is copied between libraries silently)."
             )
     return converted
+
+
+def floating(**named: Any) -> tuple[Any, ...]:
+    """Return the arguments as arrays of one library and one floating dtype, real or complex.
+
+    Mixed dtypes give their ``result_type``; bool and integers count as float64. ``None`` (an
+    absent optional array) stays None.
+    """
+    converted = arrays(**named)
+    dtypes = {array.dtype for array in converted if array is not None}
+    if len(dtypes) == 1 and getattr(*dtypes, "kind", "") in ("f", "c"):
+        return converted
+    xp = array_namespace(*(array for array in converted if array is not None))
+    common = xp.result_type(*(_floating_dtype(dtype, xp) for dtype in dtypes))
+    return tuple(
+        array if array is None or array.dtype == common else xp.astype(array, common)
+        for array in converted
+    )
+
+
+def as_dtype_of(gradient: Any, original: Any) -> Any:
+    """Return a gradient in the dtype of its argument, the real part for a real one.
+
+    Arguments that were no floating arrays leave it as it is, and so does None.
+    """
+    dtype = getattr(original, "dtype", None)
+    if gradient is None or dtype is None or gradient.dtype == dtype:
+        return gradient
+    xp = array_namespace(gradient)
+    if not xp.isdtype(dtype, ("real floating", "complex floating")):
+        return gradient
+    if xp.isdtype(gradient.dtype, "complex floating") and xp.isdtype(dtype, "real floating"):
+        gradient = xp.real(gradient)
+    return xp.astype(gradient, dtype)
+
+
+def negative_axis(name: str, axis: Any, ndim: int) -> int:
+    """Return an axis counted from the end; ValueError unless the array has it."""
+    number = size(name, axis, -ndim)
+    if number >= ndim:
+        raise ValueError(f"{name} must be less than the number of axes, {ndim}; got {number}.")
+    return number if number < 0 else number - ndim
 
 
 def concrete(function: str, alternative: str, **named: Any) -> None:
@@ -127,6 +170,14 @@ def _library(array: Any) -> str:
     if hasattr(array, "__array_namespace__"):
         return kind.__module__.partition(".")[0]
     raise TypeError(f"expected an array; got {kind.__module__}.{kind.__qualname__}.")
+
+
+def _floating_dtype(dtype: Any, xp: Any) -> Any:
+    if xp.isdtype(dtype, ("real floating", "complex floating")):
+        return dtype
+    if "jax" in xp.__name__:  # float32, unless JAX was told to know more
+        return xp.__array_namespace_info__().default_dtypes()["real floating"]
+    return xp.float64
 
 
 def _array(name: str, value: Any) -> Any:

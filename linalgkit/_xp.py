@@ -27,6 +27,14 @@ def moveaxis(x: Any, source: int, destination: int) -> Any:
     return xp.permute_dims(x, tuple(order))
 
 
+def adjoint(x: Any) -> Any:
+    """Return the conjugate transposes of the matrices in the last two axes."""
+    xp = array_namespace(x)
+    order = (*range(x.ndim - 2), x.ndim - 1, x.ndim - 2)
+    x = xp.permute_dims(x, order)
+    return xp.conj(x) if xp.isdtype(x.dtype, "complex floating") else x
+
+
 def segment_sum(values: Any, segments: Any, count: int) -> Any:
     """Sum `values` (n,) into `count` segments named by `segments` (n,), in order of position."""
     xp = array_namespace(values, segments)
