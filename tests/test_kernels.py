@@ -301,7 +301,8 @@ def violations(source):
         if isinstance(target, ast.Name)
     }
     numpys = {name for name, origin in names.items() if origin in ("numpy", "math")}
-    floor = {name for name, origin in names.items() if origin in (".._intrinsics", ".._blas")}
+    ground_floor = (".._intrinsics", ".._blas", ".._tiles")
+    floor = {name for name, origin in names.items() if origin in ground_floor}
     found += [f"imports {name}" for name in names if name in ("prange", "objmode")]
     for function in ast.walk(tree):
         if not isinstance(function, ast.FunctionDef) or (options := njit_options(function)) is None:

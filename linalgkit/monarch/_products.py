@@ -172,7 +172,10 @@ def monarch_matmul_vjp(
         cotangent, x, left, right, axis=axis, wrt=wanted
     )
     return MonarchGradients(
-        *(_checks.as_dtype_of(g, original) for g, original in zip(gradients, originals, strict=True))
+        *(
+            _checks.as_dtype_of(g, original)
+            for g, original in zip(gradients, originals, strict=True)
+        )
     )
 
 

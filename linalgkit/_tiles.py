@@ -1,0 +1,287 @@
+"""Register tiles for compiled kernels: small products and transposes in vector registers.
+
+A *panel row* is two vectors of the machine: `lanes` numbers side by side, or for complex numbers
+one vector of real parts and one of imaginary parts. A panel is rows of it, `ROW` bytes apart. All
+is by address, with strides in bytes. Written once: a cached kernel does not notice when something
+it calls in another file changes.
+"""
+
+from llvmlite import binding, ir
+from numba import config, types
+from numba.core import cgutils
+from numba.extending import intrinsic, overload
+
+
+def _is_wide() -> bool:
+    """Tell whether kernels are compiled for vectors of 64 bytes: what Numba was told, or has."""
+    if config.CPU_FEATURES is not None:
+        return "+avx512f" in config.CPU_FEATURES
+    return config.CPU_NAME is None and binding.get_host_cpu_features().get("avx512f", False)
+
+
+VECTOR = 64 if _is_wide() else 32  # bytes
+ROW = 2 * VECTOR
+# Rows of the tallest tile: its sums fill the registers but for one row and two broadcasts.
+TALL = 12 if VECTOR == 64 else 6
+
+
+def _parts(context, like):
+    """Return the type of a real number, its bytes, how many make a number, and of a vector."""
+    is_complex = isinstance(like.dtype, types.Complex)
+    real = context.get_data_type(like.dtype.underlying_float if is_complex else like.dtype)
+    size = context.get_abi_sizeof(real)
+    return real, size, 2 if is_complex else 1, ir.VectorType(real, VECTOR // size)
+
+
+class _Emitter:
+    """Writes loads, stores and products at addresses."""
+
+    def __init__(self, context, builder, like):
+        self.builder = builder
+        self.real, self.size, self.parts, self.vector = _parts(context, like)
+        self.intp = context.get_value_type(types.intp)
+        name = f"llvm.fmuladd.v{self.vector.count}f{8 * self.size}"
+        self._fma = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(self.vector, [self.vector] * 3), name
+        )
+
+    def at(self, address, offset):
+        if isinstance(offset, int):
+            offset = self.intp(offset)
+        return self.builder.add(address, offset)
+
+    def load(self, address, kind=None):
+        pointer = self.builder.inttoptr(address, (kind or self.vector).as_pointer())
+        return self.builder.load(pointer, align=self.size)
+
+    def store(self, value, address):
+        pointer = self.builder.inttoptr(address, value.type.as_pointer())
+        self.builder.store(value, pointer, align=self.size)
+
+    def broadcast(self, address):
+        undefined = ir.Constant(self.vector, ir.Undefined)
+        number = self.load(address, self.real)
+        one = self.builder.insert_element(undefined, number, ir.IntType(32)(0))
+        return self.shuffle(one, undefined, [0] * self.vector.count)
+
+    def shuffle(self, first, second, lanes):
+        mask = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes)
+        return self.builder.shuffle_vector(first, second, mask)
+
+    def fma(self, x, y, z):
+        return self.builder.call(self._fma, [x, y, z])
+
+    def negative(self, x):
+        return self.builder.fneg(x)
+
+
+def _tile(rows):
+    """Make the tile of some rows: C[i] = Σ_step A[i, step] B[step], or added to C."""
+
+    @intrinsic
+    def tile(typingctx, like, a, a_row, a_step, a_imag, b, b_step, c, c_row, depth, accumulate):
+        def codegen(context, builder, signature, args):
+            emit = _Emitter(context, builder, signature.args[0])
+            _, a, a_row, a_step, a_imag, b, b_step, c, c_row, depth, accumulate = args
+            row_of = [builder.mul(c_row, emit.intp(i)) for i in range(rows)]
+            zero = ir.Constant(emit.vector, None)
+            sums = [[cgutils.alloca_once(builder, emit.vector) for _ in "01"] for _ in range(rows)]
+            with builder.if_else(builder.icmp_signed("!=", accumulate, emit.intp(0))) as branches:
+                for branch, is_added in zip(branches, (True, False), strict=True):
+                    with branch:
+                        for i, pair in enumerate(sums):
+                            for half, place in enumerate(pair):
+                                old = emit.at(emit.at(c, row_of[i]), VECTOR * half)
+                                builder.store(emit.load(old) if is_added else zero, place)
+            with cgutils.for_range(builder, depth) as loop:
+                left = emit.at(a, builder.mul(loop.index, a_step))
+                right = emit.at(b, builder.mul(loop.index, b_step))
+                first, second = emit.load(right), emit.load(emit.at(right, VECTOR))
+                for i, (low, high) in enumerate(sums):
+                    number = emit.at(left, builder.mul(a_row, emit.intp(i)))
+                    real = emit.broadcast(number)
+                    x = emit.fma(real, first, builder.load(low))
+                    y = emit.fma(real, second, builder.load(high))
+                    if emit.parts == 2:
+                        imaginary = emit.broadcast(emit.at(number, a_imag))
+                        x = emit.fma(emit.negative(imaginary), second, x)
+                        y = emit.fma(imaginary, first, y)
+                    builder.store(x, low)
+                    builder.store(y, high)
+            for i, pair in enumerate(sums):
+                for half, place in enumerate(pair):
+                    target = emit.at(emit.at(c, row_of[i]), VECTOR * half)
+                    emit.store(builder.load(place), target)
+            return context.get_dummy_value()
+
+        return types.void(like, *(types.intp,) * 10), codegen
+
+    return tile
+
+
+tile_tall = _tile(TALL)
+tile_4 = _tile(4)
+tile_2 = _tile(2)
+tile_1 = _tile(1)
+
+
+@intrinsic
+def to_panel(typingctx, like, source, target):
+    """Copy as many numbers side by side as a panel row has; complex ones part from each other."""
+
+    def codegen(context, builder, signature, args):
+        emit = _Emitter(context, builder, signature.args[0])
+        _, source, target = args
+        first, second = emit.load(source), emit.load(emit.at(source, VECTOR))
+        if emit.parts == 2:
+            count = 2 * emit.vector.count
+            evens, odds = list(range(0, count, 2)), list(range(1, count, 2))
+            first, second = (emit.shuffle(first, second, lanes) for lanes in (evens, odds))
+        emit.store(first, target)
+        emit.store(second, emit.at(target, VECTOR))
+        return context.get_dummy_value()
+
+    return types.void(like, types.intp, types.intp), codegen
+
+
+@intrinsic
+def from_panel(typingctx, like, source, target):
+    """Undo `to_panel`."""
+
+    def codegen(context, builder, signature, args):
+        emit = _Emitter(context, builder, signature.args[0])
+        _, source, target = args
+        first, second = emit.load(source), emit.load(emit.at(source, VECTOR))
+        if emit.parts == 2:
+            count = emit.vector.count
+            pairs = [lane for k in range(count) for lane in (k, count + k)]
+            first, second = (
+                emit.shuffle(first, second, lanes) for lanes in (pairs[:count], pairs[count:])
+            )
+        emit.store(first, target)
+        emit.store(second, emit.at(target, VECTOR))
+        return context.get_dummy_value()
+
+    return types.void(like, types.intp, types.intp), codegen
+
+
+@intrinsic
+def copy_row(typingctx, like, source, target):
+    """Copy a panel row."""
+
+    def codegen(context, builder, signature, args):
+        emit = _Emitter(context, builder, signature.args[0])
+        _, source, target = args
+        first, second = emit.load(source), emit.load(emit.at(source, VECTOR))
+        emit.store(first, target)
+        emit.store(second, emit.at(target, VECTOR))
+        return context.get_dummy_value()
+
+    return types.void(like, types.intp, types.intp), codegen
+
+
+@intrinsic
+def zero_row(typingctx, like, target):
+    """Fill a panel row with zeros."""
+
+    def codegen(context, builder, signature, args):
+        emit = _Emitter(context, builder, signature.args[0])
+        zero = ir.Constant(emit.vector, None)
+        emit.store(zero, args[1])
+        emit.store(zero, emit.at(args[1], VECTOR))
+        return context.get_dummy_value()
+
+    return types.void(like, types.intp), codegen
+
+
+@intrinsic
+def one_to_panel(typingctx, like, source, target):
+    """Copy one number to a lane of a panel row."""
+
+    def codegen(context, builder, signature, args):
+        emit = _Emitter(context, builder, signature.args[0])
+        _, source, target = args
+        for part in range(emit.parts):
+            number = emit.load(emit.at(source, emit.size * part), emit.real)
+            emit.store(number, emit.at(target, VECTOR * part))
+        return context.get_dummy_value()
+
+    return types.void(like, types.intp, types.intp), codegen
+
+
+@intrinsic
+def one_from_panel(typingctx, like, source, target):
+    """Undo `one_to_panel`."""
+
+    def codegen(context, builder, signature, args):
+        emit = _Emitter(context, builder, signature.args[0])
+        _, source, target = args
+        for part in range(emit.parts):
+            number = emit.load(emit.at(source, VECTOR * part), emit.real)
+            emit.store(number, emit.at(target, emit.size * part))
+        return context.get_dummy_value()
+
+    return types.void(like, types.intp, types.intp), codegen
+
+
+@intrinsic
+def transpose_square(typingctx, like, source, source_row, target, target_row):
+    """Transpose the square of as many rows as one vector has numbers (complex ones as pairs)."""
+
+    def codegen(context, builder, signature, args):
+        emit = _Emitter(context, builder, signature.args[0])
+        _, source, source_row, target, target_row = args
+        count = emit.vector.count
+        side = count // emit.parts
+        rows = [
+            emit.load(emit.at(source, builder.mul(source_row, emit.intp(i)))) for i in range(side)
+        ]
+        distance = side // 2
+        while distance:  # swap the two blocks off the diagonal, then within each block
+            lanes = distance * emit.parts
+            keep = [lane if not lane & lanes else count + lane - lanes for lane in range(count)]
+            take = [lane + lanes if not lane & lanes else count + lane for lane in range(count)]
+            for i in range(side):
+                if not i & distance:
+                    upper, lower = rows[i], rows[i + distance]
+                    rows[i] = emit.shuffle(upper, lower, keep)
+                    rows[i + distance] = emit.shuffle(upper, lower, take)
+            distance //= 2
+        for i, row in enumerate(rows):
+            emit.store(row, emit.at(target, builder.mul(target_row, emit.intp(i))))
+        return context.get_dummy_value()
+
+    return types.void(like, *(types.intp,) * 4), codegen
+
+
+def lanes_of(like):
+    """Count the numbers of a panel row, for arrays of this dtype."""
+    return ROW // like.itemsize
+
+
+@overload(lanes_of)
+def _lanes_of(like):
+    lanes = ROW // (like.dtype.bitwidth // 8)
+    return lambda like: lanes
+
+
+def plane_of(like):
+    """Return the bytes between neighbouring lanes of a panel row: of a real number."""
+    return like.real.itemsize
+
+
+@overload(plane_of)
+def _plane_of(like):
+    parts = 2 if isinstance(like.dtype, types.Complex) else 1
+    plane = like.dtype.bitwidth // 8 // parts
+    return lambda like: plane
+
+
+def aligned(buffer):
+    """Return the first address in a buffer of bytes that a machine vector may be at."""
+    return -(-buffer.ctypes.data // VECTOR) * VECTOR
+
+
+@overload(aligned)
+def _aligned(buffer):
+    return lambda buffer: -(-buffer.ctypes.data // VECTOR) * VECTOR

@@ -1,0 +1,223 @@
+"""CPU engine: the factors as tiles in vector registers, the permutation as a stride between them.
+
+Vectors go in panels of a few side by side (`_tiles`). Many of them are cut into pieces, each
+through both factors while it stays in the cache; for few the work is cut by blocks, in two phases.
+Bounded by multiplications, as long as the factors come fast enough: 60 % of the rate of a large
+dense product. A product with few vectors is bounded by reading the factors.
+"""
+
+from math import prod
+
+import numpy as np
+
+from .._checks import kernel_array
+from .._threads import chunk_bounds, run_chunks, workers
+from .._tiles import ROW, VECTOR
+from ._numba_blocks import (
+    Factor,
+    Vectors,
+    left_blocks,
+    left_gradients,
+    right_blocks,
+    right_gradients,
+    tiles,
+)
+from ._numba_vectors import left_pull, left_rows, right_pull, right_rows
+
+_CHUNK = 4_000_000  # multiply-adds: 0.05 ms
+_FEW = 6  # vectors that are multiplied one by one
+_HEIGHT = 4  # panels of a tile at most: more leave the cache, fewer read the factors more often
+
+# Arrays that tell a kernel the dtype, and that of a real part.
+_LIKE = {np.dtype(c): (np.empty(0, c), np.empty(0, c).real.copy()) for c in "fdFD"}
+
+
+def monarch_matmul(x, left, right, *, axis):
+    """Multiply by R and by L; the result has the memory order of the vectors."""
+    left, right = kernel_array(left), kernel_array(right)
+    if right.ndim > 3:
+        return _each(lambda *arrays: (_product(*arrays, axis),), x, left, right)[0]
+    return _product(x, left, right, axis)
+
+
+def monarch_matmul_vjp(cotangent, x, left, right, *, axis, wrt):
+    """Pull the cotangent back through one array of the size of u = R x."""
+    left, right = kernel_array(left), kernel_array(right)
+    if x.dtype.kind == "c":  # the kernels know no conjugates: g uᴴ is the conjugate of ḡ uᵀ
+        cotangent = np.conj(cotangent)
+    if right.ndim > 3:
+        gradients = _each(lambda *arrays: _pull(*arrays, axis, wrt), x, left, right, cotangent)
+    else:
+        gradients = _pull(x, left, right, cotangent, axis, wrt)
+    if x.dtype.kind == "c":
+        for gradient in gradients:
+            if gradient is not None:
+                np.conj(gradient, out=gradient)
+    return gradients
+
+
+def _each(function, x, left, right, *others):
+    """Call for each pair of factors, and stack what comes."""
+    batch, arrays = right.shape[:-3], (x, left, right, *others)
+    if not prod(batch):  # shapes from a call on nothing
+        one = function(*(np.zeros(a.shape[len(batch) :], a.dtype) for a in arrays))
+        return tuple(None if y is None else np.zeros(batch + y.shape, y.dtype) for y in one)
+    results = [function(*(a[k] for a in arrays)) for k in np.ndindex(batch)]
+    return tuple(
+        None if column[0] is None else np.stack(column).reshape(batch + column[0].shape)
+        for column in zip(*results, strict=True)
+    )
+
+
+def _product(x, left, right, axis):
+    rows, inner = left.shape[0] * left.shape[1], right.shape[0] * right.shape[1]
+    x2d = _vectors(x, axis)
+    y2d, y = _result(x2d, x, axis, rows)
+    if not (y.size and inner and x2d.shape[1]):
+        y[...] = 0
+    elif len(x2d) <= _FEW:
+        _few(x2d, left, right, y2d)
+    else:
+        _many(x2d, left, right, y2d)
+    return y
+
+
+def _few(x, left, right, y):
+    """Multiply vector by vector: dot products of rows."""
+    count, inner = len(x), right.shape[0] * right.shape[1]
+    x = np.ascontiguousarray(x).reshape(count, right.shape[0], right.shape[2])
+    u = np.empty((count, left.shape[0], left.shape[2]), x.dtype)
+    bounds = chunk_bounds((right.shape[0], count * right[0].size), minimum=_CHUNK // 4)
+    run_chunks(right_rows, bounds, kernel_array(x), right, left.shape[0], u)
+    z = y.reshape(count, left.shape[1], left.shape[0])
+    bounds = chunk_bounds((left.shape[0], count * left[0].size), minimum=_CHUNK // 4)
+    run_chunks(left_rows, bounds, left, u, z)
+
+
+def _many(x, left, right, y):
+    """Multiply panel by panel: tiles of both factors, or, where there are few, block by block."""
+    inner, (like, _), lanes = right.shape[0] * right.shape[1], _LIKE[x.dtype], ROW // x.itemsize
+    source, target, first, second = _place(x), _place(y), _factor(left), _factor(right)
+    panels = -(-len(x) // lanes)
+    spare = max(right.shape[2], left.shape[2] + _group(x, 2) * left.shape[1])
+    work = lanes * (left.size + right.size)
+    if panels >= workers() or panels * work < 16 * _CHUNK:
+        height = min(_HEIGHT, -(-panels // 8))
+        bounds = _bounds(panels, work, height)
+        scratch = _bytes(height * inner + spare)
+        run_chunks(tiles, bounds, like, height, source, first, second, target, scratch=scratch)
+        return
+    u, scratch = _bytes(panels * inner)(), _bytes(spare)
+    bounds = _bounds(right.shape[0], panels * lanes * right[0].size)
+    run_chunks(right_blocks, bounds, like, source, second, u, scratch=scratch)
+    bounds = _bounds(left.shape[0], panels * lanes * left[0].size, _group(x, 2))
+    run_chunks(left_blocks, bounds, like, first, target, u, scratch=scratch)
+
+
+def _pull(x, left, right, cotangent, axis, wrt):
+    """Gradients of one pair of factors."""
+    x2d, g2d = _vectors(x, axis), _vectors(cotangent, axis)
+    of_x2d, of_x = _result(x2d, x, axis, x2d.shape[1])
+    gradients = of_x2d, np.empty(left.shape, left.dtype), np.empty(right.shape, right.dtype)
+    wants = tuple(name in wrt for name in ("x", "left", "right"))
+    if not (x2d.size and g2d.size and right.shape[1]):
+        for gradient in gradients:
+            gradient[...] = 0
+    elif any(wants):
+        pull = _pull_few if len(x2d) <= _FEW else _pull_many
+        pull(x2d, left, right, g2d, *gradients, *wants)
+    gradients = of_x, *gradients[1:]
+    return tuple(g if wanted else None for g, wanted in zip(gradients, wants, strict=True))
+
+
+def _pull_few(x, left, right, g, of_x, of_left, of_right, wants_x, wants_left, wants_right):
+    """Vector by vector, one pass over each factor and its gradient."""
+    (k, q, p), (blocks, rows, inner), count = right.shape, left.shape, len(x)
+    x3d = kernel_array(np.ascontiguousarray(x).reshape(count, k, p))
+    g3d = kernel_array(np.ascontiguousarray(g).reshape(count, rows, blocks))
+    u, v = (np.zeros((count, blocks, inner), x.dtype) for _ in range(2))
+    of_x3d = np.zeros((count, k, p), x.dtype)
+    by_right = chunk_bounds((k, count * q * p), minimum=_CHUNK // 4)
+    if wants_left:
+        run_chunks(right_rows, by_right, x3d, right, blocks, u)
+    by_left = chunk_bounds((blocks, count * rows * inner), minimum=_CHUNK // 4)
+    wants_v = wants_x or wants_right
+    run_chunks(left_pull, by_left, g3d, left, u, of_left, v, wants_left, wants_v)
+    if wants_v:
+        arrays = x3d, right, blocks, v, of_x3d, of_right
+        run_chunks(right_pull, by_right, *arrays, wants_x, wants_right)
+        of_x[...] = of_x3d.reshape(of_x.shape)
+
+
+def _pull_many(x, left, right, g, of_x, of_left, of_right, wants_x, wants_left, wants_right):
+    """Panel by panel, in three phases over blocks; each sum over the vectors in their order."""
+    (k, q, p), (blocks, rows, inner), (like, real) = right.shape, left.shape, _LIKE[x.dtype]
+    lanes = ROW // x.itemsize
+    panels = -(-len(x) // lanes)
+    source, first, second = _place(x), _factor(left), _factor(right)
+    u = _bytes(panels * k * q)()  # R x, then the cotangent of it
+    if wants_left:
+        bounds = _bounds(k, panels * lanes * q * p)
+        run_chunks(right_blocks, bounds, like, source, second, u, scratch=_bytes(p))
+    side, turned = _group(x, 1), -(-inner // lanes)
+    wants_v = wants_x or wants_right
+    run_chunks(
+        left_gradients,
+        _bounds(blocks, 2 * panels * lanes * rows * inner, side),
+        like, real, _place(g), first, _factor(of_left), wants_left, wants_v, u,
+        scratch=_bytes(side * rows * (1 + turned) + turned * lanes),
+    )  # fmt: skip
+    if wants_v:
+        run_chunks(
+            right_gradients,
+            _bounds(k, 2 * panels * lanes * q * p),
+            like, source, second, _place(of_x), _factor(of_right), wants_x, wants_right, u,
+            scratch=_bytes(max(p, lanes) + -(-p // lanes) * q),
+        )  # fmt: skip
+
+
+def _vectors(x, axis):
+    """Return (vectors, entries): a view of any strides, unless the other axes do not make one."""
+    moved = _last(x, axis)
+    vectors = moved.reshape(prod(moved.shape[:-1]), moved.shape[-1])
+    return vectors if vectors.flags.aligned else vectors.copy()
+
+
+def _result(vectors, x, axis, entries):
+    """Make the result twice: as (vectors, entries), and in the shape that it has for `x`."""
+    others = _last(x, axis).shape[:-1]
+    count, strides = len(vectors), vectors.strides
+    if abs(strides[1]) <= abs(strides[0]) or count == 1:
+        result = np.empty((count, entries), x.dtype)
+        shaped = result.reshape(*others, entries)
+        return result, shaped if axis == -1 else np.moveaxis(shaped, -1, axis)
+    result = np.empty((entries, count), x.dtype)
+    return result.T, np.moveaxis(result.reshape(entries, *others), 0, axis)
+
+
+def _last(x, axis):
+    return x if axis == -1 else np.moveaxis(x, axis, -1)
+
+
+def _place(vectors):
+    return Vectors(vectors.ctypes.data, vectors.strides[1], vectors.strides[0], len(vectors))
+
+
+def _factor(factor):
+    return Factor(factor.ctypes.data, *factor.strides, *factor.shape)
+
+
+def _group(x, vectors):
+    """Blocks that are taken together so that their rows fill machine vectors."""
+    return vectors * VECTOR // x.itemsize
+
+
+def _bounds(count, work, group=1):
+    """Cut blocks or panels to chunks of whole groups."""
+    bounds = chunk_bounds((-(-count // group), group * work), minimum=_CHUNK)
+    return [min(count, group * bound) for bound in bounds]
+
+
+def _bytes(rows):
+    """Return what makes a buffer of panel rows, with room to align it."""
+    return lambda: np.empty(rows * ROW + VECTOR, np.uint8)
