@@ -4,6 +4,7 @@ Every message says what was got and what is expected. Checks of shape and dtype 
 checks of values run on concrete values only.
 """
 
+import sys
 from collections.abc import Collection
 from operator import index
 from typing import Any
@@ -12,6 +13,9 @@ import numpy as np
 from array_api_compat import array_namespace
 
 _NUMERIC = "biufc"  # NumPy's letters for bool, integers, floats, complex
+
+# What becomes a NumPy array. (A tuple: compiled torch code knows no union of types.)
+_CONVERTIBLE = (np.ndarray, np.generic, list, tuple, int, float, complex)
 
 # Top package of an array's type -> the library's name in messages and tables.
 _LIBRARIES = {"jaxlib": "jax", "cupyx": "cupy"}
@@ -35,8 +39,12 @@ def arrays(**named: Any) -> tuple[Any, ...]:
 
     ``None`` (an absent optional array) stays None.
     """
-    if all(type(x) is np.ndarray and x.dtype.kind in _NUMERIC for x in named.values()):
-        return tuple(named.values())
+    values = tuple(named.values())
+    if all(type(x) is np.ndarray and x.dtype.kind in _NUMERIC for x in values):
+        return values
+    torch = sys.modules.get("torch")
+    if torch is not None and all(x is None or isinstance(x, torch.Tensor) for x in values):
+        return values
     converted = tuple(_array(name, value) for name, value in named.items())
     first = None
     for name, value in zip(named, converted, strict=True):
@@ -60,8 +68,8 @@ def floating(**named: Any) -> tuple[Any, ...]:
     absent optional array) stays None.
     """
     converted = arrays(**named)
-    dtypes = {array.dtype for array in converted if array is not None}
-    if len(dtypes) == 1 and getattr(*dtypes, "kind", "") in ("f", "c"):
+    dtypes = [array.dtype for array in converted if array is not None]
+    if all(dtype == dtypes[0] for dtype in dtypes) and _is_floating(dtypes[0]):
         return converted
     xp = array_namespace(*(array for array in converted if array is not None))
     common = xp.result_type(*(_floating_dtype(dtype, xp) for dtype in dtypes))
@@ -114,7 +122,7 @@ def concrete(function: str, alternative: str, **named: Any) -> None:
                 )
 
 
-def choice(name: str, value: Any, options: Collection[str]) -> None:
+def choice(name: str, value: Any, options: Collection[Any]) -> None:
     """Raise ValueError unless `value` is one of `options`."""
     if not any(value == option for option in options):  # a list, say, has no hash
         known = ", ".join(repr(option) for option in options)
@@ -172,6 +180,13 @@ def _library(array: Any) -> str:
     raise TypeError(f"expected an array; got {kind.__module__}.{kind.__qualname__}.")
 
 
+def _is_floating(dtype: Any) -> bool:
+    """Tell it of NumPy's and torch's dtypes; False of others means nothing."""
+    if isinstance(dtype, np.dtype):
+        return dtype.kind in "fc"
+    return getattr(dtype, "is_floating_point", False) or getattr(dtype, "is_complex", False)
+
+
 def _floating_dtype(dtype: Any, xp: Any) -> Any:
     if xp.isdtype(dtype, ("real floating", "complex floating")):
         return dtype
@@ -185,7 +200,7 @@ def _array(name: str, value: Any) -> Any:
         return value
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array, whose mask would be lost; fill it first.")
-    if isinstance(value, np.ndarray | np.generic | list | tuple | int | float | complex):
+    if isinstance(value, _CONVERTIBLE):
         array = np.asarray(value)
         if array.dtype.kind not in _NUMERIC:
             raise TypeError(f"{name} must be numeric; got dtype {array.dtype}.")

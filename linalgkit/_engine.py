@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from importlib import import_module
 from typing import Any, NamedTuple, TypeVar
 
@@ -24,8 +25,11 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 SERVES = {
     "numpy": ("numba", "array_api"),
     "cupy": ("cupy", "array_api"),
+    "torch": ("numba", "cupy", "array_api"),  # by the tensors' device, see `_torch`
     "dask": ("dask",),
 }
+# Fast engines by the device of torch tensors.
+ON_DEVICE = {"cpu": "numba", "cuda": "cupy"}
 ENGINES = ("array_api", "numba", "cupy", "dask")
 ENVIRONMENT = "LINALGKIT_ENGINE"
 
@@ -89,9 +93,10 @@ class Kind(NamedTuple):
     name: str
     vjp: str | None = None
     batched: tuple[int, ...] = ()
+    ranks: tuple[int | None, ...] | None = None
 
 
-# (room, function) -> Kind; `_torch` and `_jax` read it to register gradients.
+# (room, function) -> Kind; `_torch` finds gradients by it.
 registry: dict[tuple[str, str], Kind] = {}
 
 
@@ -99,7 +104,7 @@ class Engine:
     """One engine of one room; a function that it lacks comes from the reference engine."""
 
     def __init__(self, name: str, module: Any, reference: Any) -> None:
-        self.name = name
+        self.name, self.module = name, module
         self._modules = (module, reference)
 
     def __getattr__(self, function: str) -> Any:
@@ -113,6 +118,24 @@ class Engine:
         raise AttributeError(f"no engine of {self._modules[1].__package__} has {function!r}")
 
 
+class TorchEngine:
+    """The engines of one room for torch tensors: which one serves is known with the function."""
+
+    name = "torch"
+
+    def __init__(self, room: str) -> None:
+        self.room = room
+
+    def __getattr__(self, function: str) -> Any:
+        if function.startswith("_"):
+            raise AttributeError(function)
+        from . import _torch
+
+        found = partial(_torch.dispatch, self.room, function)
+        setattr(self, function, found)  # the next look-up is a plain attribute
+        return found
+
+
 class Engines:
     """The engines of one room; called with the arrays of a call, it returns the one that serves.
 
@@ -124,14 +147,21 @@ class Engines:
 
     def __init__(self, package: str) -> None:
         self.room = package
+        self._torch = TorchEngine(package)
         self._loaded: dict[str, Engine] = {}
         self._missing: dict[str, str] = {}  # engine -> why; an import that fails takes long
         # The fast path's two halves: filled when the room's Numba engine is first chosen.
         self._fast: Engine | None = None
         self._fast_dtypes: frozenset[Any] = frozenset()
 
-    def __call__(self, *arrays: Any) -> Engine:
+    def __call__(self, *arrays: Any) -> Engine | TorchEngine:
         """Return the engine that serves these arrays (None stands for an absent optional one)."""
+        torch = sys.modules.get("torch")
+        if torch is not None and (
+            torch.compiler.is_compiling()  # where the wish is not read
+            or (arrays and type(arrays[0]) is torch.Tensor and _wish.get() is None)
+        ):
+            return self._torch
         if _wish.get() is None and self._fast is not None:
             dtypes = self._fast_dtypes
             for array in arrays:
@@ -145,10 +175,18 @@ class Engines:
         return self._choose(arrays)
 
     def traced(
-        self, *, vjp: str | None = None, batched: tuple[int, ...] = ()
+        self,
+        *,
+        vjp: str | None = None,
+        batched: tuple[int, ...] = (),
+        ranks: tuple[int | None, ...] | None = None,
     ) -> Callable[[Function], Function]:
-        """Mark a public function as pure with static shapes; name its vjp if it has one."""
-        return lambda function: self._record(function, Kind("traced", vjp, batched))
+        """Mark a public function as pure with static shapes; name its vjp if it has one.
+
+        `batched` are the positions of arrays that take any batch axes in front. With `ranks`, the
+        numbers of axes that the other arrays have without any, all arrays take them together.
+        """
+        return lambda function: self._record(function, Kind("traced", vjp, batched, ranks))
 
     def eager(self, function: Function) -> Function:
         """Mark a public function whose result size or stopping depends on values."""
@@ -163,10 +201,14 @@ class Engines:
         function.__module__ = self.room  # what users import, see in errors and pickle
         return function
 
-    def _choose(self, arrays: tuple[Any, ...]) -> Engine:
+    def _choose(self, arrays: tuple[Any, ...]) -> Engine | TorchEngine:
         present = [array for array in arrays if array is not None]
         library = library_of(*present)
         able = SERVES.get(library, ("array_api",))
+        if library == "torch":
+            device = present[0].device.type
+            able = tuple(name for name in able if name in (ON_DEVICE.get(device), "array_api"))
+            library = f"torch ({device})"
         wish = _checked_wish(_wish.get(), ENVIRONMENT)
         if wish is not None:
             if wish not in able and not (wish == "array_api" and library != "dask"):
@@ -175,9 +217,13 @@ class Engines:
                     f"{' and '.join(repr(name) for name in able)} can. Convert the arrays, or "
                     f"leave the choice to the arrays with use_engine(None)."
                 )
+            if library.startswith("torch") and wish != "array_api":
+                return self._torch
             if wish == "numba" and not self._numba_serves(present):
                 return self._load("array_api")  # a dtype that kernels do not know
             return self._load(wish)
+        if library.startswith("torch"):
+            return self._torch
         for name in able:
             if name == "numba" and not self._numba_serves(present):
                 continue

@@ -6,6 +6,8 @@ is by address, with strides in bytes. Written once: a cached kernel does not not
 it calls in another file changes.
 """
 
+from typing import Any
+
 from llvmlite import binding, ir
 from numba import config, types
 from numba.core import cgutils
@@ -14,9 +16,10 @@ from numba.extending import intrinsic, overload
 
 def _is_wide() -> bool:
     """Tell whether kernels are compiled for vectors of 64 bytes: what Numba was told, or has."""
-    if config.CPU_FEATURES is not None:
-        return "+avx512f" in config.CPU_FEATURES
-    return config.CPU_NAME is None and binding.get_host_cpu_features().get("avx512f", False)
+    settings: Any = config
+    if settings.CPU_FEATURES is not None:
+        return "+avx512f" in settings.CPU_FEATURES
+    return settings.CPU_NAME is None and binding.get_host_cpu_features().get("avx512f", False)
 
 
 VECTOR = 64 if _is_wide() else 32  # bytes

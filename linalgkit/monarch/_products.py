@@ -35,7 +35,7 @@ class MonarchGradients(NamedTuple):
     right: Any
 
 
-@engine.traced(vjp="monarch_matmul_vjp", batched=(0,))
+@engine.traced(vjp="monarch_matmul_vjp", batched=(0,), ranks=(None, 3, 3))
 def monarch_matmul(x: Any, left: Any, right: Any, /, *, axis: int = -1) -> Any:
     """Multiply vectors by a Monarch matrix, given by its two block-diagonal factors.
 

@@ -1,0 +1,289 @@
+"""monarch's contests: products and gradients beside dense BLAS and torch's batched products.
+
+"torch bmm" is the algorithm of the paper's authors: two batched products and a copy in the order
+of the permutation. Then projections beside LAPACK's singular values of all slices, and transforms
+beside SciPy's. On a GPU: the products beside dense ones and beside two batched products.
+"""
+
+import sys
+from functools import partial
+from typing import Any
+
+import numpy as np
+import scipy.fft
+import scipy.signal
+from contest import Call, Contest, Table
+
+from linalgkit import monarch
+
+PACKAGES = ("numpy", "scipy", "numba", "torch", "cupy-cuda13x", "cupy-cuda12x")
+
+FIRST_CALL = {
+    "numba": """
+import numpy as np
+blocks = np.ones((4, 4, 4), np.float32)
+linalgkit.monarch.monarch_matmul(np.ones((40, 16), np.float32), blocks, blocks)
+""",
+    "cupy": """
+import cupy
+blocks = cupy.ones((4, 4, 4), "float32")
+linalgkit.monarch.monarch_matmul(cupy.ones((40, 16), "float32"), blocks, blocks).get()
+""",
+}
+
+# Square matrices of n rows, with blocks of √n, times a batch.
+SIZES = tuple((n, batch) for n in (4096, 1024) for batch in (1, 4, 16, 64, 1024))
+LARGE = tuple((n, batch) for n, batch in SIZES if batch >= 64)
+GPU_SIZES = (
+    ("float16", 1024, 8192),
+    ("float16", 4096, 8192),
+    ("float16", 16384, 4096),
+    ("float32", 4096, 64),
+    ("float32", 4096, 8192),
+)
+# What a Monarch matrix of these factors, or a projection to one, is computed from.
+PROJECTED = ((1024, "Gaussian"), (1024, "decaying"), (4096, "Gaussian"), (4096, "decaying"))
+TRANSFORMED = ((256, 1024), (1024, 1024), (4096, 1024))
+
+
+def tables(engine: str) -> list[Table]:
+    """Return what is run on an engine's arrays."""
+    if engine == "cupy":
+        import cupy
+
+        cases = {
+            f"{dtype}, n={n}, batch {batch}": partial(gpu_contest, dtype, n, batch)
+            for dtype, n, batch in GPU_SIZES
+        }
+        wait = cupy.cuda.get_current_stream().synchronize
+        peers = ("dense", "two batched products")
+        title = "Products on the device"
+        return [Table(title, "monarch_matmul", peers, cases, workers=(1,), wait=wait)]
+
+    def table(title: str, ours: str, peers: tuple[str, ...], contest: Any, sizes: Any) -> Table:
+        cases = {" ".join(_name(*size)): partial(contest, *size) for size in sizes}
+        return Table(title, ours, peers, cases, set_threads=_set_threads)
+
+    products = ("dense", "torch bmm")
+    rows, columns = (partial(product_contest, axis) for axis in (-1, 0))
+    return [
+        table("Products of float32 rows", "monarch_matmul", products, rows, SIZES),
+        table("Products of float32 columns", "monarch_matmul(axis=0)", products, columns, SIZES),
+        table("Gradients, float32 rows", "monarch_matmul_vjp", ("product",), vjp_contest, LARGE),
+        table(
+            "Forward and backward of torch tensors, float32 rows",
+            "monarch_matmul",
+            ("torch bmm", "dense"),
+            torch_contest,
+            LARGE,
+        ),
+        table(
+            "Projections, rank 1, float64",
+            "project",
+            ("LAPACK of all slices",),
+            projection_contest,
+            PROJECTED,
+        ),
+        table("Fourier transforms, complex64", "fft", ("SciPy",), fft_contest, TRANSFORMED),
+        table(
+            "Causal convolutions, float32",
+            'fftconvolve(mode="causal")',
+            ("SciPy",),
+            convolution_contest,
+            TRANSFORMED,
+        ),
+    ]
+
+
+def product_contest(axis: int, n: int, batch: int) -> Contest:
+    """Multiply a batch of vectors, rows or columns of an array."""
+    x, left, right = operands(n, batch)
+    dense = entries(left, right)
+    if axis == 0:
+        vectors = np.ascontiguousarray(x.T)
+        ours, calls = (
+            partial(monarch.monarch_matmul, vectors, left, right, axis=0),
+            {"dense": lambda: dense @ vectors},
+        )
+    else:
+        ours, calls = (
+            partial(monarch.monarch_matmul, x, left, right),
+            {"dense": lambda: x @ dense.T},
+        )
+    if torch := _torch():  # rows, which its algorithm wants
+        tensors = [torch.from_numpy(array) for array in (x, left, right)]
+        calls["torch bmm"] = partial(bmm, torch, *tensors)
+
+    def differs(result: Any, expected: Any) -> str:
+        result = np.asarray(result)
+        return _differs(result if result.shape == expected.shape else result.T, expected)
+
+    return Contest(ours, calls, lambda: x @ dense.T, differs)
+
+
+def vjp_contest(n: int, batch: int) -> Contest:
+    """Pull gradients back, with respect to everything."""
+    x, left, right = operands(n, batch)
+    g = np.random.default_rng(1).standard_normal((batch, n), np.float32)
+    dense = entries(left, right)
+    calls: dict[str, Call] = {"product": lambda: (monarch.monarch_matmul(x, left, right),)}
+
+    def differs(result: Any, expected: Any) -> str:
+        return "" if len(result) == 1 else _differs(result.x, expected)
+
+    ours = partial(monarch.monarch_matmul_vjp, g, x, left, right)
+    return Contest(ours, calls, lambda: g @ dense, differs)
+
+
+def torch_contest(n: int, batch: int) -> Contest:
+    """Differentiate through torch: by our gradients, by autograd of two bmm, of a dense layer."""
+    import torch
+
+    x, left, right = operands(n, batch)
+    g = torch.from_numpy(np.random.default_rng(1).standard_normal((batch, n), np.float32))
+    leaves = [torch.from_numpy(array).requires_grad_() for array in (x, left, right)]
+    dense = torch.from_numpy(entries(left, right)).requires_grad_()
+
+    def gradients(function: Call, arguments: list[Any]) -> Any:
+        return torch.autograd.grad(function(*arguments), arguments, g)
+
+    calls = {
+        "torch bmm": lambda: gradients(partial(bmm, torch), leaves),
+        "dense": lambda: gradients(lambda x, matrix: x @ matrix.T, [leaves[0], dense]),
+    }
+    ours = partial(gradients, monarch.monarch_matmul, leaves)
+
+    def differs(result: Any, expected: Any) -> str:
+        return _differs(result[0].numpy(), expected)
+
+    return Contest(ours, calls, lambda: g.numpy() @ dense.detach().numpy(), differs)
+
+
+def projection_contest(n: int, kind: str) -> Contest:
+    """Find the nearest Monarch matrix."""
+    m = round(n**0.5)
+    a = np.random.default_rng(0).standard_normal((n, n))
+    slices = a.reshape(m, m, m, m).transpose(1, 2, 0, 3)  # (λ, κ, σ, π) of row σ m + λ
+    if kind == "decaying":
+        u, _, v = np.linalg.svd(slices, full_matrices=False)
+        slices = (u * 0.7 ** np.arange(m)) @ v
+        a = np.ascontiguousarray(slices.transpose(2, 0, 1, 3)).reshape(n, n)
+        slices = a.reshape(m, m, m, m).transpose(1, 2, 0, 3)
+
+    def lapack() -> Any:
+        return (np.linalg.svd(slices, full_matrices=False)[1],)
+
+    def differs(result: Any, expected: Any) -> str:
+        if isinstance(result, tuple):
+            return ""
+        error = np.linalg.norm(a - result.to_dense()) ** 2
+        best = np.linalg.norm(a) ** 2 - (expected[0][..., 0] ** 2).sum()
+        excess = error / best - 1
+        return "" if abs(excess) < 1e-10 else f"error {excess:.1g} above the least"
+
+    ours = partial(monarch.project, a, nblocks=m)
+    return Contest(ours, {"LAPACK of all slices": lapack}, lapack, differs)
+
+
+def fft_contest(n: int, batch: int) -> Contest:
+    """Transform a batch of rows."""
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal((batch, n)) + 1j * rng.standard_normal((batch, n))).astype("complex64")
+    calls = {"SciPy": lambda: scipy.fft.fft(x, workers=_workers)}
+    return Contest(partial(monarch.fft, x), calls, lambda: np.fft.fft(x), _differs)
+
+
+def convolution_contest(n: int, batch: int) -> Contest:
+    """Convolve rows with one filter of their length, up to their ends."""
+    rng = np.random.default_rng(0)
+    x, h = (rng.standard_normal(shape).astype("float32") for shape in ((batch, n), n))
+    filters = np.broadcast_to(h, x.shape)
+
+    def scipy_causal() -> Any:
+        with scipy.fft.set_workers(_workers):
+            return scipy.signal.fftconvolve(x, filters, axes=-1)[:, :n]
+
+    ours = partial(monarch.fftconvolve, x, h, mode="causal")
+    return Contest(ours, {"SciPy": scipy_causal}, scipy_causal, partial(_differs, tolerance=1e-5))
+
+
+def gpu_contest(dtype: str, n: int, batch: int) -> Contest:
+    """Multiply a batch of rows on the device."""
+    import cupy
+
+    arrays = [cupy.asarray(array.astype(dtype)) for array in operands(n, batch)]
+    x, left, right = arrays
+    dense = cupy.asarray(entries(*(array.get() for array in arrays[1:])).astype(dtype))
+    k, _, p = right.shape
+    blocks, rows, inner = left.shape
+
+    def two_products() -> Any:
+        u = cupy.matmul(x.reshape(batch, k, p).transpose(1, 0, 2), right.transpose(0, 2, 1))
+        u = u.transpose(1, 0, 2).reshape(batch, inner, blocks).transpose(2, 0, 1)
+        y = cupy.matmul(cupy.ascontiguousarray(u), left.transpose(0, 2, 1))
+        return cupy.ascontiguousarray(y.transpose(1, 2, 0)).reshape(batch, rows * blocks)
+
+    def differs(result: Any, expected: Any) -> str:
+        tolerance = 1e-2 if dtype == "float16" else 1e-5
+        return _differs(result.get().astype("float32"), expected, tolerance)
+
+    calls = {"dense": lambda: x @ dense.T, "two batched products": two_products}
+    ours = partial(monarch.monarch_matmul, x, left, right)
+    return Contest(ours, calls, lambda: (x @ dense.T).get().astype("float32"), differs)
+
+
+def operands(n: int, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Make rows and the factors of a square matrix, float32."""
+    m, rng = round(n**0.5), np.random.default_rng(0)
+    x = rng.standard_normal((batch, n), np.float32)
+    left, right = (rng.standard_normal((m, m, m), np.float32) / np.float32(m**0.5) for _ in "lr")
+    return x, left, right
+
+
+def entries(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Return the dense matrix: square blocks, entry by entry."""
+    m = left.shape[0]
+    # M[σ m + λ, κ m + π] = L[λ, σ, κ] R[κ, λ, π]
+    matrix = np.einsum("asb,bap->sabp", left, right, optimize=True)
+    return np.ascontiguousarray(matrix.reshape(m * m, m * m))
+
+
+def bmm(torch: Any, x: Any, left: Any, right: Any) -> Any:
+    """Multiply rows as the paper's authors do."""
+    batch = x.shape[0]
+    k, _, p = right.shape
+    blocks, rows, inner = left.shape
+    u = torch.bmm(x.reshape(batch, k, p).transpose(0, 1), right.transpose(1, 2))
+    u = u.transpose(0, 1).reshape(batch, inner, blocks).permute(2, 0, 1).contiguous()
+    y = torch.bmm(u, left.transpose(1, 2))
+    return y.permute(1, 2, 0).reshape(batch, rows * blocks)
+
+
+def _name(n: int, what: Any) -> tuple[str, str]:
+    return f"n={n},", what if isinstance(what, str) else f"batch {what}"
+
+
+def _differs(result: Any, expected: Any, tolerance: float = 1e-5) -> str:
+    if result.shape != expected.shape:
+        return f"shape {result.shape} for {expected.shape}"
+    error = np.abs(np.asarray(result) - expected).max() / np.abs(expected).max()
+    return "" if error <= tolerance else f"off by {error:.1g} of the largest entry"
+
+
+def _torch() -> Any:
+    try:
+        import torch
+    except ImportError:
+        return None
+    return torch
+
+
+_workers = 1
+
+
+def _set_threads(workers: int) -> None:
+    """Tell torch, and SciPy's transforms."""
+    global _workers
+    _workers = workers
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(workers)

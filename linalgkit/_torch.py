@@ -1,0 +1,361 @@
+"""Torch tensors through the fast engines, gradients included: one adapter for all rooms.
+
+A traced function that names its vjp is called on CPU tensors by the Numba engine, on CUDA tensors
+by the CuPy engine, on the tensors' own memory. Two operators, `call` and `pull`, run any function
+of any room, told by name; two autograd Functions stand around them. Second derivatives, and the
+shapes and dtypes that ``torch.compile`` asks for, come from the reference engine.
+"""
+
+import ast
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import cache
+from importlib import import_module
+from inspect import Parameter, signature
+from typing import Any
+
+import torch
+from torch.autograd import forward_ad
+
+from ._engine import ON_DEVICE, Engine, EngineError, Engines, Kind, registry
+
+_DTYPES = {
+    "e": torch.float16,
+    "f": torch.float32,
+    "d": torch.float64,
+    "F": torch.complex64,
+    "D": torch.complex128,
+}
+_ARRAYS = 8  # of a function, at most; Functions in compiled code take a fixed number
+_COTANGENTS = 4
+
+_library = torch.library.Library("linalgkit", "DEF")
+_library.define("call(str function, Tensor?[] arrays, str options) -> Tensor[]")
+_library.define(
+    "pull(str function, Tensor?[] cotangents, Tensor?[] arrays, str options, int[] wrt) -> Tensor[]"
+)
+
+
+def dispatch(room: str, function: str, *arrays: Any, **options: Any) -> Any:
+    """Call an engine function on tensors: by a fast engine where one serves, by the reference."""
+    kinds = tuple([(a.device.type, a.dtype) for a in _flat(arrays) if a is not None])
+    if torch.compiler.is_compiling():
+        is_fast, origin = _constant_plan(room, function, kinds)
+        if not is_fast:
+            reference = sys.modules[room + "._array_api"]
+            return getattr(reference, function)(*arrays, **options)
+    else:
+        is_fast, origin = _plan(room, function, kinds)
+        if is_fast and _is_plain(arrays):
+            return _run(room, function, arrays, options)
+    if not is_fast:
+        return _reference(room, function)(*arrays, **options)
+    if origin is None:
+        run = _Call.apply if _is_transformed() else _apply_call
+        outputs = run(f"{room}.{function}", _text(options), len(arrays), *_padded(arrays))
+        return outputs[0] if len(outputs) == 1 else outputs
+    names, wanted = origin[1:], options.pop("wrt")
+    wrt = tuple([k for k, name in enumerate(names) if name in wanted and arrays[k + 1] is not None])
+    cotangents = arrays[0] if isinstance(arrays[0], tuple) else (arrays[0],)
+    found = _pulled(f"{room}.{origin[0]}", _text(options), wrt, cotangents, arrays[1:])
+    return tuple([found[wrt.index(k)] if k in wrt else None for k in range(len(arrays) - 1)])
+
+
+@cache
+def _plan(
+    room: str, function: str, kinds: tuple[tuple[str, torch.dtype], ...]
+) -> tuple[bool, tuple[str, ...] | None]:
+    """Tell whether a fast engine serves; and of a vjp its function and that one's arguments."""
+    origin = None
+    kind = registry.get((room, function))
+    if kind is None or kind.vjp is None:
+        pairs = [f for (r, f), k in registry.items() if r == room and k.vjp == function]
+        if not pairs:
+            return False, None
+        origin = (pairs[0], *_names(room, pairs[0]))
+    devices = {device for device, _ in kinds}
+    name = ON_DEVICE.get(*devices) if len(devices) == 1 else None
+    if name is None:
+        return False, origin
+    try:
+        engine = _engine(room, name)
+    except EngineError as error:
+        warnings.warn(f"{error} The slower 'array_api' serves.", RuntimeWarning, stacklevel=2)
+        return False, origin
+    known = {_DTYPES[character] for character in getattr(engine.module, "DTYPES", "fdFD")}
+    return hasattr(engine.module, function) and {d for _, d in kinds} <= known, origin
+
+
+@torch.compiler.assume_constant_result
+def _constant_plan(room: str, function: str, kinds: Any) -> Any:
+    import_module(room + "._array_api")  # from here on it is found without an import
+    return _plan(room, function, kinds)
+
+
+class _Call(torch.autograd.Function):
+    """A function with its gradients."""
+
+    @staticmethod
+    def forward(key, options, count, a, b, c, d, e, f, g, h):
+        arrays = [a, b, c, d, e, f, g, h][:count]
+        if not torch.compiler.is_compiling() and _is_plain(arrays):  # saves the operator's cost
+            return tuple(_call_eagerly(key, arrays, options))
+        return tuple(torch.ops.linalgkit.call.default(key, arrays, options))
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.key, ctx.options, ctx.count, *arrays = inputs
+        ctx.save_for_backward(*arrays[: ctx.count])
+
+    @staticmethod
+    def backward(ctx, *cotangents):
+        needed = ctx.needs_input_grad[3 : 3 + ctx.count]
+        wrt = tuple([k for k in range(ctx.count) if needed[k]])
+        found = _pulled(ctx.key, ctx.options, wrt, cotangents, ctx.saved_tensors)
+        gradients = [found[wrt.index(k)] if k in wrt else None for k in range(_ARRAYS)]
+        return None, None, None, *gradients
+
+    @staticmethod
+    def vmap(info, in_dims, key, options, count, *arrays):
+        def one(*some):
+            return _Call.apply(key, options, count, *_padded(some))
+
+        axes = in_dims[3 : 3 + count]
+        return _mapped(one, info.batch_size, arrays[:count], axes, *_folding(key, 0))
+
+
+class _Pull(torch.autograd.Function):
+    """The gradients, with theirs."""
+
+    @staticmethod
+    def forward(key, options, wrt, cotangents, count, s, t, u, v, a, b, c, d, e, f, g, h):
+        outer, inner = [s, t, u, v][:cotangents], [a, b, c, d, e, f, g, h][:count]
+        if not torch.compiler.is_compiling() and _is_plain([*outer, *inner]):
+            return tuple(_pull_eagerly(key, outer, inner, options, wrt))
+        return tuple(torch.ops.linalgkit.pull.default(key, outer, inner, options, list(wrt)))
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.key, ctx.options, ctx.wrt, ctx.cotangents, ctx.count, *arrays = inputs
+        ctx.save_for_backward(*arrays)
+
+    @staticmethod
+    def backward(ctx, *cotangents):
+        saved, needed = ctx.saved_tensors, ctx.needs_input_grad[5:]
+        places = [k for k in range(len(saved)) if needed[k]]
+
+        def reference(*some):
+            arrays = list(saved)
+            for k, array in zip(places, some, strict=True):
+                arrays[k] = array
+            outer, inner = arrays[: ctx.cotangents], arrays[_COTANGENTS:][: ctx.count]
+            return _reference_pull(ctx.key, outer, inner, ctx.options, ctx.wrt)
+
+        _, pull = torch.func.vjp(reference, *(saved[k] for k in places))
+        found = dict(zip(places, pull(tuple(cotangents)), strict=True))
+        return None, None, None, None, None, *(found.get(k) for k in range(len(saved)))
+
+    @staticmethod
+    def vmap(info, in_dims, key, options, wrt, cotangents, count, *arrays):
+        places = [*range(cotangents), *range(_COTANGENTS, _COTANGENTS + count)]
+
+        def one(*some):
+            return _pulled_all(key, options, wrt, some[:cotangents], some[cotangents:])
+
+        axes = [in_dims[5 + k] for k in places]
+        batched, ranks = _folding(key, cotangents)
+        if not {k + cotangents for k in wrt} <= set(batched):
+            batched = ()  # folding would add up gradients over the mapped axis
+        return _mapped(one, info.batch_size, [arrays[k] for k in places], axes, batched, ranks)
+
+
+def _pulled(key, options, wrt, cotangents, arrays):
+    return _pulled_all(key, options, wrt, cotangents, arrays) if wrt else ()
+
+
+def _pulled_all(key, options, wrt, cotangents, arrays):
+    outer = (*cotangents, *[None] * (_COTANGENTS - len(cotangents)))
+    run = _Pull.apply if _is_transformed() else _apply_pull
+    return run(key, options, wrt, len(cotangents), len(arrays), *outer, *_padded(arrays))
+
+
+# What `Function.apply` ends in where no transform is active. Before that it reads the signature of
+# `forward`, at each call, for defaults that there are none of (measured: half of all overhead).
+_apply_call = super(torch.autograd.Function, _Call).apply
+_apply_pull = super(torch.autograd.Function, _Pull).apply
+
+
+def _is_transformed():
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
+def _padded(arrays):
+    return (*arrays, *[None] * (_ARRAYS - len(arrays)))
+
+
+def _text(options):
+    return "{" + ",".join([f"{name!r}:{value!r}" for name, value in options.items()]) + "}"
+
+
+@cache
+def _options(text):
+    return ast.literal_eval(text)
+
+
+def _mapped(function, size, arrays, axes, batched, ranks):
+    """Call once with the mapped axis in front, where the function takes it; else in a loop.
+
+    `batched` arrays have batch axes of their own. With `ranks`, which count the axes that others
+    have without any, all arrays take batch axes in front.
+    """
+    mapped = [k for k, axis in enumerate(axes) if axis is not None]
+    front = [
+        array if axis is None else array.movedim(axis, 0)
+        for array, axis in zip(arrays, axes, strict=True)
+    ]
+    others = [k for k in range(len(arrays)) if k not in batched and arrays[k] is not None]
+    folds = set(mapped) <= set(batched)
+    if ranks is not None:
+        folds = folds and all(front[k].ndim == ranks[k] for k in others)
+    if folds or ranks is not None:
+        for k, array in enumerate(front):
+            if array is not None and k not in mapped and (k in batched or not folds):
+                front[k] = array.unsqueeze(0).expand(size, *array.shape)
+        outputs = function(*front)
+    else:
+        parts = [
+            function(*(array[i] if k in mapped else array for k, array in enumerate(front)))
+            for i in range(size)
+        ]
+        outputs = tuple(map(torch.stack, zip(*parts, strict=True)))
+    return outputs, (0,) * len(outputs)
+
+
+def _folding(key, cotangents):
+    """Return which of cotangents and arrays have batch axes, and the others' ranks without."""
+    kind = _kind(key)
+    batched = (*range(cotangents), *(k + cotangents for k in kind.batched))
+    return batched, kind.ranks and (*[None] * cotangents, *kind.ranks)
+
+
+def _call_eagerly(function, arrays, options):
+    room, _, name = function.rpartition(".")
+    outputs = _run(room, name, arrays, _options(options))
+    return [
+        output.contiguous() for output in (outputs if isinstance(outputs, tuple) else [outputs])
+    ]
+
+
+def _pull_eagerly(function, cotangents, arrays, options, wrt):
+    room, _, name = function.rpartition(".")
+    names = _names(room, name)
+    keywords = _options(options) | {"wrt": tuple(names[k] for k in wrt)}
+    first = cotangents[0] if len(cotangents) == 1 else tuple(cotangents)
+    gradients = _run(room, _kind(function).vjp, (first, *arrays), keywords)
+    return [gradients[k].contiguous() for k in wrt]
+
+
+def _call_shapes(function, arrays, options):
+    room, _, name = function.rpartition(".")
+    outputs = _reference(room, name)(*arrays, **_options(options))
+    return _empty(outputs if isinstance(outputs, tuple) else [outputs])
+
+
+def _pull_shapes(function, cotangents, arrays, options, wrt):
+    return _empty(_reference_pull(function, cotangents, arrays, options, wrt))
+
+
+def _empty(like):
+    return [torch.empty(a.shape, dtype=a.dtype, device=a.device) for a in like]
+
+
+for _device in ("CPU", "CUDA"):
+    _library.impl("call", _call_eagerly, _device)
+    _library.impl("pull", _pull_eagerly, _device)
+torch.library.register_fake("linalgkit::call", _call_shapes, lib=_library)
+torch.library.register_fake("linalgkit::pull", _pull_shapes, lib=_library)
+
+
+def _reference_pull(function, cotangents, arrays, options, wrt):
+    room, _, name = function.rpartition(".")
+    names = _names(room, name)
+    keywords = _options(options) | {"wrt": tuple(names[k] for k in wrt)}
+    first = cotangents[0] if len(cotangents) == 1 else tuple(cotangents)
+    gradients = _reference(room, _kind(function).vjp)(first, *arrays, **keywords)
+    return tuple(gradients[k] for k in wrt)
+
+
+def _run(room: str, function: str, arrays: Sequence[Any], options: dict[str, Any]) -> Any:
+    """Call a fast engine on the tensors' memory."""
+    first = next(array for array in _flat(arrays) if array is not None)
+    run = getattr(_engine(room, ON_DEVICE[first.device.type]), function)
+    if first.device.type == "cpu":
+        return _each(torch.from_numpy, run(*_each(_as_numpy, arrays), **options))
+    import cupy
+
+    with ExitStack() as stack:  # work is queued where torch's is, so nobody waits
+        stack.enter_context(cupy.cuda.Device(first.device.index))
+        stream = torch.cuda.current_stream(first.device).cuda_stream
+        stack.enter_context(cupy.cuda.ExternalStream(stream, first.device.index))
+        arrays = _each(lambda x: cupy.from_dlpack(_bare(x)), arrays)
+        return _each(torch.from_dlpack, run(*arrays, **options))
+
+
+def _as_numpy(tensor: torch.Tensor) -> Any:
+    return _bare(tensor).numpy()
+
+
+def _bare(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().resolve_conj().resolve_neg()
+
+
+def _each(function: Callable[[Any], Any], value: Any) -> Any:
+    """Apply to every array in tuples; None stays."""
+    if isinstance(value, tuple | list):
+        return tuple([_each(function, part) for part in value])
+    return None if value is None else function(value)
+
+
+def _flat(arrays: Sequence[Any]) -> Sequence[Any]:
+    """Return the arrays with a tuple of cotangents, which can only be the first, taken apart."""
+    return (*arrays[0], *arrays[1:]) if isinstance(arrays[0], tuple) else arrays
+
+
+def _is_plain(arrays: Sequence[Any]) -> bool:
+    """Tell whether nobody watches: no autograd, transform, mode or subclass."""
+    needs_gradient = torch.is_grad_enabled()
+    for array in _flat(arrays):
+        if array is not None:
+            if type(array) is not torch.Tensor and type(array) is not torch.nn.Parameter:
+                return False
+            if needs_gradient and array.requires_grad:
+                return False
+    return (
+        not torch._C._are_functorch_transforms_active()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and forward_ad._current_level < 0  # a tangent would be lost
+    )
+
+
+@cache
+def _engine(room: str, name: str) -> Engine:
+    return Engines(room)._load(name)
+
+
+@cache
+def _reference(room: str, function: str) -> Callable[..., Any]:
+    return getattr(import_module(room + "._array_api"), function)
+
+
+@cache
+def _names(room: str, function: str) -> tuple[str, ...]:
+    """Names of a public function's arrays."""
+    parameters = signature(getattr(import_module(room), function)).parameters.values()
+    return tuple(p.name for p in parameters if p.kind is not Parameter.KEYWORD_ONLY)
+
+
+def _kind(key: str) -> Kind:
+    room, _, function = key.rpartition(".")
+    return registry[room, function]
