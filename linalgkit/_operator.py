@@ -22,13 +22,14 @@ FORMAT = 1  # of the files that `save` writes; grows when an older `load` could 
 class Operator:
     """Base of the rooms' operators.
 
-    A subclass sets `shape` and `dtype`, names in `fields` the constructor's arguments that
-    are kept as attributes of the same names (arrays and plain numbers, which is what `save`
-    writes), and defines `matmat` and `rmatmat`. It sets ``__module__`` to its room: that is the
+    A subclass sets `shape` and `dtype` (and `batch_shape`, where it may be many matrices), names
+    in `fields` the constructor's arguments that are kept as attributes of the same names (arrays,
+    tuples of arrays, plain numbers and words, which is what `save` writes), and defines `matmat` and `rmatmat`. It sets ``__module__`` to its room: that is the
     name in saved files, which then outlive a move between the room's private modules.
     """
 
     fields: ClassVar[tuple[str, ...]] = ()
+    structure: str = ""  # what `repr` says of the blocks
     shape: tuple[int, int]
     dtype: Any
 
@@ -70,7 +71,15 @@ class Operator:
     def save(self, file: str | PathLike[str] | IO[bytes]) -> None:
         """Write the operator to one ``.npz`` file that `linalgkit.load` reads."""
         kind = type(self)
-        arrays: dict[str, Any] = {n: np.asarray(getattr(self, n)) for n in self.fields}
+        arrays: dict[str, Any] = {}
+        for name in self.fields:
+            value = getattr(self, name)
+            if isinstance(value, tuple) and any(hasattr(part, "shape") for part in value):
+                arrays |= {f"{name}.{k}": _on_host(part) for k, part in enumerate(value)}
+            else:
+                arrays[name] = _on_host(value)
+        if not arrays:
+            raise TypeError(f"{kind.__name__} has no arrays of its own to save; save its parts.")
         for name, array in arrays.items():
             if array.dtype.hasobject:
                 raise TypeError(f"{kind.__name__}.{name} is not an array of numbers.")
@@ -82,14 +91,16 @@ class Operator:
         )
 
     def __repr__(self) -> str:
-        arrays = [getattr(self, name) for name in self.fields]
-        arrays = [array for array in arrays if hasattr(array, "shape")]
+        values = [getattr(self, name) for name in self.fields]
+        values = [part for v in values for part in (v if isinstance(v, tuple) else (v,))]
+        arrays = [array for array in values if hasattr(array, "shape")]
         parameters = sum(prod(array.shape) for array in arrays)
         size = sum(prod(array.shape) * array.dtype.itemsize for array in arrays)
-        dense = prod(self.shape)
+        shape = (*getattr(self, "batch_shape", ()), *self.shape)
+        dense = prod(shape)
         ratio = dense / parameters if parameters else float("inf")
         return (
-            f"<{type(self).__name__} {'×'.join(map(str, self.shape))}, {self.dtype}: "
+            f"<{type(self).__name__} {'×'.join(map(str, shape))}{self.structure}, {self.dtype}: "
             f"{parameters:,} parameters, {size:,} bytes, "
             f"{ratio:.3g} times smaller than dense>"
         )
@@ -146,11 +157,36 @@ def load(file: str | PathLike[str] | IO[bytes]) -> Any:
             f"written in format {number} by a newer linalgkit; this one reads up to {FORMAT}."
         )
     kind = _operator_class(name)
+    content = _with_sequences(content)
     if set(content) != set(kind.fields):
         raise ValueError(
             f"{name} needs {', '.join(kind.fields)}; the file holds {', '.join(content)}."
         )
-    return kind(**{key: value if value.ndim else value.item() for key, value in content.items()})
+    arguments = {
+        key: value if isinstance(value, tuple) or value.ndim else value.item()
+        for key, value in content.items()
+    }
+    return kind(**arguments)
+
+
+def _with_sequences(content: dict[str, Any]) -> dict[str, Any]:
+    """Put arrays that are called "name.0", "name.1"… together in a tuple."""
+    result = {key: value for key, value in content.items() if "." not in key}
+    parts = sorted(key.rpartition(".")[::2] for key in content if "." in key)
+    for name in {name for name, _ in parts}:
+        result[name] = tuple(
+            content[f"{name}.{k}"] for k in range(len([p for p in parts if p[0] == name]))
+        )
+    return result
+
+
+def _on_host(value: Any) -> np.ndarray:
+    """Return a NumPy array of any library's array, wherever it lies."""
+    if hasattr(value, "detach"):  # torch's
+        value = value.detach().resolve_conj().cpu().numpy()
+    elif hasattr(value, "get") and hasattr(value, "shape"):  # CuPy's
+        value = value.get()
+    return np.asarray(value)
 
 
 def dottest(

@@ -1,0 +1,125 @@
+"""Products of operators, kept as factors until someone asks for the matrix."""
+
+from typing import Any
+
+from .. import _checks
+from .._operator import Operator
+
+
+class Product(Operator):
+    """A product of operators, applied one after the other.
+
+    Parameters
+    ----------
+    *operators : operator
+        Each with as many columns as the next has rows. Products among them are taken apart.
+
+    Attributes
+    ----------
+    operators : tuple of operator
+        The factors, the leftmost first.
+    shape : (int, int)
+        Rows of the first, columns of the last.
+
+    See Also
+    --------
+    project : Makes one Monarch matrix of the dense product, with an error.
+
+    Notes
+    -----
+    Products of Monarch matrices are no Monarch matrices: M Mᴴ and its products make a larger class
+    (Definition 3 of arXiv:2204.00595), in which convolutions are.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from linalgkit import monarch
+    >>> rng = np.random.default_rng(0)
+    >>> m = monarch.Monarch(rng.standard_normal((4, 4, 4)), rng.standard_normal((4, 4, 4)))
+    >>> gram = m @ m.H
+    >>> gram
+    <Product 16×16 of 2 operators>
+    >>> np.allclose(gram.to_dense(), m.to_dense() @ m.to_dense().T)
+    True
+    """
+
+    __module__ = "linalgkit.monarch"
+
+    def __init__(self, *operators: Any) -> None:
+        self.operators = tuple(
+            factor
+            for operator in operators
+            for factor in (operator.operators if isinstance(operator, Product) else (operator,))
+        )
+        if not self.operators:
+            raise ValueError("a product needs at least one operator.")
+        for first, second in zip(self.operators, self.operators[1:], strict=False):
+            if first.shape[1] != second.shape[0]:
+                raise ValueError(
+                    f"an operator of shape {first.shape} cannot be multiplied by one of shape "
+                    f"{second.shape}: columns of the first must be rows of the second."
+                )
+        self.shape = self.operators[0].shape[0], self.operators[-1].shape[1]
+
+    @property
+    def dtype(self) -> Any:
+        """Of a product with the first operator's dtype; real and complex promote as they come."""
+        from array_api_compat import array_namespace
+
+        arrays = [factor.left for factor in self.operators if hasattr(factor, "left")]
+        arrays = arrays or [self.operators[0].factors[0]]
+        xp = array_namespace(*arrays)
+        return xp.result_type(*(factor.dtype for factor in self.operators))
+
+    def matmat(self, x: Any, /) -> Any:
+        """Return A X for X of shape (..., columns, k)."""
+        _checks.operand("x", x, -2, self.shape[1])
+        for operator in reversed(self.operators):
+            x = operator.matmat(x)
+        return x
+
+    def rmatmat(self, x: Any, /) -> Any:
+        """Return A^H X for X of shape (..., rows, k)."""
+        _checks.operand("x", x, -2, self.shape[0])
+        for operator in self.operators:
+            x = operator.rmatmat(x)
+        return x
+
+    def __matmul__(self, x: Any) -> Any:
+        """Return A x for a vector, A X for a matrix, a longer product for an operator."""
+        return Product(self, x) if isinstance(x, Operator) else super().__matmul__(x)
+
+    @property
+    def T(self) -> "Product":
+        """The transpose."""
+        return Product(*(operator.T for operator in reversed(self.operators)))
+
+    @property
+    def H(self) -> "Product":
+        """The conjugate transpose."""
+        return Product(*(operator.H for operator in reversed(self.operators)))
+
+    def conj(self) -> "Product":
+        """Return the complex conjugate."""
+        return Product(*(operator.conj() for operator in self.operators))
+
+    def to_dense(self) -> Any:
+        """Return the matrix as an array."""
+        dense = self.operators[-1].to_dense()
+        for operator in reversed(self.operators[:-1]):
+            dense = operator.matmat(dense)
+        return dense
+
+    def inv(self) -> "Product":
+        """Return the inverse, where every factor has one."""
+        return Product(*(operator.inv() for operator in reversed(self.operators)))
+
+    def solve(self, b: Any, /) -> Any:
+        """Return x with A x = b, factor by factor."""
+        for operator in self.operators:
+            b = operator.solve(b)
+        return b
+
+    def __repr__(self) -> str:
+        size = "×".join(map(str, self.shape))
+        return f"<Product {size} of {len(self.operators)} operators>"

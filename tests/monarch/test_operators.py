@@ -1,0 +1,273 @@
+"""`Monarch` and `Product` against dense matrices: every order, cut shapes, batches, libraries."""
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from monarch.cases import entries, factors, random
+
+import linalgkit
+from linalgkit._testing import autograd, central_gradient, library
+from linalgkit.monarch import Monarch, Product
+
+SQUARE = [(2, 2, 2, 2, 2, 2), (3, 4, 4, 2, 6, 6), (6, 2, 2, 3, 4, 4), (4, 6, 6, 8, 3, 3),
+          (1, 5, 5, 1, 5, 5), (5, 1, 1, 1, 5, 5), (2, 6, 6, 3, 4, 4)]  # fmt: skip
+ANY = [(3, 4, 5, 6, 7, 2), (4, 24, 10, 8, 5, 12), (6, 2, 9, 4, 7, 3), (2, 9, 3, 6, 5, 3)]
+DTYPES = ("float32", "float64", "complex64", "complex128")
+
+
+def make(dtype, blocks, order="LR", shape=None, seed=0):
+    left, right = factors(np.random.default_rng(seed), dtype, blocks)
+    dense = entries(left, right)
+    operator = Monarch(left, right, order=order, shape=shape)
+    dense = dense if order == "LR" else dense.T
+    return operator, dense if shape is None else dense[: shape[0], : shape[1]]
+
+
+def close(result, expected, dtype="float64", factor=1e3):
+    result, expected = np.asarray(result), np.asarray(expected)
+    assert result.shape == expected.shape
+    scale = max(1.0, np.abs(expected).max(initial=0))
+    np.testing.assert_allclose(result, expected, rtol=0, atol=factor * np.finfo(dtype).eps * scale)
+
+
+@pytest.mark.parametrize("order", ["LR", "RL"])
+@pytest.mark.parametrize("blocks", SQUARE + ANY)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_products_of_either_order(dtype, blocks, order):
+    operator, dense = make(dtype, blocks, order)
+    rng = np.random.default_rng(1)
+    rows, columns = dense.shape
+    assert operator.shape == dense.shape
+    assert operator.dtype == dtype
+    x, y = random(rng, dtype, columns, 3), random(rng, dtype, rows, 3)
+    close(operator.to_dense(), dense, dtype)
+    close(operator @ x, dense @ x, dtype)
+    close(operator @ x[:, 0], dense @ x[:, 0], dtype)
+    close(operator.rmatmat(y), dense.conj().T @ y, dtype)
+    close(operator.rmatvec(y[:, 0]), dense.conj().T @ y[:, 0], dtype)
+    close(operator.T.to_dense(), dense.T, dtype)
+    close(operator.H.to_dense(), dense.conj().T, dtype)
+    close(operator.T.T.to_dense(), dense, dtype)
+    close(operator.conj().to_dense(), dense.conj(), dtype)
+    close(operator.norm(), np.linalg.norm(dense), dtype)
+    close(operator.diagonal(), np.diagonal(dense), dtype)
+    linalgkit.dottest(operator, rng=0)
+    linalgkit.dottest(operator.H, rng=0)
+    close(operator.aslinearoperator() @ x, dense @ x, dtype)
+
+
+@pytest.mark.parametrize("order", ["LR", "RL"])
+@pytest.mark.parametrize("blocks", SQUARE)
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+def test_square_blocks_are_inverted(dtype, blocks, order):
+    operator, dense = make(dtype, blocks, order)
+    factor = 1e3 * np.linalg.cond(dense)
+    b = random(np.random.default_rng(1), dtype, dense.shape[0], 3)
+    expected = np.linalg.solve(dense, b)
+    close(operator.solve(b), expected, factor=factor)
+    close(operator.solve(b[:, 0]), expected[:, 0], factor=factor)
+    close(operator.lstsq(b), expected, factor=factor)
+    close(operator.inv().to_dense(), np.linalg.inv(dense), factor=factor)
+    close(operator.inv().inv().to_dense(), dense, factor=factor)
+    close(operator.trace(), np.trace(dense))
+    sign, logarithm = operator.slogdet()
+    expected_sign, expected_logarithm = np.linalg.slogdet(dense)
+    close(sign, expected_sign)
+    close(logarithm, expected_logarithm, factor=factor)
+
+
+def test_determinant_of_permutations_is_exact():
+    # Blocks that only exchange entries: determinant ±1, by the sign of the whole permutation.
+    rng = np.random.default_rng(0)
+    for blocks in SQUARE:
+        k, q, _, lefts, rows, _ = blocks
+        left = np.stack([np.eye(rows)[rng.permutation(rows)] for _ in range(lefts)])
+        right = np.stack([np.eye(q)[rng.permutation(q)] for _ in range(k)])
+        for order in ("LR", "RL"):
+            operator = Monarch(left, right, order=order)
+            images = operator.to_dense().argmax(axis=0)
+            inversions = sum((images[i + 1 :] < images[i]).sum() for i in range(images.size))
+            assert operator.slogdet() == ((-1) ** inversions, 0)
+
+
+@given(st.tuples(*(st.integers(1, 6) for _ in range(6))), st.booleans(), st.integers(0, 2**31))
+@settings(max_examples=40)
+def test_any_blocks(sizes, turned, seed):
+    k, q, p, a, rows, b = sizes
+    blocks = (k * a, q * b, p, k * b, rows, q * a)
+    operator, dense = make("complex128", blocks, "RL" if turned else "LR", seed=seed)
+    close(operator.to_dense(), dense)
+    close(operator.diagonal(), np.diagonal(dense))
+    close(operator.norm(), np.linalg.norm(dense))
+    close(operator.H.to_dense(), dense.conj().T)
+
+
+@pytest.mark.parametrize("order", ["LR", "RL"])
+def test_cut_matrices(order):
+    operator, dense = make("float64", (3, 4, 5, 6, 7, 2), order, (13, 11))
+    rng = np.random.default_rng(1)
+    x, y = random(rng, "float64", 11, 2), random(rng, "float64", 13, 2)
+    close(operator @ x, dense @ x)
+    close(operator.rmatmat(y), dense.T @ y)
+    close(operator.T.to_dense(), dense.T)
+    assert operator.H.shape == (11, 13)
+    close(operator.norm(), np.linalg.norm(dense))
+    close(operator.diagonal(), np.diagonal(dense))
+    square, _ = make("float64", SQUARE[1], shape=(11, 11))
+    for method in (square.inv, square.slogdet, lambda: square.solve(np.ones(11))):
+        with pytest.raises(ValueError, match=r"whole matrix of shape \(12, 12\).* \(11, 11\)"):
+            method()
+    with pytest.raises(ValueError, match=r"at most the factors' \(42, 15\).* got \(43, 2\)"):
+        Monarch(*factors(rng, "float64", (3, 4, 5, 6, 7, 2)), shape=(43, 2))
+
+
+def test_batches():
+    pairs = [factors(np.random.default_rng(k), "float64", SQUARE[1]) for k in range(3)]
+    operator = Monarch(*map(np.stack, zip(*pairs, strict=True)))
+    dense = np.stack([entries(*pair) for pair in pairs])
+    assert operator.batch_shape == (3,)
+    x = np.random.default_rng(0).standard_normal((3, 12, 2))
+    close(operator @ x, dense @ x)
+    close(operator.rmatmat(x), dense.transpose(0, 2, 1) @ x)
+    close(operator.matvec(x[..., 0]), (dense @ x)[..., 0])
+    close(operator.to_dense(), dense)
+    close(operator.T.to_dense(), dense.transpose(0, 2, 1))
+    close(operator.norm(), np.linalg.norm(dense, axis=(1, 2)))
+    close(operator.diagonal(), np.diagonal(dense, axis1=1, axis2=2))
+    close(operator.solve(x), np.linalg.solve(dense, x), factor=1e6)
+    close(operator.slogdet()[1], np.linalg.slogdet(dense)[1])
+    assert repr(operator).startswith(
+        "<Monarch 3×12×12 (2 of 6×6 and 3 of 4×4 in order LR), float64"
+    )
+
+
+def test_least_squares_of_least_norm():
+    for blocks in ANY:
+        for order in ("LR", "RL"):
+            operator, dense = make("float64", blocks, order)
+            b = np.random.default_rng(1).standard_normal((dense.shape[0], 2))
+            expected = np.linalg.pinv(dense, rcond=1e-12) @ b
+            close(operator.lstsq(b), expected, factor=1e9)
+            close(operator.lstsq(b[:, 0]), expected[:, 0], factor=1e9)
+    operator, _ = make("float64", ANY[0])
+    with pytest.raises(np.linalg.LinAlgError, match="no convergence .* in 2 steps"):
+        operator.lstsq(np.ones(42), maxiter=2)
+
+
+@pytest.mark.parametrize("name", ["left", "right"])
+@pytest.mark.parametrize("which", ["numpy", "array_api_strict", "torch", "jax"])
+def test_singular_blocks_are_named(which, name, require):
+    used = library(which if which == "numpy" or require(which) else which)
+    left, right = factors(np.random.default_rng(0), "float64", (4, 3, 3, 3, 4, 4))
+    {"left": left, "right": right}[name][2] = 0
+    operator = Monarch(used.asarray(left), used.asarray(right))
+    for call in (operator.inv, lambda: operator.solve(used.asarray(np.ones(12)))):
+        with pytest.raises(np.linalg.LinAlgError, match=f"block 2 of the {name} factor"):
+            call()
+    assert float(operator.slogdet()[0]) == 0
+
+
+def test_norm_of_huge_and_tiny_entries():
+    left, right = factors(np.random.default_rng(0), "float64", SQUARE[1])
+    expected = np.linalg.norm(entries(left, right))
+    for scale in (1e200, 1e-200):
+        close(Monarch(left * scale, right / scale).norm(), expected)
+    close(Monarch(left * 1e-200, right * 1e-60).norm() * 1e260, expected)
+    assert Monarch(left * 0, right).norm() == 0
+
+
+@pytest.mark.parametrize("order", ["LR", "RL"])
+def test_saved_and_loaded(order):
+    for shape in (None, (10, 9)):
+        operator, _ = make("complex64", SQUARE[1], order, shape)
+        file = io.BytesIO()
+        operator.save(file)
+        file.seek(0)
+        again = linalgkit.load(file)
+        assert type(again) is Monarch
+        assert again.shape == operator.shape
+        np.testing.assert_array_equal(again.to_dense(), operator.to_dense())
+
+
+@pytest.mark.parametrize("order", ["LR", "RL"])
+@pytest.mark.parametrize("which", ["torch", "jax"])
+def test_gradients_flow_to_the_factors(which, order, require):
+    require(which)
+    left, right = factors(np.random.default_rng(0), "float64", (3, 4, 5, 6, 7, 2))
+    square = factors(np.random.default_rng(0), "float64", SQUARE[1])
+    for parts, methods in (
+        ((left, right), ("to_dense", "norm", "diagonal")),
+        (square, ("trace", "slogdet", "inv")),
+    ):
+        for method in methods:
+
+            def loss(left, right, method=method):
+                result = getattr(Monarch(left, right, order=order), method)()
+                result = result.to_dense() if method == "inv" else result
+                result = result[1] if method == "slogdet" else result
+                return (result**2).sum()
+
+            arrays = [part.copy() for part in parts]
+            expected = central_gradient(loss, arrays)
+            for got, wanted in zip(autograd(which, loss, arrays), expected, strict=True):
+                np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4 * abs(wanted).max())
+
+
+def test_compiled_by_jax(require):
+    jax = require("jax")
+    left, right = map(jax.numpy.asarray, factors(np.random.default_rng(0), "float64", SQUARE[1]))
+    b = jax.numpy.ones(12)
+    solved = jax.jit(lambda *f: Monarch(*f).solve(b))(left, right)
+    close(solved, np.linalg.solve(entries(np.asarray(left), np.asarray(right)), np.ones(12)))
+
+
+def test_products():
+    a, dense_a = make("float64", (3, 4, 5, 6, 7, 2))
+    b, dense_b = make("complex128", (3, 4, 4, 2, 3, 6), shape=(6, 12))
+    c, dense_c = make("float64", (3, 4, 5, 6, 2, 2))
+    product = Product(a, c.T)
+    dense = dense_a @ dense_c.T
+    assert isinstance(a @ c.T, Product)
+    close((a @ c.T).to_dense(), dense)
+    x = np.random.default_rng(0).standard_normal((12, 2))
+    close(product @ x, dense @ x)
+    close(product @ x[:, 0], dense @ x[:, 0])
+    close(product.T.to_dense(), dense.T)
+    close(product.H.to_dense(), dense.T)
+    linalgkit.dottest(product, rng=0)
+    mixed = b.H @ b
+    assert mixed.dtype == np.complex128
+    close(mixed.to_dense(), dense_b.conj().T @ dense_b)
+    longer = product @ c @ c.T
+    assert len(longer.operators) == 4
+    close(longer.to_dense(), dense @ dense_c @ dense_c.T)
+    s, dense_s = make("float64", SQUARE[1])
+    close(
+        (s @ s.T).solve(np.ones(12)), np.linalg.solve(dense_s @ dense_s.T, np.ones(12)), factor=1e9
+    )
+    close((s @ s.T).inv().to_dense(), np.linalg.inv(dense_s @ dense_s.T), factor=1e9)
+    with pytest.raises(ValueError, match=r"shape \(42, 15\) .* shape \(12, 15\)"):
+        Product(a, c)
+    with pytest.raises(TypeError, match="no arrays of its own to save"):
+        product.save(io.BytesIO())
+
+
+def test_what_does_not_fit():
+    left, right = factors(np.random.default_rng(0), "float64", (3, 4, 5, 6, 7, 2))
+    with pytest.raises(ValueError, match="order must be one of 'LR', 'RL'; got 'lr'"):
+        Monarch(left, right, order="lr")
+    with pytest.raises(ValueError, match="k q = l r"):
+        Monarch(left, right[:2])
+    operator = Monarch(left, right)
+    for call in (operator.inv, operator.slogdet, lambda: operator.solve(np.ones(42))):
+        with pytest.raises(ValueError, match="square blocks"):
+            call()
+    with pytest.raises(ValueError, match=r"square matrix; got shape \(42, 15\)"):
+        operator.trace()
+    with pytest.raises(ValueError, match="x must have 15 entries"):
+        operator @ np.ones(14)
+    with pytest.raises(ValueError, match="b must have 42 entries"):
+        operator.lstsq(np.ones(41))
