@@ -24,8 +24,9 @@ class Operator:
 
     A subclass sets `shape` and `dtype` (and `batch_shape`, where it may be many matrices), names
     in `fields` the constructor's arguments that are kept as attributes of the same names (arrays,
-    tuples of arrays, plain numbers and words, which is what `save` writes), and defines `matmat` and `rmatmat`. It sets ``__module__`` to its room: that is the
-    name in saved files, which then outlive a move between the room's private modules.
+    tuples of arrays, plain numbers and words, which is what `save` writes), and defines `matmat`
+    and `rmatmat`. It sets ``__module__`` to its room: that is the name in saved files, which then
+    outlive a move between the room's private modules.
     """
 
     fields: ClassVar[tuple[str, ...]] = ()

@@ -147,7 +147,7 @@ class Monarch(Operator):
     def diagonal(self) -> Any:
         """Return the entries (i, i), of shape (..., min(rows, columns))."""
         xp = array_namespace(self.left)
-        k, q, p, blocks, rows, inner = check_factors(self.left, self.right)
+        _, q, p, blocks, rows, inner = check_factors(self.left, self.right)
         i = np.arange(min(self.shape))
         (sigma, lam), (block, column) = np.divmod(i, blocks), np.divmod(i, p)
         total = xp.zeros((*self.batch_shape, i.size), dtype=self.dtype, device=device(self.left))
@@ -344,7 +344,7 @@ def _eyes(blocks: Any) -> Any:
 
 
 def _scaled(blocks: Any) -> tuple[Any, Any]:
-    """Return blocks whose largest entry is one, and the scale: squares neither overflow nor vanish."""
+    """Return blocks whose largest entry is one, and the scale: squares stay in range."""
     xp = array_namespace(blocks)
     scale = xp.max(xp.abs(blocks), axis=(-3, -2, -1))
     safe = xp.where(scale > 0, scale, xp.ones_like(scale))

@@ -92,7 +92,7 @@ def test_fourier_transform_of_reversed_digits():
 
 @pytest.mark.parametrize("order", ["LR", "RL"])
 def test_saved_and_loaded(order):
-    operator, dense = make("complex64", (2, 3, 4), order)
+    operator, _ = make("complex64", (2, 3, 4), order)
     file = io.BytesIO()
     operator.save(file)
     file.seek(0)
