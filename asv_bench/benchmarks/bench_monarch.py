@@ -48,7 +48,7 @@ class PeerProduct:
 
 
 class Projection:
-    """Time the nearest Monarch matrix of 1024 × 1024, and LAPACK's singular values of all slices."""
+    """Time the nearest Monarch matrix of 1024 rows, and LAPACK's values of all slices."""
 
     params = (["Gaussian", "decaying"], ["linalgkit", "LAPACK of all slices"])
     param_names = ("entries", "who")
