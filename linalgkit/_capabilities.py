@@ -24,20 +24,35 @@ class Capability:
     engines: tuple[str, ...]
     libraries: tuple[str, ...]
     exceptions: dict[str, str]  # library -> why not
+    vjp: str | None  # gradients by which torch tensors go through the fast engines
+
+    @property
+    def torch_engines(self) -> tuple[str, ...]:
+        """What serves torch tensors, gradients included."""
+        if "torch" not in self.libraries:
+            return ()
+        fast = tuple(name for name in ("numba", "cupy") if name in self.engines)
+        return fast if self.vjp and fast else ("array_api",)
 
 
 class Capabilities(tuple[Capability, ...]):
     """The rows; printed, a table."""
 
     def __repr__(self) -> str:
-        header = ("function", "kind", "engines", "arrays of")
+        header = ("function", "kind", "engines", "torch by", "arrays of")
         rows = [header] + [
-            (f"{r.room}.{r.function}", r.kind, ", ".join(r.engines), ", ".join(r.libraries))
+            (
+                f"{r.room}.{r.function}",
+                r.kind,
+                ", ".join(r.engines),
+                ", ".join(r.torch_engines),
+                ", ".join(r.libraries),
+            )
             for r in self
         ]
-        widths = [max(len(row[column]) for row in rows) for column in range(3)]
+        widths = [max(len(row[column]) for row in rows) for column in range(4)]
         lines = [
-            "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[3]])
+            "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[4]])
             for row in rows
         ]
         return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
@@ -55,7 +70,7 @@ def capabilities(room: str | None = None) -> Capabilities:
     -------
     Capabilities
         A tuple of rows with the fields `room`, `function`, `kind`, `engines`,
-        `libraries` and `exceptions`; printed, it is a table.
+        `libraries`, `exceptions`, `vjp` and `torch_engines`; printed, it is a table.
 
     Raises
     ------
@@ -94,6 +109,7 @@ def _room_rows(folder: Path) -> Iterator[Capability]:
         for name in ENGINES
     }
     kinds: dict[str, str] = {}
+    gradients: dict[str, str | None] = {}
     calls: dict[str, set[str]] = {}
     exceptions: dict[tuple[str, str], str] = {}
     for path in folder.glob("_[a-z]*.py"):
@@ -105,6 +121,7 @@ def _room_rows(folder: Path) -> Iterator[Capability]:
                 kind = _kind(node)
                 if kind is not None:
                     kinds[node.name] = kind
+                    gradients[node.name] = _vjp(node)
             elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == (
                 "EXCEPTIONS"
             ):
@@ -124,6 +141,7 @@ def _room_rows(folder: Path) -> Iterator[Capability]:
             serving,
             tuple(library for library in libraries if library not in refused),
             refused,
+            gradients.get(function),
         )
 
 
@@ -142,6 +160,15 @@ def _kind(function: ast.FunctionDef | ast.ClassDef) -> str | None:
             and target.attr in KINDS
         ):
             return target.attr
+    return None
+
+
+def _vjp(function: ast.FunctionDef | ast.ClassDef) -> str | None:
+    """Return the gradient that the decorator names."""
+    for decorator in function.decorator_list:
+        for keyword in getattr(decorator, "keywords", ()):
+            if keyword.arg == "vjp":
+                return str(ast.literal_eval(keyword.value))
     return None
 
 

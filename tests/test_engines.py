@@ -141,11 +141,22 @@ def _traced(function):
 
 
 def _sum_of_squares(result):
-    return sum((array * array).sum() for array in flat(result))
+    return sum((array * array.conj()).real.sum() for array in flat(result))
+
+
+def _has_arrays(function):
+    arrays, _ = TRACED[function].make(library("numpy"), "float64", np.random.default_rng(0))
+    return bool(arrays) and all(isinstance(array, np.ndarray) for array in arrays)
+
+
+# Some make arrays from numbers alone.
+DIFFERENTIABLE = sorted(filter(_has_arrays, TRACED))
+# Those whose gradients torch takes through the fast engines.
+FAST = sorted(name for name, row in ROWS.items() if row.vjp)
 
 
 @pytest.mark.parametrize("name", ["torch", "jax"])
-@pytest.mark.parametrize("function", sorted(TRACED))
+@pytest.mark.parametrize("function", DIFFERENTIABLE)
 def test_gradient(function, name, require):
     require(name)
     call = _traced(function)
@@ -159,7 +170,7 @@ def test_gradient(function, name, require):
         np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("function", sorted(TRACED))
+@pytest.mark.parametrize("function", DIFFERENTIABLE)
 def test_jit_and_vmap(function, require):
     require("jax")
     import jax
@@ -175,7 +186,7 @@ def test_jit_and_vmap(function, require):
         np.testing.assert_allclose(used.asnumpy(batch[1]), alone, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("function", sorted(TRACED))
+@pytest.mark.parametrize("function", DIFFERENTIABLE)
 def test_torch_vmap(function, require):
     require("torch")
     import torch
@@ -189,8 +200,57 @@ def test_torch_vmap(function, require):
         torch.testing.assert_close(batch[1], alone)
 
 
+@pytest.mark.parametrize("function", FAST)
+def test_torch_through_the_fast_engine(function, require, monkeypatch):
+    require("torch")
+    import torch
+
+    from linalgkit import _torch
+
+    ran, run = [], _torch._run
+    monkeypatch.setattr(_torch, "_run", lambda *a: ran.append(a[1]) or run(*a))
+    call, row = public(function), ROWS[function]
+    arrays, options = CASES[function].make(library("torch"), "float64", np.random.default_rng(0))
+    arrays = [array.requires_grad_() for array in arrays]
+
+    def loss(*parts):
+        return _sum_of_squares(call(*parts, **options))
+
+    assert torch.autograd.gradgradcheck(loss, arrays)
+    assert set(ran) == {row.function, row.vjp}
+    with linalgkit.use_engine("array_api"):
+        expected = torch.autograd.grad(loss(*arrays), arrays)
+    torch._dynamo.reset()
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    for _ in "cold", "warm":
+        torch.testing.assert_close(torch.autograd.grad(compiled(*arrays), arrays), expected)
+
+
+@pytest.mark.parametrize("function", FAST)
+def test_jax_hessian_and_forward_mode(function, require):
+    require("jax")
+    import jax
+
+    call = public(function)
+    arrays, options = CASES[function].make(library("jax"), "float64", np.random.default_rng(0))
+    places = tuple(range(len(arrays)))
+
+    def loss(*parts):
+        return _sum_of_squares(call(*parts, **options))
+
+    forward, backward = (f(loss, places)(*arrays) for f in (jax.jacfwd, jax.grad))
+    for one, other in zip(forward, backward, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-10)
+    hessian = jax.jit(jax.hessian(loss))(*arrays)
+    step = 1e-5 * jax.numpy.ones_like(arrays[0])
+    above, below = (jax.grad(loss)(arrays[0] + s * step, *arrays[1:]) for s in (1, -1))
+    image = jax.numpy.tensordot(hessian, step, arrays[0].ndim)
+    np.testing.assert_allclose(image, (above - below) / 2, rtol=1e-5, atol=1e-9)
+
+
 def test_kinds_of_the_table_are_what_the_decorators_recorded():
     for name, row in ROWS.items():
         public(name)  # its module is loaded, its decorators have run
         room = f"linalgkit.{row.room}"
-        assert _engine.registry[room, row.function].name == row.kind
+        kind = _engine.registry[room, row.function]
+        assert (kind.name, kind.vjp) == (row.kind, row.vjp)

@@ -57,10 +57,11 @@ def capability_table(rows: Iterable[Any]) -> Iterator[str]:
     cells, notes = [], {}
     for row in rows:
         link = f":func:`{row.room}.{row.function} <linalgkit.{row.room}.{row.function}>`"
-        cells.append([link, row.kind, ", ".join(row.engines), ", ".join(row.libraries)])
+        lists = (row.engines, row.torch_engines, row.libraries)
+        cells.append([link, row.kind, *map(", ".join, lists)])
         for library, reason in row.exceptions.items():
             notes.setdefault((link, reason), []).append(library)
-    yield from _table(["function", "kind", "engines", "arrays of"], cells)
+    yield from _table(["function", "kind", "engines", "torch by", "arrays of"], cells)
     for (link, reason), libraries in notes.items():
         yield f"* {link} not with {', '.join(libraries)}: {_text(reason)}."
 

@@ -1,6 +1,8 @@
 """One case per public function of the room, and the Monarch matrix entry by entry."""
 
 import numpy as np
+from array_api_compat import array_namespace
+from scipy.linalg import hadamard
 
 from linalgkit._testing import Case
 
@@ -62,8 +64,97 @@ def with_cotangent(library, dtype, rng):
     return (library.asarray(random(rng, dtype, 5, 4)), *arrays), options
 
 
+def sequences(library, dtype, rng):
+    return (library.asarray(random(rng, dtype, 3, 12)),), {}
+
+
+def sequences_and_filters(library, dtype, rng):
+    arrays = random(rng, dtype, 2, 3, 10), random(rng, dtype, 3, 4)
+    return tuple(map(library.asarray, arrays)), {}
+
+
+def convolved(x, h):
+    return np.stack([[np.convolve(a, b)[: a.size] for a, b in zip(y, h, strict=True)] for y in x])
+
+
+def transform_of_all(n, like):
+    """The factors and the order of the DFT by its definition; blocks (3, 4)."""
+    matrix = np.exp(-2j * np.pi * (np.outer(np.arange(n), np.arange(n)) % n) / n)
+    right = np.stack([matrix[:4, ::3][:, :4] * matrix[:4, [j]] for j in range(3)])
+    left = np.broadcast_to(matrix[:3, ::4], (4, 3, 3))
+    dtype = "complex64" if "float32" in str(like.dtype) else "complex128"
+    return left.astype(dtype), right.astype(dtype), np.arange(n).reshape(4, 3).T.reshape(-1)
+
+
+def pair(library, dtype, rng):
+    return tuple(map(library.asarray, (random(rng, dtype, 2, 3), random(rng, dtype, 4, 2)))), {}
+
+
+def product_of_three(library, dtype, rng):
+    """A member of MM*, of blocks near the identity."""
+    left, middle, right = (random(rng, "float64", 3, 3, 3) / 3 + 2 * np.eye(3) for _ in range(3))
+    a = (left[:, None] * middle.transpose(1, 2, 0)[:, :, None]) @ right[None]
+    return (library.asarray(a.transpose(2, 0, 3, 1).reshape(9, 9).astype(dtype)),), {}
+
+
+def multiplied(found):
+    """What the factors of `factorize_mmstar` give when multiplied."""
+    xp = array_namespace(found.left)
+    middle = xp.permute_dims(found.middle, (1, 2, 0))[:, :, None, :]
+    blocks = xp.matmul(found.left[:, None, ...] * middle, found.right[None, ...])
+    return xp.reshape(xp.permute_dims(blocks, (2, 0, 3, 1)), (9, 9))
+
+
+def samples(library, dtype, rng):
+    """Inputs, and the outputs of a Monarch matrix."""
+    left, right = factors(rng, "float64")
+    x = random(rng, "float64", 20, 6)
+    outputs = x @ entries(left, right).T
+    return tuple(library.asarray(a.astype(dtype)) for a in (x, outputs)), {"blocks": BLOCKS}
+
+
 TOLERANCE = {"float32": 1e-6, "float64": 1e-14}
 CASES = [
     Case("monarch.monarch_matmul", vectors, product, TOLERANCE),
     Case("monarch.monarch_matmul_vjp", with_cotangent, pulled_back, TOLERANCE),
+    Case("monarch.fft", sequences, np.fft.fft, TOLERANCE),
+    Case("monarch.ifft", sequences, np.fft.ifft, TOLERANCE),
+    Case("monarch.fftconvolve", sequences_and_filters, convolved, TOLERANCE),
+    Case(
+        "monarch.dft_factors",
+        lambda library, dtype, rng: ((), {"n": 12, "like": library.asarray(np.ones(1, dtype))}),
+        transform_of_all,
+        TOLERANCE,
+    ),
+    Case(
+        "monarch.hadamard_factors",
+        lambda library, dtype, rng: ((), {"n": 8, "like": library.asarray(np.ones(1, dtype))}),
+        lambda n, like: tuple(
+            np.broadcast_to(
+                hadamard(n // blocks).astype(np.float64), (blocks, n // blocks, n // blocks)
+            )
+            for blocks in (4, 2)
+        ),
+        TOLERANCE,
+    ),
+    Case(
+        "monarch.kronecker_factors",
+        pair,
+        lambda a, b: (np.stack([a] * len(b)), np.stack([b] * a.shape[1])),
+        TOLERANCE,
+    ),
+    Case(
+        "monarch.factorize_mmstar",
+        product_of_three,
+        lambda a: a,
+        {"float32": 1e-4, "float64": 1e-12},
+        multiplied,
+    ),
+    Case(
+        "monarch.lstsq",
+        samples,
+        lambda x, y, blocks: np.linalg.lstsq(x, y)[0].T,
+        {"float32": 1e-4, "float64": 1e-12},
+        lambda fit: fit.x.to_dense(),
+    ),
 ]

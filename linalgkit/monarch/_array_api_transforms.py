@@ -1,0 +1,135 @@
+"""Reference engine of Fourier transforms and convolutions: products with small DFT matrices.
+
+With n = r m, j = j₁ m + j₂ and k = k₁ + r k₂, a transform of length n is r-point transforms over
+j₁, a multiplication by ω_n^(k₁ j₂), and transforms of length m over j₂::
+
+    X[k₁ + r k₂] = Σ_j₂ ω_m^(j₂ k₂) ω_n^(j₂ k₁) Σ_j₁ ω_r^(j₁ k₁) x[j₁ m + j₂]
+"""
+
+from array_api_compat import array_namespace, device
+
+from .._xp import moveaxis
+from ._radices import best_radices, good_length
+from ._roots import (
+    chirp,
+    chirp_spectrum,
+    complex_dtype,
+    dft_matrix,
+    has_dtype,
+    right_angle,
+    table,
+    twiddles,
+)
+
+# A step of radix r costs r multiplications a number, and what a pass over memory takes.
+PASS = 48
+
+
+def fft(x, *, axis, radices, inverse, scale):
+    """Transform along `axis`; Bluestein's convolution where n has a large prime factor."""
+    xp = array_namespace(x)
+    dtype = getattr(xp, complex_dtype(x))
+    x = moveaxis(x if x.dtype == dtype else xp.astype(x, dtype), axis, -1)
+    radices = radices or best_radices(x.shape[-1], PASS)
+    if radices is None:
+        return moveaxis(bluestein(x, inverse, scale, _by_best_radices), -1, axis)
+    return moveaxis(_by_radices(x, radices, inverse, scale), -1, axis)
+
+
+def bluestein(x, inverse, scale, transform):
+    """Write j k = (j² + k² − (k − j)²)/2: a convolution with a chirp, of a length with radices.
+
+    It is done by ``transform(x, inverse, scale)``.
+    """
+    xp, n = array_namespace(x), x.shape[-1]
+    length = good_length(2 * n - 1, PASS)
+    turn = table(chirp, n, inverse, like=x)
+    padding = xp.zeros((*x.shape[:-1], length - n), dtype=x.dtype, device=device(x))
+    spectrum = transform(xp.concat([x * turn, padding], axis=-1), False, 1.0)
+    spectrum = spectrum * table(chirp_spectrum, n, length, inverse, like=x)
+    return transform(spectrum, True, scale / length)[..., :n] * turn
+
+
+def fftconvolve(x, h, *, axis, start, stop, is_circular):
+    """Convolve along `axis`; entries from `start` to `stop` of the full or circular convolution."""
+    return convolution(x, h, axis, start, stop, is_circular, _along_last)
+
+
+def convolution(x, h, axis, start, stop, is_circular, transform):
+    """Convolve by ``transform(x, inverse, scale)`` on the last axis."""
+    xp = array_namespace(x, h)
+    half = x.dtype if has_dtype(x, "float16", "bfloat16") else None
+    if half is not None:
+        x, h = xp.astype(x, xp.float32), xp.astype(h, xp.float32)
+    x, h = moveaxis(x, axis, -1), moveaxis(h, axis, -1) if h.ndim > 1 else h
+    total = x.shape[-1] + h.shape[-1] - 1
+    is_real = not xp.isdtype(x.dtype, "complex floating")
+    if is_circular:
+        y = _circular(x, _padded(h, x.shape[-1]), transform)
+        y = xp.real(y) if is_real else y
+    elif is_real:
+        y = _modulo_right_angle(x, h, good_length((total + 1) // 2, PASS), transform)
+    else:
+        length = good_length(total, PASS)
+        y = _circular(_padded(x, length), _padded(h, length), transform)
+    y = moveaxis(y[..., start:stop], -1, axis)
+    return y if half is None else xp.astype(y, half)
+
+
+def spectrum_modulo(h, length, transform):
+    """Return the spectrum of real filters for convolutions modulo z^length − i."""
+    return transform(_folded(h, length) * table(right_angle, length, like=h), False, 1.0)
+
+
+def _modulo_right_angle(x, h, length, transform):
+    """Convolve real sequences modulo z^N − i: the first N entries are real, the next imaginary."""
+    xp, turn = array_namespace(x), table(right_angle, length, like=x)
+    spectrum = transform(_folded(x, length) * turn, False, 1.0)
+    spectrum = spectrum * spectrum_modulo(h, length, transform)
+    y = transform(spectrum, True, 1 / length) * xp.conj(turn)
+    return xp.concat([xp.real(y), xp.imag(y)], axis=-1)
+
+
+def _circular(x, h, transform):
+    """Convolve by the convolution theorem."""
+    return transform(transform(x, False, 1.0) * transform(h, False, 1.0), True, 1 / x.shape[-1])
+
+
+def _folded(x, length):
+    """Return z[t] = x[t] + i x[t + length], padded with zeros."""
+    xp = array_namespace(x)
+    dtype = getattr(xp, complex_dtype(x))
+    if x.shape[-1] <= length:
+        return xp.astype(_padded(x, length), dtype)
+    low = xp.astype(x[..., :length], dtype)
+    return low + 1j * xp.astype(_padded(x[..., length:], length), dtype)
+
+
+def _padded(x, length):
+    xp = array_namespace(x)
+    if x.shape[-1] == length:
+        return x
+    zeros = xp.zeros((*x.shape[:-1], length - x.shape[-1]), dtype=x.dtype, device=device(x))
+    return xp.concat([x, zeros], axis=-1)
+
+
+def _along_last(x, inverse, scale):
+    return fft(x, axis=-1, radices=None, inverse=inverse, scale=scale)
+
+
+def _by_best_radices(x, inverse, scale):
+    return _by_radices(x, best_radices(x.shape[-1], PASS), inverse, scale)
+
+
+def _by_radices(x, radices, inverse, scale):
+    xp, n, radix = array_namespace(x), x.shape[-1], radices[0]
+    if len(radices) == 1:
+        return xp.matmul(x, table(dft_matrix, n, inverse, scale, like=x))
+    shape = (*x.shape[:-1], radix, n // radix)
+    y = xp.matmul(table(dft_matrix, radix, inverse, 1.0, like=x), xp.reshape(x, shape))
+    y = y * table(twiddles, radix, n // radix, inverse, like=x)
+    if len(radices) == 2:  # the transpose is an operand of the product, not a copy
+        z = xp.matmul(table(dft_matrix, radices[1], inverse, scale, like=x), moveaxis(y, -1, -2))
+    else:
+        z = moveaxis(_by_radices(y, radices[1:], inverse, scale), -1, -2)
+    return xp.reshape(z, x.shape)
