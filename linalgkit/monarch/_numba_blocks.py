@@ -37,7 +37,7 @@ class Vectors(NamedTuple):
     address: int
     feature: int
     vector: int
-    count: int
+    number: int
 
 
 class Factor(NamedTuple):
@@ -137,10 +137,7 @@ def _turn(like, real, source, row, rows, target):
     for i in range(0, rows, side):
         place = target + i // lanes * lanes * ROW + i % lanes * plane
         for half in range(2):  # lanes of the source, or real and imaginary parts of all
-            if lanes == side:
-                there = place + half * VECTOR
-            else:
-                there = place + half * side * ROW
+            there = place + half * (VECTOR if lanes == side else side * ROW)
             if i + side <= rows:
                 here = source + i * row + half * VECTOR
                 transpose_square(real, here, row, there, ROW)
@@ -162,7 +159,7 @@ def rights(start, stop, like, first, last, x, right, u, spare):
     for block in range(start, stop):
         for panel in range(first, last):
             place = x.address + block * features * x.feature + panel * lanes * x.vector
-            width = min(lanes, x.count - panel * lanes)
+            width = min(lanes, x.number - panel * lanes)
             _read(like, place, x.feature, x.vector, features, width, spare, ROW)
             _multiply(
                 like, right.address + block * right.block, spare, ROW,
@@ -191,7 +188,7 @@ def lefts(start, stop, like, first, last, left, y, u, spare):
                     result + k * left.rows * ROW, ROW,
                     left.rows, left.columns, left.row, left.column, plane, 0,
                 )  # fmt: skip
-            width = min(lanes, y.count - panel * lanes)
+            width = min(lanes, y.number - panel * lanes)
             place = y.address + group * y.feature + panel * lanes * y.vector
             for i in range(left.rows):
                 _write(
@@ -215,7 +212,7 @@ def tiles(start, stop, like, height, x, left, right, y, buffer):
 def right_blocks(start, stop, like, x, right, u, buffer):
     """Apply some blocks of the right factor to all vectors."""
     u = aligned(u)
-    for panel in range(-(-x.count // lanes_of(like))):  # outside: vectors come in longer pieces
+    for panel in range(-(-x.number // lanes_of(like))):  # outside: vectors come in longer pieces
         place = u + panel * right.blocks * right.rows * ROW
         rights(start, stop, like, panel, panel + 1, x, right, place, aligned(buffer))
 
@@ -223,7 +220,7 @@ def right_blocks(start, stop, like, x, right, u, buffer):
 @njit(nogil=True, cache=True)
 def left_blocks(start, stop, like, left, y, u, buffer):
     """Apply some blocks of the left factor to all vectors."""
-    panels = -(-y.count // lanes_of(like))
+    panels = -(-y.number // lanes_of(like))
     lefts(start, stop, like, 0, panels, left, y, aligned(u), aligned(buffer))
 
 
@@ -251,8 +248,8 @@ def left_gradients(start, stop, like, real, g, left, of_left, wants_left, wants_
     sums = turned + parts * lanes * ROW
     for group in range(start, stop, side):
         blocks = min(side, stop - group)
-        for panel in range(-(-g.count // lanes)):
-            width = min(lanes, g.count - panel * lanes)
+        for panel in range(-(-g.number // lanes)):
+            width = min(lanes, g.number - panel * lanes)
             place = g.address + group * g.feature + panel * lanes * g.vector
             for i in range(left.rows):
                 _read(
@@ -288,9 +285,9 @@ def right_gradients(start, stop, like, x, right, of_x, of_right, wants_x, wants_
     height, v = right.blocks * right.rows * ROW, aligned(v)
     vectors = aligned(buffer)
     sums = vectors + max(features, lanes) * ROW
-    panels = -(-x.count // lanes)
+    panels = -(-x.number // lanes)
     for panel in range(panels if wants_x else 0):
-        width = min(lanes, x.count - panel * lanes)
+        width = min(lanes, x.number - panel * lanes)
         for block in range(start, stop):
             _multiply(
                 like, right.address + block * right.block,
@@ -301,7 +298,7 @@ def right_gradients(start, stop, like, x, right, of_x, of_right, wants_x, wants_
             _write(like, vectors, ROW, features, width, place, of_x.feature, of_x.vector)
     for block in range(start, stop if wants_right else start):
         for panel in range(panels):
-            width = min(lanes, x.count - panel * lanes)
+            width = min(lanes, x.number - panel * lanes)
             place = x.address + block * features * x.feature + panel * lanes * x.vector
             for part in range(parts):
                 _read(

@@ -38,7 +38,7 @@ def left_rows(start, stop, left, u, y):
 
 @njit(nogil=True, cache=True, fastmath={"contract"})
 def left_pull(start, stop, g, left, u, of_left, v, wants_left, wants_v):
-    """Some blocks of g uᵀ, and of v = Lᵀ g (zeros at first); g (vectors, s, l), u and v (…, l, r)."""
+    """Some blocks of g uᵀ, and of v = Lᵀ g, zeros at first; g (vectors, s, l), v like u."""
     _, rows, inner = left.shape
     for block in range(start, stop):
         for row in range(rows):

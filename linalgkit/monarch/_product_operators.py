@@ -45,6 +45,8 @@ class Product(Operator):
 
     __module__ = "linalgkit.monarch"
 
+    operators: tuple[Any, ...]
+
     def __init__(self, *operators: Any) -> None:
         self.operators = tuple(
             factor

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from monarch.cases import entries, factors, product, pulled_back, random
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from monarch.cases import entries, factors, product, pulled_back, random
 
 import linalgkit
 from linalgkit import monarch
