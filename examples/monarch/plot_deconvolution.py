@@ -61,8 +61,8 @@ print(f"error of the deblurred picture {np.abs(found - colours).max():.3f}")
 print(f"noise is amplified by at most  {amplified:.0f}; log |det| = {logarithm:.0f}")
 
 # %%
-# Least squares with a little damping trades sharpness for noise. The operator serves SciPy's solvers
-# through :meth:`aslinearoperator <linalgkit.monarch.Monarch.aslinearoperator>`:
+# Least squares with a little damping trades sharpness for noise. The operator serves the solvers of
+# SciPy through :meth:`aslinearoperator <linalgkit.monarch.Monarch.aslinearoperator>`:
 
 from scipy.sparse.linalg import lsmr
 

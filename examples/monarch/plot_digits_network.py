@@ -104,8 +104,8 @@ for name, runs in results.items():
 # %%
 # What it shows
 # -------------
-# With an eighth of the parameters, both are as good as the dense layer on this small task. In time a
-# Monarch layer gains nothing here: at 256 rows and batches of 100 a step is mostly overhead, and
+# With an eighth of the parameters, both are as good as the dense layer on this small task. In time
+# a Monarch layer gains nothing here: at 256 rows and batches of 100 a step is mostly overhead, and
 # two plain products have the least of it. The gain begins at larger layers;
 # :doc:`/performance` has the table.
 

@@ -79,12 +79,13 @@ for name, a in operators.items():
 # %%
 # The picture
 # -----------
-# The transforms are Monarch matrices, and have no small singular values at all: a matrix of low rank
-# cannot be near. The blur is exact too; a blur forgets detail, and low rank gets near to it in the
-# end. Random numbers are near to nothing, for either. Of the weights of the language model, those of
-# the query are nearer to low rank, as most of this model's are; the attention output of layer 5 is
-# the exception, by little. The lesson is structure: whoever wants a trained matrix compressed should
-# try both, and whoever has a transform, a Kronecker product or a convolution knows beforehand.
+# The transforms are Monarch matrices, and have no small singular values at all: a matrix of low
+# rank cannot be near. The blur is exact too; a blur forgets detail, and low rank gets near to it in
+# the end. Random numbers are near to nothing, for either. Of the weights of the language model,
+# those of the query are nearer to low rank, as most of this model's are; the attention output of
+# layer 5 is the exception, by little. The lesson is structure: whoever wants a trained matrix
+# compressed should try both, and whoever has a transform, a Kronecker product or a convolution
+# knows beforehand.
 
 figure, axes = plt.subplots(2, 3, figsize=(11, 6.4), layout="constrained", sharex=True, sharey=True)
 for axis, (name, (ours, low)) in zip(axes.flat, errors.items(), strict=True):

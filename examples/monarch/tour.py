@@ -1,4 +1,4 @@
-"""The room's rows of the tour: a photograph blurred and deblurred, transforms with a known answer."""
+"""The room's rows of the tour: a transform with a known answer, a photograph deblurred."""
 
 import numpy as np
 import scipy.linalg
