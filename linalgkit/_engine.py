@@ -64,7 +64,8 @@ def use_engine(name: str | None) -> Iterator[None]:
     -----
     The environment variable ``LINALGKIT_ENGINE`` sets the wish for a whole
     process. The wish is a context variable: other threads and asyncio tasks
-    keep theirs.
+    keep theirs. A backward pass of torch goes by the engine of its forward
+    pass, and code compiled by ``torch.compile`` reads no wish.
 
     Examples
     --------
@@ -131,7 +132,10 @@ class TorchEngine:
             raise AttributeError(function)
         from . import _torch
 
-        found = partial(_torch.dispatch, self.room, function)
+        if _torch.has_gradients(self.room, function):
+            found = partial(_torch.dispatch, self.room, function)
+        else:  # AttributeError is the answer where there is none
+            found = getattr(sys.modules[self.room + "._array_api"], function)
         setattr(self, function, found)  # the next look-up is a plain attribute
         return found
 
@@ -157,9 +161,14 @@ class Engines:
     def __call__(self, *arrays: Any) -> Engine | TorchEngine:
         """Return the engine that serves these arrays (None stands for an absent optional one)."""
         torch = sys.modules.get("torch")
-        if torch is not None and (
-            torch.compiler.is_compiling()  # where the wish is not read
-            or (arrays and type(arrays[0]) is torch.Tensor and _wish.get() is None)
+        if (
+            torch is not None
+            and arrays
+            and type(arrays[0]) is not np.ndarray
+            and (
+                torch.compiler.is_compiling()  # where the wish is not read
+                or (type(arrays[0]) is torch.Tensor and _wish.get() is None)
+            )
         ):
             return self._torch
         if _wish.get() is None and self._fast is not None:
@@ -218,6 +227,7 @@ class Engines:
                     f"leave the choice to the arrays with use_engine(None)."
                 )
             if library.startswith("torch") and wish != "array_api":
+                self._load(wish)  # says so where it is not installed
                 return self._torch
             if wish == "numba" and not self._numba_serves(present):
                 return self._load("array_api")  # a dtype that kernels do not know

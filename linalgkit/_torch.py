@@ -14,20 +14,16 @@ from contextlib import ExitStack
 from functools import cache
 from importlib import import_module
 from inspect import Parameter, signature
+from operator import index
 from typing import Any
 
+import numpy as np
 import torch
 from torch.autograd import forward_ad
 
+from ._checks import as_dtype_of
 from ._engine import ON_DEVICE, Engine, EngineError, Engines, Kind, registry
 
-_DTYPES = {
-    "e": torch.float16,
-    "f": torch.float32,
-    "d": torch.float64,
-    "F": torch.complex64,
-    "D": torch.complex128,
-}
 _ARRAYS = 8  # of a function, at most; Functions in compiled code take a fixed number
 _COTANGENTS = 4
 
@@ -47,14 +43,14 @@ def dispatch(room: str, function: str, *arrays: Any, **options: Any) -> Any:
             reference = sys.modules[room + "._array_api"]
             return getattr(reference, function)(*arrays, **options)
     else:
-        is_fast, origin = _plan(room, function, kinds)
-        if is_fast and _is_plain(arrays):
+        is_fast, origin = _is_served(room, function, kinds), _origin(room, function)
+        if not is_fast:
+            return _reference(room, function)(*arrays, **options)
+        if _is_plain(arrays):
             return _run(room, function, arrays, options)
-    if not is_fast:
-        return _reference(room, function)(*arrays, **options)
-    if origin is None:
-        run = _Call.apply if _is_transformed() else _apply_call
-        outputs = run(f"{room}.{function}", _text(options), len(arrays), *_padded(arrays))
+    if not origin:
+        key = f"{room}.{function}"
+        outputs = _applied(_Call, key, _text(options), len(arrays), *_padded(arrays))
         return outputs[0] if len(outputs) == 1 else outputs
     names, wanted = origin[1:], options.pop("wrt")
     wrt = tuple([k for k, name in enumerate(names) if name in wanted and arrays[k + 1] is not None])
@@ -63,35 +59,43 @@ def dispatch(room: str, function: str, *arrays: Any, **options: Any) -> Any:
     return tuple([found[wrt.index(k)] if k in wrt else None for k in range(len(arrays) - 1)])
 
 
+@torch.compiler.assume_constant_result
+def has_gradients(room: str, function: str) -> bool:
+    """Tell whether a function is a vjp or has one; also loads the room's reference engine."""
+    import_module(room + "._array_api")  # from here on it is found in sys.modules
+    return _origin(room, function) is not None
+
+
 @cache
-def _plan(
-    room: str, function: str, kinds: tuple[tuple[str, torch.dtype], ...]
-) -> tuple[bool, tuple[str, ...] | None]:
-    """Tell whether a fast engine serves; and of a vjp its function and that one's arguments."""
-    origin = None
+def _origin(room: str, function: str) -> tuple[str, ...] | None:
+    """Return nothing in particular of a function with a vjp; of a vjp its function and arrays."""
     kind = registry.get((room, function))
-    if kind is None or kind.vjp is None:
-        pairs = [f for (r, f), k in registry.items() if r == room and k.vjp == function]
-        if not pairs:
-            return False, None
-        origin = (pairs[0], *_names(room, pairs[0]))
+    if kind is not None and kind.vjp is not None:
+        return ()
+    pairs = [f for (r, f), k in registry.items() if r == room and k.vjp == function]
+    return (pairs[0], *_names(room, pairs[0])) if pairs else None
+
+
+@cache
+def _is_served(room: str, function: str, kinds: tuple[tuple[str, torch.dtype], ...]) -> bool:
+    """Tell whether a fast engine serves tensors of these devices and dtypes."""
     devices = {device for device, _ in kinds}
     name = ON_DEVICE.get(*devices) if len(devices) == 1 else None
     if name is None:
-        return False, origin
+        return False
     try:
         engine = _engine(room, name)
     except EngineError as error:
         warnings.warn(f"{error} The slower 'array_api' serves.", RuntimeWarning, stacklevel=2)
-        return False, origin
-    known = {_DTYPES[character] for character in getattr(engine.module, "DTYPES", "fdFD")}
-    return hasattr(engine.module, function) and {d for _, d in kinds} <= known, origin
+        return False
+    names = [np.dtype(character).name for character in getattr(engine.module, "DTYPES", "fdFD")]
+    known = {getattr(torch, name, None) for name in names}
+    return hasattr(engine.module, function) and {dtype for _, dtype in kinds} <= known
 
 
 @torch.compiler.assume_constant_result
 def _constant_plan(room: str, function: str, kinds: Any) -> Any:
-    import_module(room + "._array_api")  # from here on it is found without an import
-    return _plan(room, function, kinds)
+    return _is_served(room, function, kinds), _origin(room, function)
 
 
 class _Call(torch.autograd.Function):
@@ -101,7 +105,7 @@ class _Call(torch.autograd.Function):
     def forward(key, options, count, a, b, c, d, e, f, g, h):
         arrays = [a, b, c, d, e, f, g, h][:count]
         if not torch.compiler.is_compiling() and _is_plain(arrays):  # saves the operator's cost
-            return tuple(_call_eagerly(key, arrays, options))
+            return _call_eagerly(key, arrays, options)
         return tuple(torch.ops.linalgkit.call.default(key, arrays, options))
 
     @staticmethod
@@ -133,7 +137,7 @@ class _Pull(torch.autograd.Function):
     def forward(key, options, wrt, cotangents, count, s, t, u, v, a, b, c, d, e, f, g, h):
         outer, inner = [s, t, u, v][:cotangents], [a, b, c, d, e, f, g, h][:count]
         if not torch.compiler.is_compiling() and _is_plain([*outer, *inner]):
-            return tuple(_pull_eagerly(key, outer, inner, options, wrt))
+            return _pull_eagerly(key, outer, inner, options, wrt)
         return tuple(torch.ops.linalgkit.pull.default(key, outer, inner, options, list(wrt)))
 
     @staticmethod
@@ -176,19 +180,38 @@ def _pulled(key, options, wrt, cotangents, arrays):
 
 
 def _pulled_all(key, options, wrt, cotangents, arrays):
+    if not torch.compiler.is_compiling() and _is_plain([*cotangents, *arrays]):
+        return _pull_eagerly(key, cotangents, arrays, options, wrt)
     outer = (*cotangents, *[None] * (_COTANGENTS - len(cotangents)))
-    run = _Pull.apply if _is_transformed() else _apply_pull
-    return run(key, options, wrt, len(cotangents), len(arrays), *outer, *_padded(arrays))
+    counts = len(cotangents), len(arrays)
+    return _applied(_Pull, key, options, wrt, *counts, *outer, *_padded(arrays))
 
 
-# What `Function.apply` ends in where no transform is active. Before that it reads the signature of
-# `forward`, at each call, for defaults that there are none of (measured: half of all overhead).
-_apply_call = super(torch.autograd.Function, _Call).apply
-_apply_pull = super(torch.autograd.Function, _Pull).apply
+def _applied(function, key, *arguments):
+    if torch.compiler.is_compiling():
+        return function.apply(key, *_distinct(arguments))
+    run = function.apply
+    if not torch._C._are_functorch_transforms_active():
+        # What `apply` ends in then. Before that it reads the signature of `forward`, at each call,
+        # for defaults that there are none of (measured: half of all overhead).
+        run = super(torch.autograd.Function, function).apply
+    try:
+        return run(key, *arguments)
+    except NotImplementedError as error:
+        raise NotImplementedError(
+            f"{key} has no forward mode (jvp, jacfwd, hessian) on the fast engines; inside "
+            f"`with linalgkit.use_engine('array_api')` it has."
+        ) from error
 
 
-def _is_transformed():
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+def _distinct(arguments):
+    """Put views where one tensor comes again: compiled code takes no tensor twice."""
+    return [
+        value.view_as(value)
+        if isinstance(value, torch.Tensor) and any([value is other for other in arguments[:k]])
+        else value
+        for k, value in enumerate(arguments)
+    ]
 
 
 def _padded(arrays):
@@ -196,7 +219,18 @@ def _padded(arrays):
 
 
 def _text(options):
-    return "{" + ",".join([f"{name!r}:{value!r}" for name, value in options.items()]) + "}"
+    return "{" + ",".join([f"{name!r}:{_literal(value)}" for name, value in options.items()]) + "}"
+
+
+def _literal(value):
+    """Write a static option as Python reads it."""
+    if isinstance(value, tuple):
+        return "(" + "".join([_literal(part) + "," for part in value]) + ")"
+    if isinstance(value, float):
+        return repr(float(value)).replace("inf", "1e999")
+    if isinstance(value, int) and not isinstance(value, bool):
+        return repr(index(value))  # a size in compiled code becomes a number
+    return repr(value)
 
 
 @cache
@@ -224,6 +258,9 @@ def _mapped(function, size, arrays, axes, batched, ranks):
             if array is not None and k not in mapped and (k in batched or not folds):
                 front[k] = array.unsqueeze(0).expand(size, *array.shape)
         outputs = function(*front)
+    elif size == 0:  # shapes from a call on nothing
+        one = [a.new_zeros(a.shape[1:]) if k in mapped else a for k, a in enumerate(front)]
+        outputs = tuple(y.new_empty((0, *y.shape)) for y in function(*one))
     else:
         parts = [
             function(*(array[i] if k in mapped else array for k, array in enumerate(front)))
@@ -243,9 +280,7 @@ def _folding(key, cotangents):
 def _call_eagerly(function, arrays, options):
     room, _, name = function.rpartition(".")
     outputs = _run(room, name, arrays, _options(options))
-    return [
-        output.contiguous() for output in (outputs if isinstance(outputs, tuple) else [outputs])
-    ]
+    return outputs if isinstance(outputs, tuple) else (outputs,)
 
 
 def _pull_eagerly(function, cotangents, arrays, options, wrt):
@@ -254,7 +289,15 @@ def _pull_eagerly(function, cotangents, arrays, options, wrt):
     keywords = _options(options) | {"wrt": tuple(names[k] for k in wrt)}
     first = cotangents[0] if len(cotangents) == 1 else tuple(cotangents)
     gradients = _run(room, _kind(function).vjp, (first, *arrays), keywords)
-    return [gradients[k].contiguous() for k in wrt]
+    return tuple([as_dtype_of(gradients[k], arrays[k]) for k in wrt])
+
+
+def _call_of_operator(*arguments):
+    return [output.contiguous() for output in _call_eagerly(*arguments)]
+
+
+def _pull_of_operator(*arguments):
+    return [gradient.contiguous() for gradient in _pull_eagerly(*arguments)]
 
 
 def _call_shapes(function, arrays, options):
@@ -272,8 +315,8 @@ def _empty(like):
 
 
 for _device in ("CPU", "CUDA"):
-    _library.impl("call", _call_eagerly, _device)
-    _library.impl("pull", _pull_eagerly, _device)
+    _library.impl("call", _call_of_operator, _device)
+    _library.impl("pull", _pull_of_operator, _device)
 torch.library.register_fake("linalgkit::call", _call_shapes, lib=_library)
 torch.library.register_fake("linalgkit::pull", _pull_shapes, lib=_library)
 
@@ -284,7 +327,7 @@ def _reference_pull(function, cotangents, arrays, options, wrt):
     keywords = _options(options) | {"wrt": tuple(names[k] for k in wrt)}
     first = cotangents[0] if len(cotangents) == 1 else tuple(cotangents)
     gradients = _reference(room, _kind(function).vjp)(first, *arrays, **keywords)
-    return tuple(gradients[k] for k in wrt)
+    return tuple([as_dtype_of(gradients[k], arrays[k]) for k in wrt])
 
 
 def _run(room: str, function: str, arrays: Sequence[Any], options: dict[str, Any]) -> Any:
@@ -292,7 +335,7 @@ def _run(room: str, function: str, arrays: Sequence[Any], options: dict[str, Any
     first = next(array for array in _flat(arrays) if array is not None)
     run = getattr(_engine(room, ON_DEVICE[first.device.type]), function)
     if first.device.type == "cpu":
-        return _each(torch.from_numpy, run(*_each(_as_numpy, arrays), **options))
+        return _each(_as_tensor, run(*_each(_as_numpy, arrays), **options))
     import cupy
 
     with ExitStack() as stack:  # work is queued where torch's is, so nobody waits
@@ -304,7 +347,14 @@ def _run(room: str, function: str, arrays: Sequence[Any], options: dict[str, Any
 
 
 def _as_numpy(tensor: torch.Tensor) -> Any:
-    return _bare(tensor).numpy()
+    return tensor.numpy(force=True)
+
+
+def _as_tensor(array: Any) -> torch.Tensor:
+    array = np.asarray(array)  # a result without axes may be a number
+    if not array.flags.writeable or min(array.strides, default=0) < 0:
+        array = array.copy()
+    return torch.from_numpy(array)
 
 
 def _bare(tensor: torch.Tensor) -> torch.Tensor:
@@ -351,8 +401,8 @@ def _reference(room: str, function: str) -> Callable[..., Any]:
 
 @cache
 def _names(room: str, function: str) -> tuple[str, ...]:
-    """Names of a public function's arrays."""
-    parameters = signature(getattr(import_module(room), function)).parameters.values()
+    """Names of a function's arrays: what engines take by position."""
+    parameters = signature(_reference(room, function)).parameters.values()
     return tuple(p.name for p in parameters if p.kind is not Parameter.KEYWORD_ONLY)
 
 

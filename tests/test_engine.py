@@ -336,6 +336,15 @@ def test_numba_missing(make_room):
         engine(x)
 
 
+def test_numba_missing_for_torch(make_room, require):
+    torch = require("torch")
+    engine = make_room(numba="import no_numba_here")
+    with use_engine("numba"), pytest.raises(EngineError, match="not installed"):
+        engine(torch.ones(2))
+    with use_engine("array_api"):
+        assert engine(torch.ones(2)).twice(torch.ones(2))[0] == "array_api"
+
+
 def test_missing_module_is_looked_for_once(make_room):
     """A failing import costs milliseconds, at every call if nobody remembers."""
     engine = make_room(numba="import attempts\nattempts.made.append(1)\nimport no_numba_here")

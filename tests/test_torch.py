@@ -1,8 +1,10 @@
 """Torch tensors through the fast engines: gradients, transforms, compilation, memory."""
 
+import importlib
+import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pytest
 
 import linalgkit
@@ -138,6 +140,18 @@ def test_compiled(backend, fast_calls):
     assert compiled(*half).dtype == torch.float16
 
 
+def test_compiled_with_one_tensor_in_two_places(fast_calls):
+    torch._dynamo.reset()
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    x, factor = (
+        torch.randn(s, dtype=torch.float64, requires_grad=True) for s in [(5, 4), (2,) * 3]
+    )
+    gradients = torch.autograd.grad(compiled(x, factor, factor), (x, factor))
+    assert {"monarch_matmul", "monarch_matmul_vjp"} <= set(fast_calls)
+    expected = by_reference(lambda: torch.autograd.grad(loss(x, factor, factor), (x, factor)))
+    assert_same(gradients, expected)
+
+
 def test_compiled_before_anything_else(python):
     # The room is loaded before torch, and its first tensor is met in compiled code.
     code = """
@@ -162,6 +176,11 @@ def test_bare_operators():
 
 def test_forward_mode_is_refused():
     x, left, right = (a.detach() for a in operands())
+    for transform in (torch.func.jacfwd, torch.func.hessian):
+        with pytest.raises(
+            NotImplementedError, match=r"monarch_matmul .*use_engine\('array_api'\)"
+        ):
+            transform(loss)(x, left, right)
     with pytest.raises(NotImplementedError, match="jvp"):
         torch.func.jvp(lambda x: monarch.monarch_matmul(x, left, right), (x,), (x,))
     with torch.autograd.forward_ad.dual_level():
@@ -281,6 +300,87 @@ def test_backward_in_another_thread_uses_what_forward_used(fast_calls):
     assert fast_calls == ["monarch_matmul", "monarch_matmul_vjp"]
 
 
+def test_modes_without_gradients(fast_calls):
+    arrays = operands()
+    for mode in (torch.no_grad, torch.inference_mode):
+        fast_calls.clear()
+        with mode():
+            result = monarch.monarch_matmul(*arrays)
+        assert fast_calls == ["monarch_matmul"]
+        assert not result.requires_grad
+        assert result.is_inference() == (mode is torch.inference_mode)
+
+
+def test_dispatch_modes_see_the_operator():
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    seen = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            seen.append(function)
+            return function(*args, **(kwargs or {}))
+
+    arrays = operands()
+    with Watch():
+        result = loss(*arrays)
+        result.backward()
+    assert CALL in seen
+    assert PULL in seen
+
+
+def test_fake_tensors():
+    from torch._subclasses import FakeTensorMode
+
+    with FakeTensorMode():
+        result = monarch.monarch_matmul(*operands())
+    assert result.shape == (5, 4)
+    meta = [a.detach().to("meta") for a in operands()]
+    assert monarch.monarch_matmul(*meta).shape == (5, 4)
+
+
+def test_compiled_for_any_number_of_vectors(fast_calls):
+    torch._dynamo.reset()
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager", dynamic=True)
+    for count in (5, 7, 3):
+        arrays = operands(batch=(count,))
+        fast_calls.clear()
+        gradients = torch.autograd.grad(compiled(*arrays), arrays)
+        assert {"monarch_matmul", "monarch_matmul_vjp"} <= set(fast_calls)
+        assert_same(gradients, by_reference(lambda a=arrays: torch.autograd.grad(loss(*a), a)))
+
+
+def test_memory_order_of_the_vectors_is_kept():
+    x, left, right = operands()
+    result = monarch.monarch_matmul(x.T.contiguous().T, left, right)  # nothing is transposed
+    assert result.T.is_contiguous()
+    assert monarch.monarch_matmul(x, left, right).is_contiguous()
+
+
+def test_many_threads_at_once():
+    arrays = operands(batch=(50,))
+    expected = by_reference(lambda: torch.autograd.grad(loss(*arrays), arrays))
+    with ThreadPoolExecutor(8) as pool:
+        futures = [
+            pool.submit(lambda: torch.autograd.grad(loss(*arrays), arrays)) for _ in range(40)
+        ]
+        for future in futures:
+            assert_same(future.result(), expected)
+
+
+def test_torch_half_imported_in_another_thread(python):
+    # NumPy calls ask nothing of a module that is still on its way.
+    code = """
+import sys, types
+import numpy as np
+from linalgkit import monarch
+sys.modules["torch"] = types.ModuleType("torch")
+one = np.ones((1, 1, 1))
+print(*monarch.monarch_matmul(np.ones(1), one, one))
+"""
+    assert python(code).split() == ["1.0"]
+
+
 def test_two_libraries_are_refused():
     x, left, right = operands()
     with pytest.raises(TypeError, match="x is an array of torch, left of numpy"):
@@ -312,7 +412,7 @@ def test_optional_arrays_and_several_results(toy_room):
         some = [a, b] if optional is None else [a, b, optional]
 
         def call(a, b, c=None):
-            return toy_room.toy(a, b, c, power=2)
+            return toy_room.toy(a, b, c=c, power=2)
 
         expected = (a * b + (0 if optional is None else optional), a**2)
         assert_same(call(*some), expected)
@@ -328,35 +428,138 @@ def test_optional_arrays_and_several_results(toy_room):
         assert_same(compiled(*some), expected)
 
 
+def test_public_gradients_of_several_results(toy_room):
+    a, b, c, g = (torch.randn(3, dtype=torch.float64, requires_grad=True) for _ in "abcg")
+
+    def pulled(g, a, b, c):
+        return toy_room.toy_vjp((g, None), a, b, c, power=3)
+
+    assert_same(pulled(g, a, b, c), (g * b, g * a, g))
+    assert torch.autograd.gradcheck(pulled, (g, a, b, c))
+    gradients = toy_room.toy_vjp((None, g), a, b, None, power=3, wrt=("a",))
+    assert gradients[1:] == (None, None)
+    assert_same(gradients[0], 3 * g * a**2)
+
+
+def test_real_arguments_among_complex_ones(toy_room):
+    a = torch.randn(3, dtype=torch.complex128, requires_grad=True)
+    b = torch.randn(3, dtype=torch.float64, requires_grad=True)
+
+    def call(a, b):
+        return toy_room.toy(a, b, power=1)[0]
+
+    assert torch.autograd.gradcheck(call, (a, b))
+    assert torch.autograd.gradgradcheck(call, (a, b))
+    vjp = toy_room.toy_vjp((a, None), a, b, None, power=1)
+    assert [g.dtype for g in vjp[:2]] == [torch.complex128, torch.float64]
+
+
+@pytest.mark.parametrize("power", [2, 2.5, True, float("inf"), -float("inf")])
+def test_static_options(toy_room, power):
+    a = torch.full((3,), 0.5, dtype=torch.float64, requires_grad=True)
+    options = {"power": power, "name": 'it\'s "x"\n', "sizes": ((), (1, ("a", None)))}
+    torch._dynamo.reset()
+    compiled = torch.compile(toy_room.toy, fullgraph=True, backend="aot_eager")
+    for call in (toy_room.toy, compiled):
+        assert_same(call(a, a, **options)[1], a**power)
+        assert toy_room.seen() == options
+
+
+def test_static_option_from_a_dynamic_shape(toy_room):
+    torch._dynamo.reset()
+
+    def call(a):
+        return toy_room.toy(a, a, power=a.shape[0])[1]
+
+    compiled = torch.compile(call, fullgraph=True, backend="aot_eager", dynamic=True)
+    for count in (3, 4):
+        a = torch.randn(count, dtype=torch.float64, requires_grad=True)
+        assert_same(compiled(a), a**count)
+
+
+def test_vmap_over_nothing_and_over_what_has_no_batch_axes(toy_room, fast_calls):
+    a, b = torch.randn(4, 3, dtype=torch.float64), torch.randn(3, dtype=torch.float64)
+    mapped = torch.func.vmap(lambda a, b: toy_room.toy(a, b, power=2), (0, None))
+    assert_same(mapped(a, b), (a * b, a**2))
+    assert len(fast_calls) == 4  # nothing is said of its batch axes
+    assert [y.shape for y in mapped(a[:0], b)] == [(0, 3), (0, 3)]
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_results_of_any_memory(toy_room, requires_grad):
+    a = torch.arange(3.0, dtype=torch.float64, requires_grad=requires_grad)
+    total, spread, turned = toy_room.views(a)
+    assert total.shape == ()
+    assert total.item() == 3
+    assert_same(turned, torch.tensor([2.0, 1, 0], dtype=torch.float64))
+    assert_same(spread, torch.full((2, 3), 3.0, dtype=torch.float64))
+    with torch.no_grad():
+        spread.mul_(2)[0].add_(1)  # owns its memory
+    assert_same(spread[:, 0].detach(), torch.tensor([7.0, 6], dtype=torch.float64))
+    if requires_grad:
+        (total + spread.sum() + turned[0]).backward()
+        assert_same(a.grad, torch.tensor([7.0, 7, 8], dtype=torch.float64))
+
+
 @pytest.fixture
 def toy_room(tmp_path, monkeypatch):
-    """A room of its own: a b + c and a to a power."""
+    """A room of its own: a b + c and a to a power; a sum and views of it."""
     files = {
         "__init__.py": """
 from linalgkit._engine import Engines
 engine = Engines(__name__)
 @engine.traced(vjp="toy_vjp")
-def toy(a, b, c=None, /, *, power):
-    return engine(a, b, c).toy(a, b, c, power=power)
+def toy(a, b, /, *, c=None, power, **options):
+    return engine(a, b, c).toy(a, b, c, power=power, **options)
+@engine.traced()
+def toy_vjp(cotangents, a, b, c, /, *, power, wrt=("a", "b", "c")):
+    return engine(a, b, c).toy_vjp(cotangents, a, b, c, power=power, wrt=wrt)
+@engine.traced(vjp="views_vjp")
+def views(a):
+    return engine(a).views(a)
+def seen():
+    from . import _numba
+    return _numba.seen
 """,
         "_array_api.py": """
-def toy(a, b, c, *, power):
+from array_api_compat import array_namespace
+seen = {}
+def toy(a, b, c, *, power, **options):
+    seen.update(options, power=power)
     return a * b + (0 if c is None else c), a**power
-def toy_vjp(cotangents, a, b, c, *, power, wrt):
-    first, second = cotangents
-    of_a = first * b + second * power * a ** (power - 1)
-    return of_a, first * a, None if c is None else first
+def toy_vjp(cotangents, a, b, c, *, power, wrt, **options):
+    conj = array_namespace(a).conj
+    of_a, of_b, (first, second) = 0 * a, None, cotangents
+    if first is not None:
+        of_a = of_a + first * conj(b)
+        of_b = first * conj(a)
+    if second is not None:
+        of_a = of_a + second * conj(power * a ** (power - 1))
+    return of_a if "a" in wrt else None, of_b, None if c is None else first
+def views(a):
+    xp = array_namespace(a)
+    return xp.sum(a), xp.broadcast_to(xp.sum(a), (2, *a.shape)), xp.flip(a)
+def views_vjp(cotangents, a, *, wrt):
+    xp = array_namespace(a)
+    total, spread, turned = cotangents
+    return xp.zeros_like(a) + total + xp.sum(spread) + xp.flip(turned),
 """,
     }
-    files["_numba.py"] = files["_array_api.py"].replace("def", "served = []\ndef", 1)
+    files["_numba.py"] = files["_array_api.py"]
     folder = tmp_path / "toy_room_for_torch"
     folder.mkdir()
     for name, text in files.items():
         (folder / name).write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
-    import toy_room_for_torch
-
-    np.testing.assert_array_equal(
-        toy_room_for_torch.toy(np.ones(2), np.ones(2), power=1)[0], np.ones(2)
-    )
-    return toy_room_for_torch
+    importlib.invalidate_caches()
+    for cached in (
+        _torch._is_served,
+        _torch._origin,
+        _torch._engine,
+        _torch._reference,
+        _torch._names,
+    ):
+        cached.cache_clear()
+    yield importlib.import_module(folder.name)
+    for name in [name for name in sys.modules if name.startswith(folder.name)]:
+        del sys.modules[name]

@@ -1,9 +1,12 @@
+from ._blocks import choose_blocks
 from ._factors import DFTFactors, Factors, dft_factors, hadamard_factors, kronecker_factors
+from ._fitting import MonarchFit, lstsq
 from ._higher_order import HigherOrderMonarch
 from ._mmstar import MMStarFactors, factorize_mmstar
 from ._operators import Monarch
 from ._product_operators import Product
 from ._products import MonarchGradients, monarch_matmul, monarch_matmul_vjp
+from ._projection import ProjectionGradients, project, project_vjp, projection_error
 from ._transforms import fft, fftconvolve, ifft
 
 __all__ = [
@@ -12,8 +15,11 @@ __all__ = [
     "HigherOrderMonarch",
     "MMStarFactors",
     "Monarch",
+    "MonarchFit",
     "MonarchGradients",
     "Product",
+    "ProjectionGradients",
+    "choose_blocks",
     "dft_factors",
     "factorize_mmstar",
     "fft",
@@ -21,6 +27,10 @@ __all__ = [
     "hadamard_factors",
     "ifft",
     "kronecker_factors",
+    "lstsq",
     "monarch_matmul",
     "monarch_matmul_vjp",
+    "project",
+    "project_vjp",
+    "projection_error",
 ]

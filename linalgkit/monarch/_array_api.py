@@ -8,6 +8,19 @@ from math import prod
 from array_api_compat import array_namespace
 
 from .._xp import adjoint, moveaxis
+from ._array_api_factors import (  # noqa: F401
+    dft_factors,
+    hadamard_factors,
+    kronecker_factors,
+)
+from ._array_api_fitting import (  # noqa: F401
+    compressed_samples,
+    improved_factors,
+    sum_of_squares,
+)
+from ._array_api_mmstar import factorize_mmstar  # noqa: F401
+from ._array_api_projection import project, project_vjp, projection_error  # noqa: F401
+from ._array_api_transforms import fft, fftconvolve  # noqa: F401
 
 
 def monarch_matmul(x, left, right, *, axis):

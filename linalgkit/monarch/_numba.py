@@ -22,6 +22,8 @@ from ._numba_blocks import (
     right_gradients,
     tiles,
 )
+from ._numba_projection import project, project_vjp, projection_error  # noqa: F401
+from ._numba_transforms import fft, fftconvolve  # noqa: F401
 from ._numba_vectors import left_pull, left_rows, right_pull, right_rows
 
 _CHUNK = 4_000_000  # multiply-adds: 0.05 ms
@@ -84,7 +86,7 @@ def _product(x, left, right, axis):
 
 def _few(x, left, right, y):
     """Multiply vector by vector: dot products of rows."""
-    count, inner = len(x), right.shape[0] * right.shape[1]
+    count = len(x)
     x = np.ascontiguousarray(x).reshape(count, right.shape[0], right.shape[2])
     u = np.empty((count, left.shape[0], left.shape[2]), x.dtype)
     bounds = chunk_bounds((right.shape[0], count * right[0].size), minimum=_CHUNK // 4)

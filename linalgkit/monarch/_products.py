@@ -91,9 +91,9 @@ def monarch_matmul(x: Any, left: Any, right: Any, /, *, axis: int = -1) -> Any:
     >>> from linalgkit import monarch
     >>> a, b, x = np.array([[1.0, 2], [3, 4]]), np.array([[0.0, 1], [1, 0]]), np.arange(4.0)
     >>> monarch.monarch_matmul(x, np.stack([a, a]), np.stack([b, b]))
-    array([7., 4., 15., 8.])
+    array([ 7.,  4., 15.,  8.])
     >>> np.kron(a, b) @ x
-    array([7., 4., 15., 8.])
+    array([ 7.,  4., 15.,  8.])
     """
     x, left, right = _checks.floating(x=x, left=left, right=right)
     axis = _fit(x, left, right, axis)

@@ -11,7 +11,7 @@ BLOCKS = (3, 4, 2, 2, 2, 6)  # (k, q, p, l, s, r)
 
 def entries(left, right):
     """The dense matrix by its definition, entry by entry; no batch axes."""
-    (k, q, p), (count, rows, inner) = right.shape, left.shape
+    (k, q, p), (count, rows, _) = right.shape, left.shape
     matrix = np.zeros((count * rows, k * p), dtype=np.result_type(left, right))
     for t in range(k * q):
         (block, row), (rho, lam) = divmod(t, q), divmod(t, count)
@@ -113,6 +113,48 @@ def samples(library, dtype, rng):
     return tuple(library.asarray(a.astype(dtype)) for a in (x, outputs)), {"blocks": BLOCKS}
 
 
+def truncated(a, blocks=BLOCKS):
+    """Factors of the nearest Monarch matrix, and the sum of squares left out, slice by slice."""
+    k, q, p, count, rows, inner = blocks
+    left, right, lost = np.zeros((count, rows, inner)), np.zeros((k, q, p)), 0.0
+    for lam in range(count):
+        for block in range(k):
+            places = [t for t in range(block * q, (block + 1) * q) if t % count == lam]
+            u, sigma, vh = np.linalg.svd(a[lam::count, block * p : (block + 1) * p])
+            for term, t in enumerate(places):
+                largest = vh[term, np.argmax(np.abs(vh[term]))]
+                root = np.sqrt(sigma[term])
+                left[lam, :, t // count] = root * np.sign(largest) * u[:, term]
+                right[block, t - block * q] = root * np.sign(largest) * vh[term]
+            lost += np.sum(sigma[len(places) :] ** 2)
+    return left, right, lost
+
+
+PROJECTED = (3, 4, 5, 3, 6, 4)  # slices have one or two of five terms
+
+
+def to_be_projected(library, dtype, rng):
+    return (library.asarray(random(rng, dtype, 2, 18, 15)),), {"blocks": PROJECTED}
+
+
+def nearest(a, blocks):
+    return np.stack([entries(*truncated(matrix, blocks)[:2]) for matrix in a.astype("float64")])
+
+
+def distance(a, blocks):
+    lost = [truncated(matrix, blocks)[2] for matrix in a.astype("float64")]
+    return np.sqrt(lost) / np.linalg.norm(a, axis=(-2, -1))
+
+
+def with_gradient_of_norm(library, dtype, rng):
+    """The gradients of the squared norm of the projection, which has itself twice as gradient."""
+    a = random(rng, "float64", 18, 15)
+    left, right, _ = truncated(a, PROJECTED)
+    _, *cotangents = pulled_back(2 * entries(left, right).T, np.eye(15), left, right)
+    arrays = [library.asarray(array.astype(dtype)) for array in (*cotangents, a)]
+    return (tuple(arrays[:2]), arrays[2]), {"blocks": PROJECTED}
+
+
 TOLERANCE = {"float32": 1e-6, "float64": 1e-14}
 CASES = [
     Case("monarch.monarch_matmul", vectors, product, TOLERANCE),
@@ -156,5 +198,28 @@ CASES = [
         lambda x, y, blocks: np.linalg.lstsq(x, y)[0].T,
         {"float32": 1e-4, "float64": 1e-12},
         lambda fit: fit.x.to_dense(),
+    ),
+    Case(
+        "monarch.choose_blocks",
+        lambda library, dtype, rng: (
+            ((4096, 1024) if library.name == "numpy" else library.asarray(np.array([4096, 1024])),),
+            {},
+        ),
+        lambda shape: (32, 64, 32, 64, 64, 32),
+        TOLERANCE,
+    ),
+    Case(
+        "monarch.project",
+        to_be_projected,
+        nearest,
+        {"float32": 1e-5, "float64": 1e-13},
+        lambda operator: operator.to_dense(),
+    ),
+    Case("monarch.projection_error", to_be_projected, distance, TOLERANCE),
+    Case(
+        "monarch.project_vjp",
+        with_gradient_of_norm,
+        lambda cotangent, a, blocks: 2 * entries(*truncated(a.astype("float64"), blocks)[:2]),
+        {"float32": 1e-4, "float64": 1e-12},
     ),
 ]
