@@ -208,7 +208,7 @@ def _distinct(arguments):
     """Put views where one tensor comes again: compiled code takes no tensor twice."""
     return [
         value.view_as(value)
-        if isinstance(value, torch.Tensor) and any([value is other for other in arguments[:k]])
+        if isinstance(value, torch.Tensor) and any([value is other for other in arguments[:k]])  # noqa: C419
         else value
         for k, value in enumerate(arguments)
     ]
