@@ -6,6 +6,7 @@ checks of values run on concrete values only.
 
 import sys
 from collections.abc import Collection
+from functools import cache
 from operator import index
 from typing import Any
 
@@ -166,16 +167,18 @@ def kernel_array(array: np.ndarray) -> np.ndarray:
 
 
 def _library(array: Any) -> str:
-    kind = type(array)
-    if kind is np.ndarray:
-        return "numpy"
+    return _library_of_type(type(array))
+
+
+@cache
+def _library_of_type(kind: type) -> str:
     for base in kind.__mro__:
         package = base.__module__.partition(".")[0]
         if package == "numpy":
             return "numpy"
         if package in ("torch", "jax", "jaxlib", "cupy", "dask", "array_api_strict"):
             return _LIBRARIES.get(package, package)
-    if hasattr(array, "__array_namespace__"):
+    if hasattr(kind, "__array_namespace__"):
         return kind.__module__.partition(".")[0]
     raise TypeError(f"expected an array; got {kind.__module__}.{kind.__qualname__}.")
 

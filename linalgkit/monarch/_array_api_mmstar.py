@@ -22,9 +22,7 @@ def factorize_mmstar(a, *, allow_complex, sweeps, rng):
     if basis.dtype != blocks.dtype:
         blocks = xp.astype(blocks, basis.dtype)
     left = xp.matmul(blocks[:, column, ...], basis)
-    right = xp.linalg.solve(
-        xp.broadcast_to(left[row, ...], left.shape), blocks[row, ...]
-    )  # (j, t, b)
+    right = _solve(left[row, ...], blocks[row, ...])  # (j, t, b)
     middle = _diagonals(blocks, left, right)
     factors = _normalised(left, middle, right)
     error = _error(blocks, *factors)
@@ -62,14 +60,22 @@ def _pivots(blocks):
     return int(row), int(column)
 
 
+def _solve(a, b):
+    """Solve for stacks of matrices that broadcast (CuPy's own solve takes equal stacks only)."""
+    xp = array_namespace(a, b)
+    stack = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    a, b = (xp.broadcast_to(x, (*stack, *x.shape[-2:])) for x in (a, b))
+    return xp.linalg.solve(a, b)
+
+
 def _joint_basis(blocks, row, column, allow_complex, rng):
     """Eigenvectors V that the matrices Z[i, c]⁻¹ Z[i, j] Z[r, j]⁻¹ Z[r, c] have in common.
 
     Each is C⁻¹ D C with D diagonal and C = L2[c], so V = C⁻¹ up to a scaling of its columns.
     """
     xp, m = array_namespace(blocks), blocks.shape[-1]
-    half = xp.linalg.solve(blocks[:, column : column + 1, ...], blocks)  # Z[i, c]⁻¹ Z[i, j]
-    rest = xp.linalg.solve(blocks[row, ...], blocks[row, column, ...][None, ...])
+    half = _solve(blocks[:, column : column + 1, ...], blocks)  # Z[i, c]⁻¹ Z[i, j]
+    rest = _solve(blocks[row, ...], blocks[row, column, ...])
     family = xp.matmul(half, rest[None, ...])
     weights = rng.standard_normal((m, m))
     sizes = np.asarray(_host(xp.linalg.vector_norm(family, axis=(-2, -1))), dtype=np.float64)

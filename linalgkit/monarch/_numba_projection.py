@@ -22,7 +22,7 @@ from . import _array_api_projection as reference
 from ._array_api_projection import LEFT_POWER, by_svd, pulled_back, ratio
 from ._blocks import places
 
-_CHUNK = 400_000  # multiply-adds: 0.1 ms
+_CHUNK = 1_000_000  # multiply-adds: 0.1 ms
 _KIND = {"f": ord("s"), "d": ord("d"), "F": ord("c"), "D": ord("z")}
 _FAST = {"reassoc", "contract"}  # sums in any order; NaN and infinities are kept
 
@@ -388,14 +388,14 @@ def _run(a, blocks, power, left, right):
     a = kernel_array(a.reshape(prod(a.shape[:-2]), *a.shape[-2:]))
     slices, d = len(a) * count * k, min(rows, p)
     remains, norms, roots = (np.empty(slices) for _ in range(3))
-    work = places(blocks).terms * d * d * (max(rows, p) + 100)
+    work = places(blocks).terms * (d * d * (max(rows, p) + 100) + 15_000)
     bounds = chunk_bounds((slices, work), minimum=_CHUNK)
     numbers = kernel_array(np.array([1, 0, 1j if a.dtype.kind == "c" else 0], a.dtype))
     first = _start(2 * d if a.dtype.kind == "c" else d, a.real.dtype)
     run_chunks(
         terms, bounds, a, blocks, _KIND[a.dtype.char], numbers, first,
         power, left, right, remains, norms, roots,
-        scratch=lambda: _room(rows, p, a.dtype), blas=True,
+        scratch=lambda: _room(rows, p, a.dtype), blas=len(bounds) > 2,
     )  # fmt: skip
     return remains, norms, roots
 
@@ -417,8 +417,8 @@ def _svd(slices):
             for array, part in zip(found, parts, strict=True):
                 array[start:stop] = part
 
-    bounds = chunk_bounds((count, 20 * d * rows * columns), minimum=_CHUNK)
-    run_chunks(decompose, bounds, blas=True)
+    bounds = chunk_bounds((count, 20 * d * rows * columns + 10_000), minimum=_CHUNK)
+    run_chunks(decompose, bounds, blas=len(bounds) > 2)
     return tuple(array.reshape(*lead, *array.shape[1:]) for array in found)
 
 
