@@ -36,7 +36,7 @@ def _parts(context, like):
     return real, size, 2 if is_complex else 1, ir.VectorType(real, VECTOR // size)
 
 
-class _Emitter:
+class Emitter:
     """Writes loads, stores and products at addresses."""
 
     def __init__(self, context, builder, like):
@@ -84,7 +84,7 @@ def _tile(rows):
     @intrinsic
     def tile(typingctx, like, a, a_row, a_step, a_imag, b, b_step, c, c_row, depth, accumulate):
         def codegen(context, builder, signature, args):
-            emit = _Emitter(context, builder, signature.args[0])
+            emit = Emitter(context, builder, signature.args[0])
             _, a, a_row, a_step, a_imag, b, b_step, c, c_row, depth, accumulate = args
             row_of = [builder.mul(c_row, emit.intp(i)) for i in range(rows)]
             zero = ir.Constant(emit.vector, None)
@@ -133,7 +133,7 @@ def to_panel(typingctx, like, source, target):
     """Copy as many numbers side by side as a panel row has; complex ones part from each other."""
 
     def codegen(context, builder, signature, args):
-        emit = _Emitter(context, builder, signature.args[0])
+        emit = Emitter(context, builder, signature.args[0])
         _, source, target = args
         first, second = emit.load(source), emit.load(emit.at(source, VECTOR))
         if emit.parts == 2:
@@ -152,7 +152,7 @@ def from_panel(typingctx, like, source, target):
     """Undo `to_panel`."""
 
     def codegen(context, builder, signature, args):
-        emit = _Emitter(context, builder, signature.args[0])
+        emit = Emitter(context, builder, signature.args[0])
         _, source, target = args
         first, second = emit.load(source), emit.load(emit.at(source, VECTOR))
         if emit.parts == 2:
@@ -173,7 +173,7 @@ def copy_row(typingctx, like, source, target):
     """Copy a panel row."""
 
     def codegen(context, builder, signature, args):
-        emit = _Emitter(context, builder, signature.args[0])
+        emit = Emitter(context, builder, signature.args[0])
         _, source, target = args
         first, second = emit.load(source), emit.load(emit.at(source, VECTOR))
         emit.store(first, target)
@@ -188,7 +188,7 @@ def zero_row(typingctx, like, target):
     """Fill a panel row with zeros."""
 
     def codegen(context, builder, signature, args):
-        emit = _Emitter(context, builder, signature.args[0])
+        emit = Emitter(context, builder, signature.args[0])
         zero = ir.Constant(emit.vector, None)
         emit.store(zero, args[1])
         emit.store(zero, emit.at(args[1], VECTOR))
@@ -202,7 +202,7 @@ def one_to_panel(typingctx, like, source, target):
     """Copy one number to a lane of a panel row."""
 
     def codegen(context, builder, signature, args):
-        emit = _Emitter(context, builder, signature.args[0])
+        emit = Emitter(context, builder, signature.args[0])
         _, source, target = args
         for part in range(emit.parts):
             number = emit.load(emit.at(source, emit.size * part), emit.real)
@@ -217,7 +217,7 @@ def one_from_panel(typingctx, like, source, target):
     """Undo `one_to_panel`."""
 
     def codegen(context, builder, signature, args):
-        emit = _Emitter(context, builder, signature.args[0])
+        emit = Emitter(context, builder, signature.args[0])
         _, source, target = args
         for part in range(emit.parts):
             number = emit.load(emit.at(source, VECTOR * part), emit.real)
@@ -232,7 +232,7 @@ def transpose_square(typingctx, like, source, source_row, target, target_row):
     """Transpose the square of as many rows as one vector has numbers (complex ones as pairs)."""
 
     def codegen(context, builder, signature, args):
-        emit = _Emitter(context, builder, signature.args[0])
+        emit = Emitter(context, builder, signature.args[0])
         _, source, source_row, target, target_row = args
         count = emit.vector.count
         side = count // emit.parts

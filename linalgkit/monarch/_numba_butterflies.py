@@ -16,7 +16,7 @@ from .._tiles import (
     ROW,
     TALL,
     VECTOR,
-    _Emitter,
+    Emitter,
     from_panel,
     lanes_of,
     one_from_panel,
@@ -120,7 +120,7 @@ def _step(radix, is_last):
     @intrinsic
     def step(typingctx, like, source, source_row, target, target_row, swap, numbers):
         def codegen(context, builder, signature, args):
-            emit = _Emitter(context, builder, signature.args[0])
+            emit = Emitter(context, builder, signature.args[0])
             _, source, source_row, target, target_row, swap, numbers = args
             other = builder.sub(emit.intp(VECTOR), swap)
             butterfly = _Butterfly(emit)
@@ -173,7 +173,7 @@ def _pair_to_panel(typingctx, like, first, second, target):
     """Copy reals side by side to a panel row: the real parts, and the imaginary parts."""
 
     def codegen(context, builder, signature, args):
-        emit = _Emitter(context, builder, signature.args[0])
+        emit = Emitter(context, builder, signature.args[0])
         _, first, second, target = args
         emit.store(emit.load(first), target)
         emit.store(emit.load(second), emit.at(target, VECTOR))
@@ -191,7 +191,7 @@ def _unpack(typingctx, like, low, high, root, sum_, sum_conjugate, rest, rest_co
     """
 
     def codegen(context, builder, signature, args):
-        emit = _Emitter(context, builder, signature.args[0])
+        emit = Emitter(context, builder, signature.args[0])
         _, low, high, root, sum_, sum_conjugate, rest, rest_conjugate = args
         butterfly = _Butterfly(emit)
         half = butterfly.constant(0.5)
@@ -221,7 +221,7 @@ def _multiply(typingctx, like, row, other):
     """Multiply a panel row by another, number by number."""
 
     def codegen(context, builder, signature, args):
-        emit = _Emitter(context, builder, signature.args[0])
+        emit = Emitter(context, builder, signature.args[0])
         _, row, other = args
         x, (a, b) = (
             tuple(emit.load(emit.at(place, part)) for part in (0, VECTOR)) for place in (row, other)
@@ -238,7 +238,7 @@ def _copy(typingctx, like, source, target):
     """Copy one machine vector."""
 
     def codegen(context, builder, signature, args):
-        emit = _Emitter(context, builder, signature.args[0])
+        emit = Emitter(context, builder, signature.args[0])
         emit.store(emit.load(args[1]), args[2])
         return context.get_dummy_value()
 
