@@ -95,7 +95,9 @@ def _is_served(room: str, function: str, kinds: tuple[tuple[str, torch.dtype], .
 
 @torch.compiler.assume_constant_result
 def _constant_plan(room: str, function: str, kinds: Any) -> Any:
-    return _is_served(room, function, kinds), _origin(room, function)
+    # Compiled transforms look past autograd Functions, and an operator alone has gradient zero.
+    is_plain = not torch._C._are_functorch_transforms_active() and forward_ad._current_level < 0
+    return is_plain and _is_served(room, function, kinds), _origin(room, function)
 
 
 class _Call(torch.autograd.Function):

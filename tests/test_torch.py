@@ -152,6 +152,24 @@ def test_compiled_with_one_tensor_in_two_places(fast_calls):
     assert_same(gradients, expected)
 
 
+@pytest.mark.parametrize("name", ["grad", "vmap", "vmap of grad", "jacrev", "jvp", "hessian"])
+def test_compiled_transforms_go_by_the_reference(name):
+    each = (0, None, None)
+    transform = {
+        "grad": torch.func.grad(loss, (0, 1, 2)),
+        "vmap": torch.func.vmap(loss, each),
+        "vmap of grad": torch.func.vmap(torch.func.grad(loss, (0, 1, 2)), each),
+        "jacrev": torch.func.jacrev(monarch.monarch_matmul, 1),
+        "jvp": lambda x, *f: torch.func.jvp(lambda x: loss(x, *f), (x,), (x,)),
+        "hessian": torch.func.hessian(loss, 1),
+    }[name]
+    arrays = tuple(a.detach() for a in operands())
+    expected = by_reference(transform, *arrays)
+    torch._dynamo.reset()
+    compiled = torch.compile(transform, fullgraph=True, backend="aot_eager")
+    assert_same(compiled(*arrays), expected)
+
+
 def test_compiled_before_anything_else(python):
     # The room is loaded before torch, and its first tensor is met in compiled code.
     code = """

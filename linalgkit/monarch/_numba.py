@@ -77,11 +77,20 @@ def _product(x, left, right, axis):
     y2d, y = _result(x2d, x, axis, rows)
     if not (y.size and inner and x2d.shape[1]):
         y[...] = 0
-    elif len(x2d) <= _FEW:
+    elif _is_few(x2d):
         _few(x2d, left, right, y2d)
     else:
         _many(x2d, left, right, y2d)
     return y
+
+
+def _is_few(vectors):
+    """Tell whether vectors go one by one, which complex ones never do.
+
+    Those kernels may reorder sums. With complex numbers Numba would then compile its complex
+    product in the same way, once a process, for the kernels of all rooms.
+    """
+    return len(vectors) <= _FEW and vectors.dtype.kind == "f"
 
 
 def _few(x, left, right, y):
@@ -126,7 +135,7 @@ def _pull(x, left, right, cotangent, axis, wrt):
         for gradient in gradients:
             gradient[...] = 0
     elif any(wants):
-        pull = _pull_few if len(x2d) <= _FEW else _pull_many
+        pull = _pull_few if _is_few(x2d) else _pull_many
         pull(x2d, left, right, g2d, *gradients, *wants)
     gradients = of_x, *gradients[1:]
     return tuple(g if wanted else None for g, wanted in zip(gradients, wants, strict=True))

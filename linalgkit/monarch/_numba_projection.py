@@ -58,7 +58,9 @@ def _copied(a, batch, row, step, column, t, largest):
                 t[i, j] = value
                 size = max(abs(value.real), abs(value.imag))
                 largest[j] = size if size > largest[j] else largest[j]
-    most = np.max(largest)
+    most = 0.0
+    for j in range(columns):
+        most = max(most, largest[j])
     if most == 0:
         return 0
     exponent = (frexp(most)[1] + 1) // 2 * 2
@@ -224,7 +226,8 @@ def _top(symmetric, start, basis, inner, ritz, small, d, eps):
     """
     n = symmetric.shape[0]
     diagonal, beside, vector = small[0], small[1], small[2]
-    basis[0, :] = start
+    for i in range(n):
+        basis[0, i] = start[i]
     check, most = 2, 0.0
     for j in range(n):
         w = basis[j + 1]

@@ -8,6 +8,7 @@ from monarch.cases import entries, factors, product, pulled_back, random
 
 import linalgkit
 from linalgkit import monarch
+from linalgkit.monarch import _numba_vectors
 
 DTYPES = ("float32", "float64", "complex64", "complex128")
 SHAPES = {
@@ -240,3 +241,17 @@ def test_what_does_not_fit_the_gradients():
         monarch.monarch_matmul_vjp(np.ones((3, 4)), x, left, right, wrt=["y"])
     with pytest.raises(TypeError, match="axis must be an integer"):
         monarch.monarch_matmul(x, left, right, axis=1.0)
+
+
+def test_kernels_that_reorder_sums_never_see_complex_numbers():
+    # Numba compiles its complex product once a process, with the freedoms of who is first.
+    rng = np.random.default_rng(0)
+    left, right = factors(rng, "complex128")
+    x, g = random(rng, "complex128", 1, 6), random(rng, "complex128", 1, 4)
+    monarch.monarch_matmul(x, left, right)
+    monarch.monarch_matmul_vjp(g, x, left, right)
+    monarch.monarch_matmul_vjp(g.real, x.real, left.real, right.real)
+    for name in ("left_pull", "left_rows", "right_pull", "right_rows"):
+        compiled = str(getattr(_numba_vectors, name).signatures)
+        assert "float64" in compiled or name.endswith("rows")
+        assert "complex" not in compiled
