@@ -1,243 +1,263 @@
-"""Reference engine of the projection: a batched singular value decomposition of the slices.
+"""Reference engine of projections: batched singular value decompositions of the slices of A.
 
-Slices are (..., l, k, s, p), T[λ, κ, σ, π] = A[σ l + λ, κ p + π]; the terms of a slice are its
-leading singular triples.
+The slice (λ, κ) is T[σ, π] = A[σ l + λ, κ p + π]; arrays of slices have shape (..., l, k, s, p).
+Slices are scaled by powers of two first: nothing overflows or vanishes when it is squared.
 """
 
+import numpy as np
 from array_api_compat import array_namespace, device
 
-from .._xp import adjoint
+from .._xp import adjoint, moveaxis
 from ._blocks import places
+from ._roots import has_dtype
+
+# The part of the singular values that goes to the left factor, as a power.
+LEFT_POWER = {"balanced": 0.5, "left": 1.0, "right": 0.0}
 
 
-def project(a, *, blocks, power):
-    """Share σ u vᴴ between the factors: σ^power u for L, σ^(1 - power) vᴴ for R."""
-    xp = array_namespace(a)
-    slices, scale = _scaled(_slices(_at_least_single(a), blocks))
-    u, sigma, vh = _leading(slices, places(blocks).terms)
-    pivots = _pivots(vh)
-    phase = _phase(vh, pivots)
-    sigma = scale * sigma[..., None, :]
-    columns = u * _as(phase[..., None, :] * sigma**power, u)
-    rows = vh * _as(_conjugated(phase)[..., None] * _transposed(sigma) ** (1 - power), u)
-    left, right = _factors(columns, rows, blocks)
-    return xp.astype(left, a.dtype), xp.astype(right, a.dtype)
+def thin_svd(slices):
+    """Decompose every slice; the engines differ in how."""
+    return array_namespace(slices).linalg.svd(slices, full_matrices=False)
+
+
+def project(a, *, blocks, gauge, method):
+    """Truncate the decomposition of every slice; both methods are the same here."""
+    return by_svd(a, blocks, gauge, thin_svd)
 
 
 def projection_error(a, *, blocks):
-    """Relative error from the singular values that are left out."""
+    """Compare the norm of the singular values that are dropped with that of all."""
     xp = array_namespace(a)
-    slices, scale = _scaled(_slices(_at_least_single(a), blocks))
-    sigma = xp.linalg.svdvals(slices) * scale[..., 0]
-    largest = _largest(sigma, (-3, -2, -1))
-    sigma = sigma / xp.where(largest > 0, largest, xp.ones_like(largest))
-    ranks = xp.asarray(places(blocks).ranks, device=device(a))[..., None]
-    is_left_out = xp.arange(sigma.shape[-1], device=device(a)) >= ranks
-    squares = sigma * sigma
-    lost = xp.sum(xp.where(is_left_out, squares, 0 * squares), axis=(-3, -2, -1))
-    total = xp.sum(squares, axis=(-3, -2, -1))
-    error = xp.sqrt(lost / xp.where(total > 0, total, xp.ones_like(total)))
-    return error if a.dtype in (xp.float64, xp.complex128) else xp.astype(error, _real(a, xp))
+    slices, root = _scaled(_slices(_single(a), blocks))
+    values = xp.linalg.svdvals(slices)
+    order = xp.arange(values.shape[-1], device=device(a))
+    is_kept = order < _moved(places(blocks).ranks, a)[..., None]
+    dropped = xp.where(is_kept, xp.zeros_like(values), values)
+    return ratio(*(xp.linalg.vector_norm(part, axis=-1) for part in (dropped, values)), root)
 
 
-def project_vjp(of_left, of_right, a, *, blocks, power):
-    """Pull back through the leading singular triples, the shares of σ and the phase.
+def project_vjp(cotangent, a, *, blocks, gauge):
+    """Differentiate the truncated decompositions."""
+    return pulled_back(cotangent, a, blocks, gauge, thin_svd)
 
-    With du and dv split by the other triples b, T̄ = z_u vᴴ + u z_vᴴ + σ̄ u vᴴ and, for σ' = σ_b,
 
-        z_u = Σ_b u_b (σ A_b + σ' B_b) / (σ² - σ'²) + (ū - U Uᴴ ū) / σ,    A = Uᴴ ū,  B = Vᴴ v̄
+def by_svd(a, blocks, gauge, svd):
+    """Return the factors from full decompositions of the slices."""
+    xp, dtype = array_namespace(a), a.dtype
+    u, sigma, vh, root = _decomposed(_single(a), blocks, svd)
+    zero = xp.zeros_like(sigma)
+    weights = []
+    for power in (LEFT_POWER[gauge], 1 - LEFT_POWER[gauge]):
+        weight = sigma**power * root[..., None] ** (2 * power)
+        weights.append(xp.where(sigma > 0, weight, zero))
+    return tuple(
+        xp.astype(factor, dtype)
+        for factor in _factors(u * weights[0][..., None, :], vh * weights[1][..., None], blocks)
+    )
 
-    (z_v with A and B exchanged); the term of the triple itself is ±(A - B) / 4 σ. The phase adds
-    -i h / v_m to the entry v̄_m that it makes real, h = -Im(ūᴴ u + v̄ᴴ v).
+
+def pulled_back(cotangent, a, blocks, gauge, svd):
+    """Return the gradient with respect to A.
+
+    With X, Y the gradients with respect to the singular vectors u_a, v_a, and all i ≠ a (σ_i = 0
+    for directions outside the decomposition), it is in every slice Σ_a (Σ_i P_ia u_i) v_aᴴ +
+    u_a (Σ_i Q_ia v_i)ᴴ, where::
+
+        P_ia = (σ_a u_iᴴX_a + σ_i v_iᴴY_a) / (σ_a² − σ_i²)
+        Q_ia = (σ_i u_iᴴX_a + σ_a v_iᴴY_a) / (σ_a² − σ_i²)
+
+    P_aa holds what goes through σ_a and the phase of u_aᴴ T v_a. That an entry of v_a is kept real
+    is one more term of Y.
     """
     xp = array_namespace(a)
-    slices, scale = _scaled(_slices(_at_least_single(a), blocks))
-    terms = places(blocks).terms
-    u_all, sigma_all, vh_all = xp.linalg.svd(slices, full_matrices=False)
-    count = min(terms, sigma_all.shape[-1])
-    pivots = _pivots(vh_all[..., :count, :])
-    phase = _phase(vh_all, _pivots(vh_all))
-    u_all = u_all * _as(phase[..., None, :], u_all)
-    v_all = adjoint(vh_all * _as(_conjugated(phase)[..., None], u_all))
-    u, v, sigma = u_all[..., :count], v_all[..., :count], sigma_all[..., None, :count]
-    floor = sigma_all.shape[-1] * float(xp.finfo(sigma.dtype).eps) * sigma_all[..., None, :1]
-    is_there = sigma > floor
-    safe = xp.where(is_there, sigma, xp.ones_like(sigma))
-
-    bar_left, bar_right = (xp.astype(x, u.dtype) for x in (of_left, of_right))
-    columns, rows = _terms(bar_left, bar_right, blocks)
-    columns = columns[..., :count] * _as(scale**power, u)
-    rows = _conjugated(_transposed(rows[..., :count, :])) * _as(scale ** (1 - power), u)
-    of_sigma = power * safe ** (power - 1) * _inner(columns, u)
-    of_sigma = of_sigma + (1 - power) * safe**-power * _inner(rows, v)
-    of_u, of_v = columns * _as(safe**power, u), rows * _as(safe ** (1 - power), u)
-    if xp.isdtype(a.dtype, "complex floating"):
-        turn = -(_inner(of_u, u, xp.imag) + _inner(of_v, v, xp.imag))
-        at = _transposed(_one_hot(pivots, v.shape[-2]))
-        height = xp.sum(xp.where(at, xp.abs(v), 0 * xp.abs(v)), axis=-2, keepdims=True)
-        of_v = of_v - 1j * _as(at, u) * _as(turn / height, u)
-
-    a_b, b_b = xp.matmul(adjoint(u_all), of_u), xp.matmul(adjoint(v_all), of_v)
-    others = sigma_all[..., :, None]
-    gap = (sigma - others) * (sigma + others)
-    own = xp.arange(sigma_all.shape[-1], device=device(a))[:, None] == xp.arange(
-        count, device=device(a)
+    rows, columns = a.shape[-2:]
+    u, sigma, vh, root = _decomposed(_single(a), blocks, svd)
+    terms = min(places(blocks).terms, sigma.shape[-1])
+    v = adjoint(vh)
+    kept = sigma[..., :terms]
+    of_left, of_right = _cotangents(cotangent, u, v, blocks, terms)
+    powers = LEFT_POWER[gauge], 1 - LEFT_POWER[gauge]
+    is_there = xp.astype(kept > 0, kept.dtype)  # terms that are zero have no derivative
+    left_size, right_size = (
+        (is_there * kept**power * root[..., None] ** (2 * power))[..., None, :] for power in powers
     )
-    is_other = ~own & (xp.abs(gap) > 0)
-    weight = xp.where(is_other, 1 / xp.where(is_other, gap, xp.ones_like(gap)), 0 * gap)
-    itself = _as(xp.where(own, 0.25 / safe, 0 * gap), u) * (a_b - b_b)
-    weight, near, far = _as(weight, u), _as(sigma, u), _as(others, u)
-    inverse = _as(1 / safe, u)
-    z_u = xp.matmul(u_all, weight * (near * a_b + far * b_b) + itself)
-    z_u = z_u + (of_u - xp.matmul(u_all, a_b)) * inverse
-    z_v = xp.matmul(v_all, weight * (near * b_b + far * a_b) - itself)
-    z_v = z_v + (of_v - xp.matmul(v_all, b_b)) * inverse
-    mask = _as(is_there, u)
-    gradient = xp.matmul((z_u + u * _as(of_sigma, u)) * mask, adjoint(v))
-    gradient = gradient + xp.matmul(u * mask, adjoint(z_v))
-    return xp.astype(_joined(gradient / _as(scale, u), a.shape, blocks), a.dtype)
+    x, y = of_left * left_size, of_right * right_size
+    ux, vy = xp.matmul(adjoint(u), x), xp.matmul(vh, y)
+    here = _diagonal(terms, ux)
+    stretch = powers[0] * _real(ux) + powers[1] * _real(vy)
+    if xp.isdtype(ux.dtype, "complex floating"):
+        turned = xp.sum(here * (xp.imag(ux) + xp.imag(vy)), axis=-2)
+        place = _first_largest(v[..., :terms])
+        largest = xp.sum(place * _real(v[..., :terms]), axis=-2)
+        y = y - 1j * place * (turned / largest)[..., None, :]
+        vy = xp.matmul(vh, y)
+        stretch = stretch + 1j * xp.imag(ux)
+    inverse = _inverse(kept)[..., None, :]
+    own, others = kept[..., None, :], sigma[..., :, None]
+    gaps = _inverse((own - others) * (own + others))
+    p = (own * ux + others * vy) * gaps + here * stretch * inverse
+    q = (others * ux + own * vy) * gaps
+    by_u = xp.matmul(u, p) + (x - xp.matmul(u, ux)) * inverse
+    by_v = xp.matmul(v, q) + (y - xp.matmul(v, vy)) * inverse
+    gradient = xp.matmul(by_u, vh[..., :terms, :]) + xp.matmul(u[..., :terms], adjoint(by_v))
+    root = root[..., None, None]
+    gradient = _whole(gradient / root / root)
+    return xp.astype(gradient[..., :rows, :columns], a.dtype)
+
+
+def ratio(part, whole, root):
+    """Divide norms over all slices; those of the slices are given divided by root²."""
+    xp = array_namespace(part)
+    root = xp.where(whole > 0, root, xp.zeros_like(root))
+    root = root / _safe(xp.max(root, axis=(-2, -1), keepdims=True))
+    part, whole = (
+        xp.linalg.vector_norm(norms * root * root, axis=(-2, -1)) for norms in (part, whole)
+    )
+    return part / _safe(whole)
+
+
+def _single(a):
+    """Return halves in single precision, in which there are decompositions."""
+    xp = array_namespace(a)
+    return xp.astype(a, xp.float32) if has_dtype(a, "float16", "bfloat16") else a
 
 
 def _slices(a, blocks):
-    """Read A, padded by zeros, as (..., l, k, s, p)."""
     xp = array_namespace(a)
     k, _, p, count, rows, _ = blocks
-    batch = a.shape[:-2]
-    for axis, size in ((-2, rows * count), (-1, k * p)):
+    for axis, size in ((-1, k * p), (-2, count * rows)):
         if a.shape[axis] < size:
-            shape = [*a.shape]
+            shape = list(a.shape)
             shape[axis] = size - a.shape[axis]
             a = xp.concat([a, xp.zeros(tuple(shape), dtype=a.dtype, device=device(a))], axis=axis)
-    a = xp.reshape(a, (*batch, rows, count, k, p))
-    lead = range(len(batch))
-    n = len(batch)
-    return xp.permute_dims(a, (*lead, n + 1, n + 2, n, n + 3))
+    a = xp.reshape(a, (*a.shape[:-2], rows, count, k, p))
+    return moveaxis(a, -4, -2)
 
 
-def _joined(slices, shape, blocks):
-    """Undo `_slices`."""
-    xp = array_namespace(slices)
-    k, _, p, count, rows, _ = blocks
-    n = slices.ndim - 4
-    a = xp.permute_dims(slices, (*range(n), n + 2, n, n + 1, n + 3))
-    a = xp.reshape(a, (*slices.shape[:n], rows * count, k * p))
-    return a[..., : shape[-2], : shape[-1]]
+def _whole(slices):
+    """Undo `_slices`, but for the padding."""
+    count, k, rows, p = slices.shape[-4:]
+    shape = (*slices.shape[:-4], rows * count, k * p)
+    return array_namespace(slices).reshape(moveaxis(slices, -2, -4), shape)
 
 
 def _scaled(slices):
-    """Divide each slice by its largest entry: squares neither overflow nor vanish."""
+    """Return slices of entries around one, and the root of what they are divided by: 2^e."""
     xp = array_namespace(slices)
-    scale = _largest(xp.abs(slices), (-2, -1))[..., None, None]
-    scale = xp.where(scale > 0, scale, xp.ones_like(scale))
-    return slices / _as(scale, slices), scale
+    most = xp.max(xp.abs(slices), axis=(-2, -1))
+    root = 2.0 ** xp.round(xp.log2(_safe(most)) / 2)
+    # In two steps: a complex division forms 1 / 2^2e, which overflows for subnormal numbers.
+    root_there = root[..., None, None]
+    return slices / root_there / root_there, root
 
 
-def _leading(slices, terms):
-    """Return the leading singular triples, zeros where there are fewer than `terms`."""
-    xp = array_namespace(slices)
-    u, sigma, vh = xp.linalg.svd(slices, full_matrices=False)
-    u, sigma, vh = u[..., :terms], sigma[..., :terms], vh[..., :terms, :]
-    missing = terms - sigma.shape[-1]
-    if missing:
-        u, vh = _widened(u, missing, -1), _widened(vh, missing, -2)
-        sigma = _widened(sigma, missing, -1)
-    return u, sigma, vh
+def _decomposed(a, blocks, svd):
+    """Decompose all slices, the first of the largest entries of each v real and positive."""
+    xp = array_namespace(a)
+    slices, root = _scaled(_slices(a, blocks))
+    u, sigma, vh = svd(slices)
+    v = adjoint(vh)
+    entries = xp.sum(_first_largest(v) * v, axis=-2)
+    turn = entries / xp.astype(_safe(xp.abs(entries)), entries.dtype)
+    vh = vh * turn[..., None]
+    turn = xp.conj(turn) if xp.isdtype(turn.dtype, "complex floating") else turn
+    return u * turn[..., None, :], sigma, vh, root
 
 
-def _widened(x, missing, axis):
-    xp = array_namespace(x)
-    shape = [*x.shape]
-    shape[axis] = missing
-    return xp.concat([x, xp.zeros(tuple(shape), dtype=x.dtype, device=device(x))], axis=axis)
-
-
-def _pivots(vh):
-    """Find the largest entry of each row; of those that are as good as equal, the first."""
-    xp = array_namespace(vh)
-    size = xp.abs(vh)
-    limit = 1 - float(xp.finfo(vh.dtype).eps) ** 0.5
-    is_largest = size >= limit * xp.max(size, axis=-1, keepdims=True)
-    return xp.argmax(xp.astype(is_largest, xp.int8), axis=-1)
-
-
-def _one_hot(pivots, size):
-    xp = array_namespace(pivots)
-    return xp.arange(size, device=device(pivots)) == pivots[..., None]
-
-
-def _phase(vh, pivots):
-    """Return the sign or phase of the pivot entries; 1 for zeros."""
-    xp = array_namespace(vh)
-    entry = xp.sum(xp.where(_one_hot(pivots, vh.shape[-1]), vh, 0 * vh), axis=-1)
-    size = xp.abs(entry)
-    is_there = size > 0
-    size = xp.where(is_there, size, xp.ones_like(size))
-    return xp.where(is_there, entry / _as(size, vh), xp.ones_like(entry))
+def _first_largest(v):
+    """Mark by one, in each column, the first entry that is the largest but for rounding."""
+    xp = array_namespace(v)
+    sizes = xp.abs(v)
+    close = 1 - float(xp.finfo(sizes.dtype).eps) ** 0.5
+    is_large = sizes >= close * xp.max(sizes, axis=-2, keepdims=True)
+    place = xp.argmax(xp.astype(is_large, xp.int8), axis=-2, keepdims=True)
+    numbers = xp.arange(v.shape[-2], device=device(v))[:, None]
+    return xp.astype(numbers == place, sizes.dtype)
 
 
 def _factors(columns, rows, blocks):
-    """Put columns (..., l, k, s, terms) and rows (..., l, k, terms, p) where they belong."""
+    """Put the terms' columns (..., l, k, s, m) and rows (..., l, k, m, p) in their places."""
     xp = array_namespace(columns)
     k, q, p, count, height, inner = blocks
-    batch, found = columns.shape[:-4], places(blocks)
-    columns = xp.reshape(_transposed(columns), (*batch, -1, height))
-    left = _taken(columns, found.left, xp)
-    left = _transposed(xp.reshape(left, (*batch, count, inner, height)))
-    right = _taken(xp.reshape(rows, (*batch, -1, p)), found.right, xp)
-    return left, xp.reshape(right, (*batch, k, q, p))
+    where, lead = places(blocks), columns.shape[:-4]
+    columns = _with_terms(columns, where.terms, -1)
+    rows = _with_terms(rows, where.terms, -2)
+    columns = xp.reshape(moveaxis(columns, -2, -4), (*lead, height, k * count * where.terms))
+    left = _taken(columns, where.left.reshape(-1), -1)
+    left = moveaxis(xp.reshape(left, (*lead, height, count, inner)), -3, -2)
+    rows = xp.reshape(rows, (*lead, k * count * where.terms, p))
+    right = _taken(rows, where.right.reshape(-1), -2)
+    return left, xp.reshape(right, (*lead, k, q, p))
 
 
-def _terms(left, right, blocks):
-    """Undo `_factors`; zeros where a slice has fewer terms."""
-    xp = array_namespace(left)
+def _cotangents(cotangent, u, v, blocks, terms):
+    """Undo `_factors` for gradients: of columns (..., l, k, s, terms) and conjugated rows."""
+    xp = array_namespace(u)
     k, q, p, count, height, inner = blocks
-    batch, found = left.shape[:-3], places(blocks)
-    columns = xp.reshape(_transposed(left), (*batch, count * inner, height))
-    columns = _taken(_widened(columns, 1, -2), found.of_left % (count * inner + 1), xp)
-    rows = _widened(xp.reshape(right, (*batch, k * q, p)), 1, -2)
-    rows = _taken(rows, found.of_right % (k * q + 1), xp)
-    columns = _transposed(xp.reshape(columns, (*batch, count, k, found.terms, height)))
-    return columns, xp.reshape(rows, (*batch, count, k, found.terms, p))
+    where, lead = places(blocks), u.shape[:-4]
+    of_left, of_right = cotangent
+    x, y = (xp.zeros_like(vectors[..., :terms]) for vectors in (u, v))
+    if of_left is not None:
+        columns = xp.reshape(moveaxis(of_left, -2, -3), (*lead, height, count * inner))
+        x = _where_there(columns, where.of_left[..., :terms], -1)
+        x = moveaxis(xp.reshape(x, (*lead, height, count, k, terms)), -4, -2)
+    if of_right is not None:
+        rows = xp.reshape(of_right, (*lead, k * q, p))
+        y = _where_there(rows, where.of_right[..., :terms], -2)
+        y = adjoint(xp.reshape(y, (*lead, count, k, terms, p)))
+    return x, y
 
 
-def _taken(x, which, xp):
-    return xp.take(x, xp.asarray(which.reshape(-1), device=device(x)), axis=-2)
+def _where_there(array, places_of, axis):
+    """Take entries; zeros where the place is -1."""
+    xp = array_namespace(array)
+    flat = places_of.reshape(-1)
+    mask = xp.astype(_moved(flat >= 0, array), array.dtype)
+    taken = _taken(array, np.maximum(flat, 0), axis)
+    return taken * (mask if axis == -1 else mask[:, None])
 
 
-def _inner(x, y, part=None):
-    """Return Re(xᴴ y) of the columns, or another part of it."""
-    xp = array_namespace(x)
-    product = xp.sum(_conjugated(x) * y, axis=-2, keepdims=True)
-    if not xp.isdtype(x.dtype, "complex floating"):
-        return product
-    return (part or xp.real)(product)
+def _taken(array, places_of, axis):
+    axis %= array.ndim
+    return array_namespace(array).take(array, _moved(places_of, array), axis=axis)
 
 
-def _largest(x, axes):
-    xp = array_namespace(x)
-    return xp.max(x, axis=axes)
+def _moved(array, like):
+    """Return a table in the library and on the device of `like`; a copy, as torch warns else."""
+    return array_namespace(like).asarray(np.array(array), device=device(like))
 
 
-def _at_least_single(a):
-    xp = array_namespace(a)
-    known = (xp.float32, xp.float64, xp.complex64, xp.complex128)
-    return a if a.dtype in known else xp.astype(a, xp.float32)
+def _with_terms(array, terms, axis):
+    """Bring an axis to `terms`: cut it, or append zeros."""
+    xp = array_namespace(array)
+    have = array.shape[axis]
+    if have < terms:
+        shape = list(array.shape)
+        shape[axis] = terms - have
+        return xp.concat(
+            [array, xp.zeros(tuple(shape), dtype=array.dtype, device=device(array))], axis=axis
+        )
+    return array[..., :terms] if axis == -1 else array[..., :terms, :]
 
 
-def _real(a, xp):
-    return xp.float32 if a.dtype == xp.complex64 else a.dtype
-
-
-def _as(x, like):
+def _diagonal(terms, like):
+    """Return ones where row and column number are equal, in the real dtype of `like`."""
     xp = array_namespace(like)
-    return x if x.dtype == like.dtype else xp.astype(x, like.dtype)
+    return xp.eye(like.shape[-2], terms, dtype=_real(like).dtype, device=device(like))
 
 
-def _transposed(x):
+def _real(x):
     xp = array_namespace(x)
-    return xp.permute_dims(x, (*range(x.ndim - 2), x.ndim - 1, x.ndim - 2))
+    return xp.real(x) if xp.isdtype(x.dtype, "complex floating") else x
 
 
-def _conjugated(x):
+def _safe(x):
+    """Return x with ones for zeros, to be divided by."""
     xp = array_namespace(x)
-    return xp.conj(x) if xp.isdtype(x.dtype, "complex floating") else x
+    return xp.where(x != 0, x, xp.ones_like(x))
+
+
+def _inverse(x):
+    """Return 1 / x, and zero for zero."""
+    xp = array_namespace(x)
+    return xp.where(x != 0, 1 / _safe(x), xp.zeros_like(x))
