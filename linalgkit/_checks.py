@@ -167,7 +167,8 @@ def kernel_array(array: np.ndarray) -> np.ndarray:
 
 
 def _library(array: Any) -> str:
-    return _library_of_type(type(array))
+    kind: Any = type(array)
+    return _library_of_type(kind)
 
 
 @cache
