@@ -189,6 +189,7 @@ class Monarch(Operator):
             if xp.isdtype(terms.dtype, "complex floating"):
                 terms = xp.real(terms)
             total = total + (1 if j == 0 else 2) * xp.sum(terms, axis=-1)
+        total = xp.where(total < 0, xp.zeros_like(total), total)  # by rounding, where terms cancel
         return xp.sqrt(total) * of_left * of_right
 
     def inv(self) -> "Monarch":
@@ -380,7 +381,9 @@ def _solve_blocks(name: str, blocks: Any, right: Any) -> Any:
     blocks, right = xp.astype(blocks, common), xp.astype(right, common)
     try:
         solution = xp.linalg.solve(blocks, right)
-    except (np.linalg.LinAlgError, RuntimeError) as error:  # NumPy's and torch's
+    except (np.linalg.LinAlgError, RuntimeError) as error:  # torch's is a RuntimeError
+        if not type(error).__name__.endswith("LinAlgError"):
+            raise
         raise np.linalg.LinAlgError(_singular(name, blocks)) from error
     if is_jax_array(solution):
         import jax
@@ -390,7 +393,9 @@ def _solve_blocks(name: str, blocks: Any, right: Any) -> Any:
     if (is_jax_array(solution) or is_cupy_array(solution)) and not bool(
         xp.all(xp.isfinite(solution))
     ):
-        raise np.linalg.LinAlgError(_singular(name, blocks))
+        sign, _ = xp.linalg.slogdet(blocks)
+        if bool(xp.any(sign == 0)):  # else what was to be solved is not finite
+            raise np.linalg.LinAlgError(_singular(name, blocks))
     return solution
 
 

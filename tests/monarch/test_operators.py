@@ -181,6 +181,27 @@ def test_norm_of_huge_and_tiny_entries():
     assert Monarch(left * 0, right).norm() == 0
 
 
+def test_norm_where_terms_cancel():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        u, v = rng.standard_normal((2, 3, 2)), rng.standard_normal((2, 1, 3))
+        left, right = u[..., [0, 0, 1, 1]], np.concatenate([v, v, -v, -v], axis=1)
+        assert Monarch(left, right).norm() < 1e-6  # of terms of order one
+
+
+@pytest.mark.parametrize("which", ["numpy", "torch", "jax"])
+def test_solve_propagates_what_is_not_finite(which, require):
+    if which != "numpy":
+        require(which)
+    used = library(which)
+    operator = Monarch(*map(used.asarray, factors(np.random.default_rng(0), "float64", SQUARE[1])))
+    b = np.ones((12, 2))
+    b[0, 0] = np.nan
+    x = used.asnumpy(operator.solve(used.asarray(b)))
+    assert np.isnan(x[:, 0]).any()
+    assert np.isfinite(x[:, 1]).all()
+
+
 @pytest.mark.parametrize("order", ["LR", "RL"])
 def test_saved_and_loaded(order):
     for shape in (None, (10, 9)):
