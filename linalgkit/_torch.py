@@ -26,6 +26,10 @@ from ._engine import ON_DEVICE, Engine, EngineError, Engines, Kind, registry
 
 _ARRAYS = 8  # of a function, at most; Functions in compiled code take a fixed number
 _COTANGENTS = 4
+_NO_FORWARD_MODE = (
+    "{} has no forward mode (jvp, jacfwd, hessian) on the fast engines; inside "
+    "`with linalgkit.use_engine('array_api')` it has."
+)
 
 _library = torch.library.Library("linalgkit", "DEF")
 _library.define("call(str function, Tensor?[] arrays, str options) -> Tensor[]")
@@ -200,10 +204,7 @@ def _applied(function, key, *arguments):
     try:
         return run(key, *arguments)
     except NotImplementedError as error:
-        raise NotImplementedError(
-            f"{key} has no forward mode (jvp, jacfwd, hessian) on the fast engines; inside "
-            f"`with linalgkit.use_engine('array_api')` it has."
-        ) from error
+        raise NotImplementedError(_NO_FORWARD_MODE.format(key)) from error
 
 
 def _distinct(arguments):
@@ -316,9 +317,32 @@ def _empty(like):
     return [torch.empty(a.shape, dtype=a.dtype, device=a.device) for a in like]
 
 
+def _without_tangents(operator):
+    """Refuse tensors with tangents, which an operator would lose without a word.
+
+    Code compiled by ``torch.compile`` for plain tensors runs on tensors with tangents as it is.
+    """
+
+    def checked(function, *arguments):
+        if forward_ad._current_level >= 0:
+            tensors = [a for group in arguments if isinstance(group, list) for a in group]
+            if any([_has_tangent(a) for a in tensors if isinstance(a, torch.Tensor)]):  # noqa: C419
+                raise NotImplementedError(_NO_FORWARD_MODE.format(function))
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator(function, *arguments)
+
+    return checked
+
+
+def _has_tangent(tensor):
+    return forward_ad.unpack_dual(tensor).tangent is not None
+
+
 for _device in ("CPU", "CUDA"):
     _library.impl("call", _call_of_operator, _device)
     _library.impl("pull", _pull_of_operator, _device)
+_library.impl("call", _without_tangents(torch.ops.linalgkit.call.default), "Autograd")
+_library.impl("pull", _without_tangents(torch.ops.linalgkit.pull.default), "Autograd")
 torch.library.register_fake("linalgkit::call", _call_shapes, lib=_library)
 torch.library.register_fake("linalgkit::pull", _pull_shapes, lib=_library)
 

@@ -210,6 +210,25 @@ def test_forward_mode_is_refused():
         assert_same(tangent, monarch.monarch_matmul(x, left, right))
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_no_tangent_is_lost_below_the_functions(compiled):
+    x, left, right = (a.detach() for a in operands())
+    if compiled:  # for plain tensors first: dual ones run the same code
+        function = torch.compile(monarch.monarch_matmul, backend="aot_eager", fullgraph=True)
+        function(x, left, right)
+    else:
+
+        def function(*arrays):
+            call = torch.ops.linalgkit.call.default
+            return call("linalgkit.monarch.monarch_matmul", list(arrays), "{'axis':-1}")[0]
+
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, x)
+        with pytest.raises(NotImplementedError, match=r"forward mode .*use_engine"):
+            function(dual, left, right)
+        function(x, left, right)  # a level without tangents changes nothing
+
+
 @pytest.mark.parametrize("requires_grad", [False, True])
 def test_tensors_of_every_kind_of_memory(requires_grad, fast_calls):
     x, left, right = operands(torch.complex128)
