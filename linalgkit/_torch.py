@@ -325,17 +325,14 @@ def _without_tangents(operator):
 
     def checked(function, *arguments):
         if forward_ad._current_level >= 0:
-            tensors = [a for group in arguments if isinstance(group, list) for a in group]
-            if any([_has_tangent(a) for a in tensors if isinstance(a, torch.Tensor)]):  # noqa: C419
+            lists = [argument for argument in arguments if isinstance(argument, list)]
+            tensors = [a for values in lists for a in values if isinstance(a, torch.Tensor)]
+            if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):
                 raise NotImplementedError(_NO_FORWARD_MODE.format(function))
         with torch._C._AutoDispatchBelowAutograd():
             return operator(function, *arguments)
 
     return checked
-
-
-def _has_tangent(tensor):
-    return forward_ad.unpack_dual(tensor).tangent is not None
 
 
 for _device in ("CPU", "CUDA"):
