@@ -1,4 +1,4 @@
-from . import monarch, spgemm
+from . import householder, monarch, spgemm
 from ._capabilities import capabilities
 from ._config import show_config
 from ._engine import EngineError, use_engine
@@ -11,6 +11,7 @@ __all__ = [
     "EngineError",
     "capabilities",
     "dottest",
+    "householder",
     "load",
     "monarch",
     "set_workers",

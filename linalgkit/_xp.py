@@ -129,15 +129,23 @@ def scan(step: Callable[[Any, Any], tuple[Any, Any]], state: Any, items: Any) ->
     """Carry `state` through ``state, out = step(state, item)`` over the leading axis of `items`.
 
     Returns the last state and the stacked outputs. On JAX it is ``lax.scan`` (compile time does
-    not grow with the length), elsewhere a loop. `items` has at least one entry.
+    not grow with the length), elsewhere a loop. Items and outputs are arrays or tuples of arrays;
+    in a tuple of items None stands for itself. `items` has at least one entry.
     """
-    if is_jax_array(items):
+    first = items[0] if isinstance(items, tuple) else items
+    if is_jax_array(first):
         from jax.lax import scan as native
 
         return native(step, state, items)
-    xp = array_namespace(items)
+    xp = array_namespace(first)
     outputs = []
-    for k in range(items.shape[0]):
-        state, output = step(state, items[k, ...])
+    for k in range(first.shape[0]):
+        if isinstance(items, tuple):
+            item = tuple(None if part is None else part[k, ...] for part in items)
+        else:
+            item = items[k, ...]
+        state, output = step(state, item)
         outputs.append(output)
+    if isinstance(outputs[0], tuple):
+        return state, tuple(xp.stack(part) for part in zip(*outputs, strict=True))
     return state, xp.stack(outputs)

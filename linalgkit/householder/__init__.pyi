@@ -1,0 +1,13 @@
+from ._delta_rule import DeltaRuleGradients, delta_rule, delta_rule_step, delta_rule_vjp
+from ._wy import WY, accumulate, ut_transform, wy
+
+__all__ = [
+    "DeltaRuleGradients",
+    "WY",
+    "accumulate",
+    "delta_rule",
+    "delta_rule_step",
+    "delta_rule_vjp",
+    "ut_transform",
+    "wy",
+]
