@@ -117,10 +117,10 @@ def delta_rule(
 
         H ← exp(g_t) H;    H ← (I - β_t k_t k_tᵀ) H + β_t k_t v_tᵀ;    o_t = scale Hᵀ q_t
 
-    I - β k kᵀ has the eigenvalue 1 - β|k|² once: a projector for β|k|² = 1, a reflection for 2. With
-    negative eigenvalues, β|k|² > 1, a state can count modulo 2, and with several reflections a token
-    it follows any finite group [3]_; see `linalgkit.householder.state_tracking`. For β|k|² from 0 to
-    2 no step amplifies; outside, the state may grow as ``|1 - β|k|²|^L``. Nothing is clipped.
+    I - β k kᵀ has the eigenvalue 1 - β|k|² once: a projector for β|k|² = 1, a reflection for 2.
+    With negative eigenvalues, β|k|² > 1, a state can count modulo 2, and with several reflections a
+    token it follows any finite group [3]_. For β|k|² from 0 to 2 no step amplifies; outside, the
+    state may grow as ``|1 - β|k|²|^L``. Nothing is clipped.
 
     In chunks of C rows, with A = tril(B K Kᵀ, -1) and B = diag(β)::
 
@@ -333,8 +333,9 @@ def delta_rule_vjp(
     >>> import numpy as np
     >>> from linalgkit.householder import delta_rule_vjp
     >>> k, v = np.array([[1.0, 0]]), np.array([[5.0]])
-    >>> delta_rule_vjp(np.ones((1, 1)), k, k, v, np.ones(1), scale=1, wrt=["v", "beta"])
-    DeltaRuleGradients(q=None, k=None, v=array([[1.]]), beta=array([5.]), log_decay=None, initial_state=None)
+    >>> gradients = delta_rule_vjp(np.ones((1, 1)), k, k, v, np.ones(1), scale=1)
+    >>> gradients.v, gradients.beta
+    (array([[1.]]), array([5.]))
     """
     originals = q, k, v, beta, log_decay, initial_state
     reflections = _checks.size("reflections", reflections, 1)

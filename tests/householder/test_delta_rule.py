@@ -1,0 +1,321 @@
+"""The delta rule against its recurrence, in exact and long arithmetic, and the traps of chunks."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from householder.cases import random_arrays, recurrence
+
+import linalgkit
+from linalgkit import householder
+from linalgkit.householder import delta_rule, delta_rule_step, delta_rule_vjp
+
+ENGINES = ("array_api", "numba")
+
+
+@pytest.fixture(params=ENGINES, autouse=True)
+def engine(request):
+    with linalgkit.use_engine(request.param):
+        yield request.param
+
+
+def rng():
+    return np.random.default_rng(0)
+
+
+def close(got, wanted, tolerance):
+    scale = max(1.0, float(np.max(np.abs(wanted), initial=0)))
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=tolerance * scale)
+
+
+@pytest.mark.parametrize("decay", [None, "scalar", "vector"])
+@pytest.mark.parametrize("reflections", [1, 3, 20])
+@pytest.mark.parametrize("tokens", [0, 1, 2, 16, 53])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_it_is_the_recurrence(dtype, tokens, reflections, decay):
+    arrays = random_arrays(
+        rng(), dtype, batch=(2,), tokens=tokens, width=19, values=37, reflections=reflections,
+        decay=decay,
+    )  # fmt: skip
+    q, k, v, beta, gate, state = arrays
+    output, end = delta_rule(
+        q, k, v, beta, log_decay=gate, initial_state=state, reflections=reflections,
+        return_state=True,
+    )  # fmt: skip
+    wide = [None if x is None else x.astype(np.float64) for x in arrays]
+    truth, last = recurrence(*wide, reflections=reflections)
+    assert output.dtype == end.dtype == dtype
+    limit = 4 * np.finfo(dtype).eps * max(1, tokens * reflections) ** 0.5
+    close(output, truth, limit)
+    close(end, last, limit)
+
+
+@pytest.mark.parametrize(("width", "values"), [(1, 1), (5, 1), (33, 70), (128, 16)])
+def test_widths(width, values):
+    arrays = random_arrays(rng(), "float64", tokens=20, width=width, values=values)
+    q, k, v, beta, _, state = arrays
+    close(delta_rule(q, k, v, beta, initial_state=state), recurrence(*arrays)[0], 1e-14)
+
+
+def test_fractions_say_the_same():
+    q, k, v, beta, _, _ = random_arrays(rng(), "float64", tokens=9)
+    exact = [np.vectorize(Fraction, otypes=[object])(x) for x in (q, k, v, beta)]
+    state = np.full((3, 2), Fraction(0))
+    wanted = []
+    for t in range(9):
+        write = exact[3][t] * (exact[2][t] - exact[1][t] @ state)
+        state = state + np.outer(exact[1][t], write)
+        wanted.append(exact[0][t] @ state)
+    got = delta_rule(q, k, v, beta, scale=1)
+    close(got, np.array(wanted, dtype=float), 1e-15)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 16, 64, 200])
+def test_equal_keys_and_full_reflections(chunk):
+    # Where the series (I - A)(I + A²)(I + A⁴)… for the inverse explodes.
+    key = np.zeros(8, np.float32)
+    key[0] = 1
+    k, beta = np.tile(key, (128, 1)), np.full(128, 2, np.float32)
+    v = rng().integers(-3, 4, (128, 3)).astype(np.float32)
+    got = delta_rule(k, k, v, beta, scale=1, chunk=chunk)
+    signs = (-1.0) ** np.arange(128)[:, None]
+    np.testing.assert_array_equal(got, signs * np.cumsum(2 * signs * v, axis=0))
+
+
+@pytest.mark.parametrize("decay", ["scalar", "vector"])
+@pytest.mark.parametrize("gate", [-30.0, -300.0, -np.inf])
+def test_strong_gates_forget_without_nan(gate, decay):
+    arrays = random_arrays(rng(), "float32", tokens=40, width=5, values=3, decay=decay)
+    q, k, v, beta, gates, state = arrays
+    gates[::3] = gate
+    output, end = delta_rule(q, k, v, beta, log_decay=gates, initial_state=state, return_state=True)
+    truth, last = recurrence(*(x.astype(np.float64) for x in arrays))
+    close(output, truth, 1e-6)
+    close(end, last, 1e-6)
+    found = delta_rule_vjp(output, q, k, v, beta, gates, state)
+    assert all(np.isfinite(gradient).all() for gradient in found)
+    if gate == -np.inf:
+        assert np.abs(found.log_decay[::3]).max() < 1e-5
+        assert not found.initial_state.any()
+
+
+def test_nan_stays_in_its_batch_item():
+    q, k, v, beta, _, _ = random_arrays(rng(), "float64", batch=(3,), tokens=20)
+    clean = delta_rule(q, k, v, beta)
+    v = v.copy()
+    v[1, 4] = np.nan
+    got = delta_rule(q, k, v, beta)
+    np.testing.assert_array_equal(got[[0, 2]], clean[[0, 2]])
+    assert np.isnan(got[1, 4:]).all()
+
+
+@pytest.mark.parametrize("decay", [None, "scalar", "vector"])
+def test_a_stream_in_pieces_is_the_whole(decay, tmp_path):
+    q, k, v, beta, gate, state = random_arrays(rng(), "float32", batch=(2,), tokens=50, decay=decay)
+    gates = gate
+    whole, end = delta_rule(q, k, v, beta, log_decay=gates, initial_state=state, return_state=True)
+    parts = []
+    for piece in slice(0, 13), slice(13, 14), slice(14, 50):
+        gate = None if gates is None else gates[:, piece]
+        output, state = delta_rule(
+            q[:, piece], k[:, piece], v[:, piece], beta[:, piece], log_decay=gate,
+            initial_state=state, return_state=True,
+        )  # fmt: skip
+        np.save(tmp_path / "state.npy", state)
+        state = np.load(tmp_path / "state.npy")
+        parts.append(output)
+    close(np.concatenate(parts, axis=1), whole, 1e-6)
+    close(state, end, 1e-6)
+
+
+@pytest.mark.parametrize("decay", [None, "scalar", "vector"])
+def test_steps_are_the_sequence(decay):
+    q, k, v, beta, gate, state = random_arrays(rng(), "float64", batch=(2,), tokens=5, decay=decay)
+    whole = delta_rule(q, k, v, beta, log_decay=gate, initial_state=state)
+    for t in range(5):
+        now = None if gate is None else gate[:, t]
+        output, state = delta_rule_step(state, q[:, t], k[:, t], v[:, t], beta[:, t], log_decay=now)
+        close(output, whole[:, t], 1e-14)
+
+
+def test_orthonormal_keys_are_an_exact_memory():
+    keys, _ = np.linalg.qr(rng().standard_normal((16, 16)))
+    values = rng().standard_normal((16, 4))
+    _, state = delta_rule(keys, keys, values, np.ones(16), return_state=True)
+    close(keys @ state, values, 1e-14)
+
+
+def test_beta_zero_reads_the_initial_state():
+    q, k, v, beta, _, state = random_arrays(rng(), "float64", tokens=20)
+    got = delta_rule(q, k, v, 0 * beta, initial_state=state, scale=0.5)
+    close(got, 0.5 * q @ state, 1e-15)
+
+
+def test_normalize_divides_by_norms_and_keeps_zeros():
+    q, k, v, beta, _, _ = random_arrays(rng(), "float64", tokens=6)
+    k = k * rng().uniform(0.1, 9, (6, 1))
+    k[2], q[3], k[4] = 0, 0, 1e-200 * k[4]
+    unit = [x / np.maximum(np.linalg.norm(x * s, axis=-1, keepdims=True) / s, 1e-300)
+            for x, s in ((q, 1.0), (k, 1e150))]  # fmt: skip
+    close(delta_rule(q, k, v, beta, normalize=True), recurrence(*unit, v, beta)[0], 1e-14)
+
+
+def test_half_precision_is_computed_in_single():
+    arrays = random_arrays(rng(), "float16", tokens=200, width=16, values=8)
+    q, k, v, beta, _, state = arrays
+    output, end = delta_rule(q, k, v, beta, initial_state=state, return_state=True)
+    wide = [None if x is None else x.astype(np.float64) for x in arrays]
+    truth, last = recurrence(*wide)
+    assert output.dtype == np.float16
+    assert end.dtype == np.float32
+    np.testing.assert_allclose(output, truth, rtol=6e-4, atol=2e-5)
+    close(end, last, 1e-6)
+    again = delta_rule(q, k, v, beta, initial_state=end)
+    assert again.dtype == np.float16
+
+
+def test_integers_count_as_float64_and_lists_as_arrays():
+    got = delta_rule([[1], [1]], [[1], [1]], [[3], [5]], [1, 1])
+    np.testing.assert_array_equal(got, [[3.0], [5.0]])
+
+
+def test_chunks_and_workers_do_not_show():
+    arrays = random_arrays(rng(), "float32", batch=(3,), tokens=300, width=32, values=80)
+    q, k, v, beta, _, _ = arrays
+    with linalgkit.use_workers(1):
+        one = delta_rule(q, k, v, beta)
+    with linalgkit.use_workers(3):
+        np.testing.assert_array_equal(delta_rule(q, k, v, beta), one)
+    close(delta_rule(q, k, v, beta, chunk=64), one, 1e-5)
+
+
+def loss(weights, of_state, arrays, **options):
+    q, k, v, beta, gate, state = arrays
+    output, end = delta_rule(
+        q, k, v, beta, log_decay=gate, initial_state=state, return_state=True, **options
+    )
+    return float(np.sum(weights * output) + np.sum(of_state * end))
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("decay", [None, "scalar", "vector"])
+@pytest.mark.parametrize("reflections", [1, 3])
+def test_gradients_are_central_differences(reflections, decay, normalize):
+    arrays = random_arrays(
+        rng(), "float64", batch=(2,), tokens=7, width=3, values=2, reflections=reflections,
+        decay=decay,
+    )  # fmt: skip
+    options = {"reflections": reflections, "chunk": 6, "normalize": normalize}
+    weights, of_state = rng().standard_normal((2, 7, 2)), rng().standard_normal((2, 3, 2))
+    found = delta_rule_vjp((weights, of_state), *arrays, **options)
+    step = 1e-6
+    for array, gradient in zip(arrays, found, strict=True):
+        if array is None:
+            assert gradient is None
+            continue
+        assert gradient.shape == array.shape
+        for index in np.ndindex(array.shape):
+            kept = array[index]
+            array[index] = kept + step
+            above = loss(weights, of_state, arrays, **options)
+            array[index] = kept - step
+            below = loss(weights, of_state, arrays, **options)
+            array[index] = kept
+            assert gradient[index] == pytest.approx((above - below) / (2 * step), abs=2e-8)
+
+
+@pytest.mark.parametrize("decay", [None, "scalar", "vector"])
+@pytest.mark.parametrize("reflections", [1, 3])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_gradients_of_long_sequences(dtype, reflections, decay, require):
+    require("torch")
+    import torch
+
+    arrays = random_arrays(
+        rng(), "float64", batch=(3,), tokens=150, width=20, values=37, reflections=reflections,
+        decay=decay,
+    )  # fmt: skip
+    arrays = [None if x is None else x.astype(dtype).astype("float64") for x in arrays]
+    leaves = [None if x is None else torch.tensor(x, requires_grad=True) for x in arrays]
+    with linalgkit.use_engine("array_api"):
+        output, end = delta_rule(
+            *leaves[:4], log_decay=leaves[4], initial_state=leaves[5], reflections=reflections,
+            return_state=True,
+        )  # fmt: skip
+    weights = [torch.from_numpy(rng().standard_normal(x.shape)) for x in (output, end)]
+    given = [x for x in leaves if x is not None]
+    total = (output * weights[0]).sum() + (end * weights[1]).sum()
+    truth = iter(torch.autograd.grad(total, given))
+    narrow = [None if x is None else x.astype(dtype) for x in arrays]
+    cotangents = tuple(w.numpy().astype(dtype) for w in weights)
+    found = delta_rule_vjp(cotangents, *narrow, reflections=reflections)
+    for array, gradient in zip(arrays, found, strict=True):
+        if array is not None:
+            assert gradient.dtype == dtype
+            close(gradient, next(truth).numpy(), 3e-6 if dtype == "float32" else 1e-14)
+
+
+def test_only_what_is_wanted():
+    q, k, v, beta, _, state = random_arrays(rng(), "float64")
+    found = delta_rule_vjp(np.ones((7, 2)), q, k, v, beta, None, state, wrt=["v", "log_decay"])
+    assert [name for name, x in found._asdict().items() if x is not None] == ["v"]
+    whole = delta_rule_vjp(np.ones((7, 2)), q, k, v, beta, None, state)
+    close(found.v, whole.v, 1e-15)
+
+
+def test_the_cotangent_of_the_state_alone():
+    q, k, v, beta, _, state = random_arrays(rng(), "float64")
+    found = delta_rule_vjp((None, np.ones((3, 2))), q, k, v, beta, None, state)
+    assert not found.q.any()
+    product = householder.accumulate(k, beta)
+    close(found.initial_state, product.T @ np.ones((3, 2)), 1e-14)
+
+
+def test_check_warns_of_growth():
+    k = np.full((4, 2), 3.0)
+    with pytest.warns(RuntimeWarning, match="36, more than 2"):
+        delta_rule(k, k, k, np.full(4, 2.0), check=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"q": np.ones((6, 3))},
+            r"q must have shape \(7, 3\) for k of shape \(7, 3\); got \(6, 3\)",
+        ),
+        ({"v": np.ones((6, 2))}, r"v must have shape \(7, 2\)"),
+        ({"beta": np.ones(1)}, r"beta must have shape \(7,\)"),
+        ({"log_decay": np.ones((7, 2))}, r"log_decay must have shape \(7,\) or \(7, 3\)"),
+        ({"initial_state": np.ones((2, 3))}, r"initial_state must have shape \(3, 2\)"),
+        ({"reflections": 2}, "k has 7 rows, which 2 reflections a token do not divide"),
+        ({"reflections": 0}, "reflections must be at least 1"),
+        ({"chunk": 0}, "chunk must be at least 1"),
+        ({"q": np.ones(3)}, r"q must have shape \(\.\.\., tokens, entries\); got \(3,\)"),
+    ],
+)
+def test_what_does_not_fit_is_said(change, message):
+    q, k, v, beta, _, _ = random_arrays(rng(), "float64")
+    arguments = {"q": q, "k": k, "v": v, "beta": beta} | change
+    first = [arguments.pop(name) for name in ("q", "k", "v", "beta")]
+    with pytest.raises(ValueError, match=message):
+        delta_rule(*first, **arguments)
+
+
+def test_complex_arrays_are_refused():
+    q, k, v, beta, _, _ = random_arrays(rng(), "float64")
+    with pytest.raises(TypeError, match="must be real"):
+        delta_rule(q, k, v * 1j, beta)
+
+
+def test_many_equal_calls_compile_once(engine):
+    if engine != "numba":
+        return
+    from linalgkit.householder import _numba_delta
+
+    q, k, v, beta, gate, state = random_arrays(rng(), "float64", decay="scalar")
+    delta_rule(q, k, v, beta)
+    delta_rule(q, k, v, beta, log_decay=gate, initial_state=state)
+    delta_rule(q[::-1], np.asfortranarray(k), v, beta)
+    kinds = [s for s in _numba_delta.forward.signatures if "float64" in str(s[2])]
+    assert len(kinds) == 1
