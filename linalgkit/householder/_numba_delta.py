@@ -34,25 +34,25 @@ class Sizes(NamedTuple):
     width: int
     values: int
     groups: int  # parts that the columns of a head are cut into, each a unit of work
+    segment: int  # chunks from one kept state to the next, where states are kept
 
 
 @njit(nogil=True, cache=True)
-def forward(start, stop, like, sizes, scale, q, k, v, beta, gates, initial, output, state, buffer):
+def forward(
+    start, stop, like, sizes, scale, q, k, v, beta, gates, initial, output, errors, states, state,
+    buffer,
+):  # fmt: skip
     """Run the heads' groups of columns from `start` to `stop` through all chunks.
 
     gates (heads, length, 0, 1 or width) are logarithms; `initial` without heads stands for zeros.
+    Instead of the output, `errors` v_i - H k_i and the `states` of segments may be wanted: of what
+    is not, the arrays have no heads.
     """
     lanes, n, dk = lanes_of(like), sizes.reflections, sizes.width
     panels = -(-sizes.values // lanes)
-    rows = sizes.tokens * n
     shift = (aligned(buffer) - buffer.ctypes.data) // like.itemsize
-    columns = stack_width(rows, sizes.tokens, lanes)
-    turned, shift = take(buffer, shift, dk, columns)
-    scores, shift = take(buffer, shift, rows, columns)
-    seen, shift = take(buffer, shift, rows + sizes.tokens, dk)
-    late, shift = take(buffer, shift, rows, dk)
-    left, shift = take(buffer, shift, 1, dk)
-    writes, shift = take(buffer, shift, rows, lanes)
+    chunk, shift = take_chunk(like, sizes, buffer, shift)
+    writes, shift = take(buffer, shift, sizes.tokens * n, lanes)
     reads, shift = take(buffer, shift, sizes.tokens, lanes)
     for unit in range(start, stop):
         head, group = divmod(unit, sizes.groups)
@@ -62,29 +62,223 @@ def forward(start, stop, like, sizes, scale, q, k, v, beta, gates, initial, outp
         for begin in range(0, sizes.length, sizes.tokens):
             end = min(begin + sizes.tokens, sizes.length)
             keys, queries = k[head, begin * n : end * n], q[head, begin:end]
-            strengths, decay = beta[head, begin * n : end * n], gates[head, begin:end]
-            score(like, keys, queries, turned, scores)
-            if gates.shape[2]:
-                decay_scores(keys, queries, decay, scores)
-                decay_rows(keys, queries, decay, seen, late, left)
-                early_keys = seen[: len(keys)]
-                early_queries = seen[len(keys) : len(keys) + len(queries)]
-                late_keys = late[: len(keys)]
-            else:
-                early_keys, early_queries, late_keys = keys, queries, keys
-            mask_reads(scores, len(keys), len(queries))
+            values, strengths = v[head, begin * n : end * n], beta[head, begin * n : end * n]
+            rows, at = len(keys), -(-len(keys) // 4) * 4
+            prepare(like, keys, queries, gates[head, begin:end], chunk)
+            if len(states) and begin // sizes.tokens % sizes.segment == 0:
+                states[head, begin // sizes.tokens // sizes.segment, first * dk : last * dk] = held
             for panel in range(first, last):
                 h = held[(panel - first) * dk : (panel - first + 1) * dk]
-                multiply(like, early_keys, h, writes, 0)
-                multiply(like, early_queries, h, reads, 0)
                 column = panel * lanes
-                solve(like, scores, strengths, v[head, begin * n : end * n], column, writes)
-                read(like, scores, len(keys), len(queries), writes, reads)
-                put(reads, scale, output[head, begin:end], column)
+                multiply(like, chunk.seen[:rows], dk, h, writes, 0)
+                if len(errors):
+                    part = errors[head, begin * n : end * n]
+                else:
+                    part = errors[:0].reshape(0, sizes.values)
+                solve(like, chunk.scores, strengths, values, column, writes, part)
+                if len(output):
+                    multiply(like, chunk.seen[at : at + len(queries)], dk, h, reads, 0)
+                    read(like, chunk.scores, rows, len(queries), writes, reads)
+                    put(reads, scale, output[head, begin:end], column)
                 if gates.shape[2]:
-                    shrink(h, left)
-                multiply_turned(like, late_keys, writes, h)
+                    shrink(h, chunk.left)
+                multiply_turned(like, chunk.late[:rows], dk, writes, h)
         store_state(held, first, last, state[head])
+
+
+@njit(nogil=True, cache=True)
+def backward(
+    start, stop, like, sizes, scale, q, k, beta, gates, of_output, of_state, errors, states,
+    of_q, of_k, of_v, of_beta, of_gates, of_initial, buffer,
+):  # fmt: skip
+    """Pull gradients back through all chunks, last first, with G the state's in panels.
+
+    A segment's states are computed again from its first, which is kept, and from the errors.
+    """
+    lanes, n, dk = lanes_of(like), sizes.reflections, sizes.width
+    panels, chunks = -(-sizes.values // lanes), -(-sizes.length // sizes.tokens)
+    most = sizes.tokens * n
+    shift = (aligned(buffer) - buffer.ctypes.data) // like.itemsize
+    chunk, shift = take_chunk(like, sizes, buffer, shift)
+    columns, across = chunk.scores.shape[1], chunk.raw.shape[1]
+    narrow = -(-most // lanes) * lanes
+    weights, shift = take(buffer, shift, most, columns)
+    pulled, shift = take(buffer, shift, columns, lanes)  # -β Z, and the output's cotangent
+    solved, shift = take(buffer, shift, most, lanes)
+    writes, shift = take(buffer, shift, most, lanes)
+    turned_pulled, shift = take(buffer, shift, lanes, columns)
+    turned_writes, shift = take(buffer, shift, lanes, narrow)
+    of_seen, shift = take(buffer, shift, dk, columns)
+    of_late, shift = take(buffer, shift, dk, narrow)
+    of_rows, shift = take(buffer, shift, columns, across)
+    of_columns, shift = take(buffer, shift, narrow, across)
+    of_all, shift = take(buffer, shift, 1, dk)
+    turned_pulled[:] = 0
+    turned_writes[:] = 0
+    for unit in range(start, stop):
+        head, group = divmod(unit, sizes.groups)
+        first, last = panels * group // sizes.groups, panels * (group + 1) // sizes.groups
+        size = (last - first) * dk
+        of_held, after = take(buffer, shift, size, lanes)
+        held, _ = take(buffer, after, (sizes.segment + 1) * size, lanes)
+        load_state(of_state, head, first, last, of_held)
+        for segment in range(-(-chunks // sizes.segment) - 1, -1, -1):
+            begin_chunk = segment * sizes.segment
+            end_chunk = min(begin_chunk + sizes.segment, chunks)
+            held[:size] = states[head, segment, first * dk : last * dk]
+            for number in range(begin_chunk, end_chunk):
+                begin = number * sizes.tokens
+                end = min(begin + sizes.tokens, sizes.length)
+                keys, queries = k[head, begin * n : end * n], q[head, begin:end]
+                stack(keys, queries, gates[head, begin:end], chunk)
+                place = (number - begin_chunk) * size
+                for panel in range(first, last):
+                    old = place + (panel - first) * dk
+                    h = held[old + size : old + size + dk]
+                    h[:] = held[old : old + dk]
+                    if gates.shape[2]:
+                        shrink(h, chunk.left)
+                    load_writes(
+                        errors[head, begin * n : end * n], beta[head, begin * n : end * n],
+                        panel * lanes, writes,
+                    )  # fmt: skip
+                    multiply_turned(like, chunk.late[: len(keys)], dk, writes, h)
+            for number in range(end_chunk - 1, begin_chunk - 1, -1):
+                begin = number * sizes.tokens
+                end = min(begin + sizes.tokens, sizes.length)
+                keys, queries = k[head, begin * n : end * n], q[head, begin:end]
+                strengths, error = (
+                    beta[head, begin * n : end * n],
+                    errors[head, begin * n : end * n],
+                )
+                tokens, rows, at = len(queries), len(keys), -(-len(keys) // 4) * 4
+                prepare(like, keys, queries, gates[head, begin:end], chunk)
+                of_seen[:], of_late[:], weights[:], of_all[:], pulled[:] = 0, 0, 0, 0, 0
+                of_strengths = of_beta[group, head, begin * n : end * n]
+                place = (number - begin_chunk) * size
+                for panel in range(first, last):
+                    old, column = place + (panel - first) * dk, panel * lanes
+                    h, h_end = held[old : old + dk], held[old + size : old + size + dk]
+                    g = of_held[(panel - first) * dk : (panel - first + 1) * dk]
+                    load_writes(error, strengths, column, writes)
+                    load_cotangent(of_output[head, begin:end], scale, column, pulled[at:])
+                    pull_reads(like, chunk.scores, rows, tokens, pulled, solved)
+                    multiply(like, chunk.late[:rows], dk, g, solved, 1)
+                    solve_back(
+                        like, chunk.scores, strengths, error, column, solved, pulled,
+                        of_v[head, begin * n : end * n], of_strengths,
+                    )  # fmt: skip
+                    turn(like, pulled[: at + tokens], turned_pulled, 0)
+                    turn(like, writes[:rows], turned_writes, 0)
+                    contract(like, writes[:rows], turned_pulled, weights)
+                    contract(like, h, turned_pulled, of_seen)
+                    contract(like, g, turned_writes, of_late)
+                    if gates.shape[2]:
+                        for d in range(dk):
+                            of_all[0, d] += dot(g[d], h_end[d])
+                        shrink(g, chunk.left)
+                    multiply_turned(like, chunk.seen[: at + tokens], dk, pulled, g)
+                turn(like, of_seen, of_rows, 0)
+                turn(like, of_late, of_columns, 0)
+                mask_weights(weights, rows, tokens)
+                mix(like, gates[head, begin:end], chunk, weights, rows, tokens, of_rows, of_columns)
+                of_q[group, head, begin:end] = of_rows[at : at + tokens, :dk]
+                for i in range(rows):
+                    for d in range(dk):
+                        of_k[group, head, begin * n + i, d] = of_rows[i, d] + of_columns[i, d]
+                if gates.shape[2]:
+                    pull_gates(
+                        chunk.raw, rows, of_rows, of_columns, of_all,
+                        of_gates[group, head, begin:end],
+                    )  # fmt: skip
+        store_state(of_held, first, last, of_initial[head])
+
+
+class Chunk(NamedTuple):
+    """Arrays of one chunk: keys, and from the next multiple of four on queries, are its stack.
+
+    `scores` (keys, stack) are products with decays between; the others (stack or keys, width).
+    """
+
+    turned: np.ndarray
+    scores: np.ndarray
+    between: np.ndarray  # decays, where one a token
+    raw: np.ndarray
+    since: np.ndarray  # decays from the start
+    seen: np.ndarray  # the stack as the state at the start sees it
+    until: np.ndarray  # decays to the end
+    late: np.ndarray  # keys as the state at the end sees them
+    left: np.ndarray  # decay of the whole chunk
+
+
+@njit(nogil=True, cache=True)
+def take_chunk(like, sizes, buffer, shift):
+    """Take the arrays of a chunk from the buffer."""
+    lanes, rows = lanes_of(like), sizes.tokens * sizes.reflections
+    columns, across = stack_width(rows, sizes.tokens, lanes), -(-sizes.width // lanes) * lanes
+    turned, shift = take(buffer, shift, sizes.width, columns)
+    scores, shift = take(buffer, shift, rows, columns)
+    between, shift = take(buffer, shift, rows, columns)
+    raw, shift = take(buffer, shift, columns, across)
+    since, shift = take(buffer, shift, columns, across)
+    seen, shift = take(buffer, shift, columns, across)
+    until, shift = take(buffer, shift, rows, across)
+    late, shift = take(buffer, shift, rows, across)
+    left, shift = take(buffer, shift, 1, sizes.width)
+    turned[:], raw[:], since[:], seen[:], until[:], late[:] = 0, 0, 0, 0, 0, 0
+    return Chunk(turned, scores, between, raw, since, seen, until, late, left), shift
+
+
+@njit(nogil=True, cache=True)
+def stack(keys, queries, gates, chunk):
+    """Fill the rows of a chunk, raw and with decays."""
+    rows, dk = keys.shape
+    at, n = -(-rows // 4) * 4, rows // len(queries)
+    for i in range(rows):
+        for d in range(dk):
+            chunk.raw[i, d] = keys[i, d]
+    chunk.raw[rows:at] = 0
+    for i in range(len(queries)):
+        for d in range(dk):
+            chunk.raw[at + i, d] = queries[i, d]
+    if not gates.shape[1]:
+        chunk.seen[:] = chunk.raw
+        chunk.late[:rows] = chunk.raw[:rows]
+        return
+    factors = np.exp(gates)
+    chunk.left[:] = 1
+    for i in range(rows):
+        token = i // n
+        for d in range(dk):
+            if i % n == 0:
+                chunk.left[0, d] *= factors[token, d % gates.shape[1]]
+            chunk.since[i, d] = chunk.left[0, d]
+            if i % n == n - 1:
+                chunk.since[at + token, d] = chunk.left[0, d]
+    chunk.until[rows - 1] = 1
+    for i in range(rows - 2, -1, -1):
+        for d in range(dk):
+            chunk.until[i, d] = chunk.until[i + 1, d]
+            if (i + 1) % n == 0:
+                chunk.until[i, d] *= factors[(i + 1) // n, d % gates.shape[1]]
+    for i in range(at + len(queries)):
+        for d in range(dk):
+            chunk.seen[i, d] = chunk.since[i, d] * chunk.raw[i, d]
+    chunk.seen[rows:at] = 0
+    for i in range(rows):
+        for d in range(dk):
+            chunk.late[i, d] = chunk.until[i, d] * chunk.raw[i, d]
+
+
+@njit(nogil=True, cache=True)
+def prepare(like, keys, queries, gates, chunk):
+    """Fill the rows of a chunk and its scores."""
+    stack(keys, queries, gates, chunk)
+    if gates.shape[1] < 2:
+        score(like, keys, queries, chunk.turned, chunk.scores)
+    if gates.shape[1]:
+        decay_scores(keys, queries, gates, chunk)
+    mask_reads(chunk.scores, len(keys), len(queries))
 
 
 @njit(nogil=True, cache=True)
@@ -181,23 +375,34 @@ def by_rows(like, a, a_row, a_step, b, b_step, c, c_row, rows, depth, adds):
 
 
 @njit(nogil=True, cache=True)
-def multiply(like, rows, panel, target, adds):
+def multiply(like, rows, width, panel, target, adds):
     """Fill or add to `target` the rows times a panel."""
     stride = rows.shape[1] * like.itemsize
     by_rows(
         like, rows.ctypes.data, stride, like.itemsize, panel.ctypes.data, ROW,
-        target.ctypes.data, ROW, rows.shape[0], rows.shape[1], adds,
+        target.ctypes.data, ROW, rows.shape[0], width, adds,
     )  # fmt: skip
 
 
 @njit(nogil=True, cache=True)
-def multiply_turned(like, rows, panel, target):
+def multiply_turned(like, rows, width, panel, target):
     """Add to `target` the transpose of the rows times a panel."""
     stride = rows.shape[1] * like.itemsize
     by_rows(
         like, rows.ctypes.data, like.itemsize, stride, panel.ctypes.data, ROW,
-        target.ctypes.data, ROW, rows.shape[1], rows.shape[0], 1,
+        target.ctypes.data, ROW, width, rows.shape[0], 1,
     )  # fmt: skip
+
+
+@njit(nogil=True, cache=True)
+def contract(like, panel, turned, target):
+    """Add to `target` the products of a panel's rows with the columns of `turned`."""
+    step = turned.shape[1] * like.itemsize
+    for begin in range(0, step, ROW):
+        by_rows(
+            like, panel.ctypes.data, ROW, like.itemsize, turned.ctypes.data + begin, step,
+            target.ctypes.data + begin, step, len(panel), len(turned), 1,
+        )  # fmt: skip
 
 
 @njit(nogil=True, cache=True)
@@ -210,7 +415,7 @@ def mask_reads(scores, rows, tokens):
 
 
 @njit(nogil=True, cache=True)
-def solve(like, scores, strengths, values, column, writes):
+def solve(like, scores, strengths, values, column, writes, errors):
     """Turn `writes`, K H, into N: row by row n_i = β_i (v_i - (K H)_i - Σ_j<i scores_ji n_j)."""
     rows, size, step = len(strengths), like.itemsize, scores.shape[1] * like.itemsize
     lanes = lanes_of(like)
@@ -229,6 +434,9 @@ def solve(like, scores, strengths, values, column, writes):
                     c + i * ROW, ROW, i - block, 1,
                 )  # fmt: skip
             strength = strengths[i]
+            if len(errors):
+                for lane in range(used):
+                    errors[i, column + lane] = values[i, column + lane] - writes[i, lane]
             if used == lanes:
                 for lane in range(lanes):
                     writes[i, lane] = strength * (values[i, column + lane] - writes[i, lane])
@@ -274,24 +482,26 @@ def shrink(panel, left):
 
 
 @njit(nogil=True, cache=True)
-def decay_scores(keys, queries, gates, scores):
+def decay_scores(keys, queries, gates, chunk):
     """Let scores decay from the row that writes to the row that reads.
 
     By running products, never by quotients: a decay to zero leaves zeros.
     """
     rows, width = keys.shape
-    n, first = rows // len(queries), -(-rows // 4) * 4
+    n, at = rows // len(queries), -(-rows // 4) * 4
+    factors = np.exp(gates)
     if gates.shape[1] == 1:
+        chunk.between[:rows] = 0
         for j in range(rows):
             factor = keys.dtype.type(1)
             for i in range(j, rows):
                 if i > j and i % n == 0:
-                    factor *= np.exp(gates[i // n, 0])
-                scores[j, i] *= factor
+                    factor *= factors[i // n, 0]
+                chunk.between[j, i] = factor
                 if i % n == n - 1:
-                    scores[j, first + i // n] *= factor
+                    chunk.between[j, at + i // n] = factor
+        chunk.scores[:rows] *= chunk.between[:rows]
         return
-    factors = np.exp(gates)
     carried = np.empty(width, keys.dtype)
     for j in range(rows):
         carried[:] = keys[j]
@@ -299,9 +509,9 @@ def decay_scores(keys, queries, gates, scores):
             if i > j and i % n == 0:
                 for d in range(width):
                     carried[d] *= factors[i // n, d]
-            scores[j, i] = dot(carried, keys[i])
+            chunk.scores[j, i] = dot(carried, keys[i])
             if i % n == n - 1:
-                scores[j, first + i // n] = dot(carried, queries[i // n])
+                chunk.scores[j, at + i // n] = dot(carried, queries[i // n])
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
@@ -314,23 +524,137 @@ def dot(x, y):
 
 
 @njit(nogil=True, cache=True)
-def decay_rows(keys, queries, gates, seen, late, left):
-    """Fill keys and queries as the state at the start sees them, and keys as the end does."""
-    rows, width = keys.shape
-    n = rows // len(queries)
-    factors = np.exp(gates)
-    left[:] = 1
-    for i in range(rows):
-        token = i // n
-        for d in range(width):
-            if i % n == 0:
-                left[0, d] *= factors[token, d % gates.shape[1]]
-            seen[i, d] = left[0, d] * keys[i, d]
+def load_writes(errors, strengths, column, writes):
+    """Fill a panel with β_i times the errors; zeros beyond the columns."""
+    lanes, values = writes.shape[1], errors.shape[1]
+    used = min(lanes, values - column)
+    for i in range(len(strengths)):
+        strength = strengths[i]
+        for lane in range(used):
+            writes[i, lane] = strength * errors[i, column + lane]
+        for lane in range(used, lanes):
+            writes[i, lane] = 0
+
+
+@njit(nogil=True, cache=True)
+def load_cotangent(of_output, scale, column, pulled):
+    """Fill a panel with the output's cotangent, scaled; zeros beyond the columns."""
+    lanes, values = pulled.shape[1], of_output.shape[1]
+    used = min(lanes, values - column)
+    for i in range(len(of_output)):
+        for lane in range(used):
+            pulled[i, lane] = scale * of_output[i, column + lane]
+        for lane in range(used, lanes):
+            pulled[i, lane] = 0
+
+
+@njit(nogil=True, cache=True)
+def pull_reads(like, scores, rows, tokens, pulled, solved):
+    """Fill `solved` with what the reads pull back to the writes."""
+    size, step, at = like.itemsize, scores.shape[1] * like.itemsize, -(-rows // 4) * 4
+    by_rows(
+        like, scores.ctypes.data + at * size, step, size, pulled.ctypes.data + at * ROW, ROW,
+        solved.ctypes.data, ROW, rows, tokens, 0,
+    )  # fmt: skip
+
+
+@njit(nogil=True, cache=True)
+def solve_back(
+    like, scores, strengths, errors, column, solved, pulled, of_values, of_strengths
+):  # fmt: skip
+    """Turn `solved`, dN, into Z, last row first: z_i = dn_i - Σ_j>i scores_ij β_j z_j.
+
+    `pulled` gets -β Z, and the gradients of values and strengths are β Z and Z · errors.
+    """
+    rows, size, step = len(strengths), like.itemsize, scores.shape[1] * like.itemsize
+    lanes = lanes_of(like)
+    used = min(lanes, errors.shape[1] - column)
+    a, b, c = scores.ctypes.data, pulled.ctypes.data, solved.ctypes.data
+    for block in range((rows - 1) // 4 * 4, -1, -4):
+        end = min(block + 4, rows)
+        if end < rows:
+            by_rows(
+                like, a + block * step + end * size, step, size, b + end * ROW, ROW,
+                c + block * ROW, ROW, end - block, rows - end, 1,
+            )  # fmt: skip
+        for i in range(end - 1, block - 1, -1):
+            if i < end - 1:
+                tile_1(
+                    like, a + i * step + (i + 1) * size, step, size, 0, b + (i + 1) * ROW, ROW,
+                    c + i * ROW, ROW, end - 1 - i, 1,
+                )  # fmt: skip
+            strength = strengths[i]
+            for lane in range(lanes):
+                pulled[i, lane] = -strength * solved[i, lane]
+            for lane in range(used):
+                of_values[i, column + lane] = -pulled[i, lane]
+            of_strengths[i] += dot(solved[i, :used], errors[i, column : column + used])
+
+
+@njit(nogil=True, cache=True)
+def mask_weights(weights, rows, tokens):
+    """Clear what the masks of the scores clear, and a key's score with itself."""
+    for j in range(rows):
+        weights[j, : j + 1] = 0
+    mask_reads(weights, rows, tokens)
+
+
+@njit(nogil=True, cache=True)
+def mix(like, gates, chunk, weights, rows, tokens, of_rows, of_columns):
+    """Add the gradients of the scores to those of the rows that read, and of the keys that write.
+
+    What is there already came through the states at the start and at the end: it decays first.
+    """
+    at, n = -(-rows // 4) * 4, rows // tokens
+    if gates.shape[1]:
+        of_rows[: at + tokens] *= chunk.since[: at + tokens]
+        of_columns[:rows] *= chunk.until[:rows]
+    if gates.shape[1] == 1:
+        weights[:rows] *= chunk.between[:rows]
+    if gates.shape[1] < 2:
+        size, step = like.itemsize, weights.shape[1] * like.itemsize
+        stride = chunk.raw.shape[1] * size
+        a, b = weights.ctypes.data, chunk.raw.ctypes.data
+        for begin in range(0, stride, ROW):
+            by_rows(
+                like, a, size, step, b + begin, stride, of_rows.ctypes.data + begin, stride,
+                at + tokens, rows, 1,
+            )  # fmt: skip
+            by_rows(
+                like, a, step, size, b + begin, stride, of_columns.ctypes.data + begin, stride,
+                rows, at + tokens, 1,
+            )  # fmt: skip
+        return
+    width = gates.shape[1]
+    factors, carried = np.exp(gates), np.empty(width, like.dtype)
+    for j in range(rows):
+        carried[:] = 1
+        for i in range(j, rows):
+            if i > j and i % n == 0:
+                for d in range(width):
+                    carried[d] *= factors[i // n, d]
+            for place in (i, at + i // n):
+                if place == i or i % n == n - 1:
+                    weight = weights[j, place]
+                    for d in range(width):
+                        of_rows[place, d] += weight * carried[d] * chunk.raw[j, d]
+                        of_columns[j, d] += weight * carried[d] * chunk.raw[place, d]
+
+
+@njit(nogil=True, cache=True)
+def pull_gates(raw, rows, of_rows, of_columns, of_all, of_gates):
+    """Sum the gradients of the decays' running sums, from the end of the chunk.
+
+    A sum multiplies the rows that read and divides the keys that write; the last one also
+    multiplies the whole state at the end.
+    """
+    tokens, width = of_gates.shape
+    n, at = rows // tokens, -(-rows // 4) * 4
+    for d in range(of_all.shape[1]):
+        total = of_all[0, d]
+        for i in range(rows - 1, -1, -1):
+            total += raw[i, d] * (of_rows[i, d] - of_columns[i, d])
             if i % n == n - 1:
-                seen[rows + token, d] = left[0, d] * queries[token, d]
-    since = np.ones(width, keys.dtype)
-    for i in range(rows - 1, -1, -1):
-        for d in range(width):
-            late[i, d] = since[d] * keys[i, d]
+                total += raw[at + i // n, d] * of_rows[at + i // n, d]
             if i % n == 0:
-                since[d] *= factors[i // n, d % gates.shape[1]]
+                of_gates[i // n, d % width] += total
