@@ -2,8 +2,8 @@ from ._delta_rule import DeltaRuleGradients, delta_rule, delta_rule_step, delta_
 from ._wy import WY, accumulate, ut_transform, wy
 
 __all__ = [
-    "DeltaRuleGradients",
     "WY",
+    "DeltaRuleGradients",
     "accumulate",
     "delta_rule",
     "delta_rule_step",

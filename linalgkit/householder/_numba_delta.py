@@ -51,7 +51,7 @@ def forward(
     lanes, n, dk = lanes_of(like), sizes.reflections, sizes.width
     panels = -(-sizes.values // lanes)
     shift = (aligned(buffer) - buffer.ctypes.data) // like.itemsize
-    chunk, shift = take_chunk(like, sizes, buffer, shift)
+    chunk, shift = take_chunk(like, sizes, gates.shape[2], buffer, shift)
     writes, shift = take(buffer, shift, sizes.tokens * n, lanes)
     reads, shift = take(buffer, shift, sizes.tokens, lanes)
     for unit in range(start, stop):
@@ -99,7 +99,7 @@ def backward(
     panels, chunks = -(-sizes.values // lanes), -(-sizes.length // sizes.tokens)
     most = sizes.tokens * n
     shift = (aligned(buffer) - buffer.ctypes.data) // like.itemsize
-    chunk, shift = take_chunk(like, sizes, buffer, shift)
+    chunk, shift = take_chunk(like, sizes, gates.shape[2], buffer, shift)
     columns, across = chunk.scores.shape[1], chunk.raw.shape[1]
     narrow = -(-most // lanes) * lanes
     weights, shift = take(buffer, shift, most, columns)
@@ -212,8 +212,8 @@ class Chunk(NamedTuple):
 
 
 @njit(nogil=True, cache=True)
-def take_chunk(like, sizes, buffer, shift):
-    """Take the arrays of a chunk from the buffer."""
+def take_chunk(like, sizes, gates, buffer, shift):
+    """Take the arrays of a chunk from the buffer; without gates, rows are raw for all."""
     lanes, rows = lanes_of(like), sizes.tokens * sizes.reflections
     columns, across = stack_width(rows, sizes.tokens, lanes), -(-sizes.width // lanes) * lanes
     turned, shift = take(buffer, shift, sizes.width, columns)
@@ -226,6 +226,8 @@ def take_chunk(like, sizes, buffer, shift):
     late, shift = take(buffer, shift, rows, across)
     left, shift = take(buffer, shift, 1, sizes.width)
     turned[:], raw[:], since[:], seen[:], until[:], late[:] = 0, 0, 0, 0, 0, 0
+    if not gates:
+        seen, late = raw, raw
     return Chunk(turned, scores, between, raw, since, seen, until, late, left), shift
 
 
@@ -242,8 +244,6 @@ def stack(keys, queries, gates, chunk):
         for d in range(dk):
             chunk.raw[at + i, d] = queries[i, d]
     if not gates.shape[1]:
-        chunk.seen[:] = chunk.raw
-        chunk.late[:rows] = chunk.raw[:rows]
         return
     factors = np.exp(gates)
     chunk.left[:] = 1
@@ -409,8 +409,8 @@ def contract(like, panel, turned, target):
 def mask_reads(scores, rows, tokens):
     """Clear what a query must not read: rows after its token's last."""
     first, n = -(-rows // 4) * 4, rows // tokens
-    for token in range(tokens):
-        for row in range(n * (token + 1), rows):
+    for row in range(n, rows):
+        for token in range(row // n):
             scores[row, first + token] = 0
 
 
