@@ -1,0 +1,198 @@
+"""householder's contests: the delta rule beside torch's chunk forms, with gradients and decays.
+
+"torch solve" walks the chunks with one triangular solve each, at its best of three chunk sizes for
+each case; "torch rows" is the published chunk form, which inverts by a loop over rows. Both are
+written here from the equations. Useful operations are 6 L d² a head: the recurrence's own.
+"""
+
+import sys
+from functools import partial
+from typing import Any
+
+import numpy as np
+from contest import Call, Contest, Table
+
+from linalgkit import householder
+
+PACKAGES = ("numpy", "scipy", "numba", "torch", "cupy-cuda13x", "cupy-cuda12x")
+
+FIRST_CALL = {
+    "numba": """
+import numpy as np
+rows = np.ones((40, 16), np.float32) / 4
+linalgkit.householder.delta_rule(rows, rows, rows, np.ones(40, np.float32))
+""",
+    "cupy": """
+import cupy
+rows = cupy.ones((40, 16), "float32") / 4
+linalgkit.householder.delta_rule(rows, rows, rows, cupy.ones(40, "float32")).get()
+""",
+}
+
+# Heads, tokens, width of keys and values.
+SIZES = ((8, 2048, 128), (16, 2048, 64), (8, 2048, 256), (1, 8192, 128))
+TRAINED = SIZES[:2]
+CHUNKS = (16, 32, 64)
+
+
+def tables(engine: str) -> list[Table]:
+    """Return what is run on an engine's arrays."""
+    if engine == "cupy":
+        raise SystemExit("householder has no engine for CuPy arrays yet.")
+
+    def table(title: str, ours: str, peers: tuple[str, ...], contest: Any, sizes: Any) -> Table:
+        cases = {"{} heads, L={}, d={}".format(*size): partial(contest, *size) for size in sizes}
+        return Table(title, ours, peers, cases, set_threads=_set_threads)
+
+    solves = tuple(f"torch solve, C={chunk}" for chunk in CHUNKS)
+    peers = (*solves, "torch rows, C=32", "sgemm of as many operations")
+    backward = (*(f"torch autograd, C={chunk}" for chunk in CHUNKS), "delta_rule")
+    return [
+        table("Delta rule, float32", "delta_rule", peers, forward_contest, SIZES),
+        table(
+            "Delta rule with scalar decay, float32",
+            "delta_rule(log_decay=)",
+            ("without decay",),
+            decay_contest,
+            TRAINED,
+        ),
+        table("Gradients, float32", "delta_rule_vjp", backward, vjp_contest, TRAINED),
+    ]
+
+
+def operands(heads: int, length: int, width: int) -> list[np.ndarray]:
+    """Return q, k, v, beta: unit keys and strengths from 0 to 2."""
+    rng = np.random.default_rng(0)
+    q, k, v = rng.standard_normal((3, heads, length, width), np.float32)
+    k /= np.linalg.norm(k, axis=-1, keepdims=True)
+    return [q, k, v, 2 * rng.random((heads, length), np.float32)]
+
+
+def forward_contest(heads: int, length: int, width: int) -> Contest:
+    """Run the rule from a state of zeros."""
+    arrays = operands(heads, length, width)
+    calls: dict[str, Call] = {}
+    if torch := _torch():
+        tensors = [torch.from_numpy(array) for array in arrays]
+        for chunk in CHUNKS:
+            calls[f"torch solve, C={chunk}"] = partial(solved_chunks, torch, *tensors, chunk)
+        calls["torch rows, C=32"] = partial(inverted_chunks, torch, *tensors, 32)
+    side = 2048
+    square = np.random.default_rng(1).standard_normal((side, side), np.float32)
+    columns = round(3 * heads * length * width**2 / side**2)
+    block = np.ascontiguousarray(square[:, :columns])
+    calls["sgemm of as many operations"] = lambda: square @ block
+    ours = partial(householder.delta_rule, *arrays)
+    return Contest(ours, calls, partial(_in_double, arrays), _differs)
+
+
+def decay_contest(heads: int, length: int, width: int) -> Contest:
+    """Run the rule with one decay a token."""
+    arrays = operands(heads, length, width)
+    decay = -np.random.default_rng(2).exponential(0.1, (heads, length)).astype(np.float32)
+    calls = {"without decay": lambda: (householder.delta_rule(*arrays),)}
+
+    def differs(result: Any, expected: Any) -> str:
+        return "" if isinstance(result, tuple) else _differs(result, expected)
+
+    ours = partial(householder.delta_rule, *arrays, log_decay=decay)
+    return Contest(ours, calls, partial(_in_double, arrays, log_decay=decay), differs)
+
+
+def vjp_contest(heads: int, length: int, width: int) -> Contest:
+    """Pull a gradient back, with respect to everything; beside autograd's forward and backward."""
+    arrays = operands(heads, length, width)
+    g = np.random.default_rng(3).standard_normal(arrays[2].shape, np.float32)
+    calls: dict[str, Call] = {"delta_rule": lambda: (householder.delta_rule(*arrays),)}
+    if torch := _torch():
+        leaves = [torch.from_numpy(array).requires_grad_() for array in arrays]
+        cotangent = torch.from_numpy(g)
+
+        def autograd(chunk: int) -> Any:
+            output = solved_chunks(torch, *leaves, chunk)
+            return torch.autograd.grad(output, leaves, cotangent)
+
+        for chunk in CHUNKS:
+            calls[f"torch autograd, C={chunk}"] = partial(autograd, chunk)
+
+    def expected() -> Any:
+        from linalgkit import use_engine
+
+        with use_engine("array_api"):
+            wide = [x.astype(np.float64) for x in arrays]
+            return householder.delta_rule_vjp(g.astype(np.float64), *wide)[:4]
+
+    def differs(result: Any, truth: Any) -> str:
+        if len(result) == 1:
+            return ""
+        return "".join(_differs(a, b, 3e-5) for a, b in zip(result, truth, strict=False))
+
+    ours = partial(householder.delta_rule_vjp, g, *arrays)
+    return Contest(ours, calls, expected, differs)
+
+
+def solved_chunks(torch: Any, q: Any, k: Any, v: Any, beta: Any, size: int) -> Any:
+    """Walk the chunks with one triangular solve each."""
+    heads, length, width = q.shape
+    state, outputs = q.new_zeros(heads, width, v.shape[-1]), []
+    for begin in range(0, length, size):
+        rows = slice(begin, min(begin + size, length))
+        keys, queries, strengths = k[:, rows], q[:, rows], beta[:, rows, None]
+        errors = strengths * torch.baddbmm(v[:, rows], keys, state, alpha=-1)
+        lower = strengths * (keys @ keys.mT)
+        writes = torch.linalg.solve_triangular(lower, errors, upper=False, unitriangular=True)
+        reads = (queries @ keys.mT).tril()
+        outputs.append(torch.baddbmm(queries @ state, reads, writes) * width**-0.5)
+        state = torch.baddbmm(state, keys.mT, writes)
+    return torch.cat(outputs, dim=1)
+
+
+def inverted_chunks(torch: Any, q: Any, k: Any, v: Any, beta: Any, size: int) -> Any:
+    """Invert all chunks' triangles row by row, then walk with the WY form; L is a multiple."""
+    heads, length, width = q.shape
+    q, k, v = (x.reshape(heads, length // size, size, -1) for x in (q, k, v))
+    beta = beta.reshape(heads, length // size, size, 1)
+    inverse = -((beta * k) @ k.mT).tril(-1)
+    for i in range(1, size):
+        row = inverse[..., i, :i].clone()
+        inverse[..., i, :i] = row + (row[..., None] * inverse[..., :i, :i]).sum(-2)
+    inverse = inverse + torch.eye(size)
+    w, u = inverse @ (beta * k), inverse @ (beta * v)
+    state, output = q.new_zeros(heads, width, v.shape[-1]), torch.empty_like(v)
+    for i in range(length // size):
+        writes = u[:, i] - w[:, i] @ state
+        reads = (q[:, i] @ k[:, i].mT).tril()
+        output[:, i] = (q[:, i] @ state + reads @ writes) * width**-0.5
+        state = state + k[:, i].mT @ writes
+    return output.reshape(heads, length, -1)
+
+
+def _in_double(arrays: list[np.ndarray], log_decay: Any = None) -> Any:
+    """Compute in float64 by the reference engine."""
+    from linalgkit import use_engine
+
+    wide = [x.astype(np.float64) for x in arrays]
+    decay = None if log_decay is None else log_decay.astype(np.float64)
+    with use_engine("array_api"):
+        return householder.delta_rule(*wide, log_decay=decay)
+
+
+def _differs(result: Any, expected: Any, limit: float = 1e-5) -> str:
+    result = np.asarray(result)
+    if result.shape != expected.shape:
+        return ""  # a product of the same number of operations
+    error = float(np.abs(result - expected).max() / np.abs(expected).max())
+    return "" if error < limit else f"relative error {error:.1e}"
+
+
+def _torch() -> Any:
+    try:
+        import torch
+    except ImportError:
+        return None
+    return torch
+
+
+def _set_threads(count: int) -> None:
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(count)
