@@ -102,7 +102,8 @@ def _ready(q, k, v, beta, log_decay, initial_state):
     if log_decay is None:
         gates = kernel_array(np.empty((heads, tokens, 0), wide))
     else:
-        gates = _flat(log_decay, wide, (heads, tokens, width if log_decay.ndim == q.ndim else 1))
+        gates = np.exp(log_decay.astype(wide, copy=False))
+        gates = _flat(gates, wide, (heads, tokens, width if log_decay.ndim == q.ndim else 1))
     if initial_state is None:
         initial = kernel_array(np.empty((0, width, values), wide))
     else:

@@ -44,13 +44,13 @@ def forward(
 ):  # fmt: skip
     """Run the heads' groups of columns from `start` to `stop` through all chunks.
 
-    gates (heads, length, 0, 1 or width) are logarithms; `initial` without heads stands for zeros.
+    gates (heads, length, 0, 1 or width) are factors; `initial` without heads stands for zeros.
     Instead of the output, `errors` v_i - H k_i and the `states` of segments may be wanted: of what
     is not, the arrays have no heads.
     """
     lanes, n, dk = lanes_of(like), sizes.reflections, sizes.width
     panels = -(-sizes.values // lanes)
-    shift = (aligned(buffer) - buffer.ctypes.data) // like.itemsize
+    shift = (np.intp(aligned(buffer)) - address(buffer)) // like.itemsize
     chunk, shift = take_chunk(like, sizes, gates.shape[2], buffer, shift)
     writes, shift = take(buffer, shift, sizes.tokens * n, lanes)
     reads, shift = take(buffer, shift, sizes.tokens, lanes)
@@ -66,7 +66,8 @@ def forward(
             rows, at = len(keys), -(-len(keys) // 4) * 4
             prepare(like, keys, queries, gates[head, begin:end], chunk)
             if len(states) and begin // sizes.tokens % sizes.segment == 0:
-                states[head, begin // sizes.tokens // sizes.segment, first * dk : last * dk] = held
+                place = begin // sizes.tokens // sizes.segment
+                copy(held, states[head, place, first * dk : last * dk])
             for panel in range(first, last):
                 h = held[(panel - first) * dk : (panel - first + 1) * dk]
                 column = panel * lanes
@@ -98,7 +99,7 @@ def backward(
     lanes, n, dk = lanes_of(like), sizes.reflections, sizes.width
     panels, chunks = -(-sizes.values // lanes), -(-sizes.length // sizes.tokens)
     most = sizes.tokens * n
-    shift = (aligned(buffer) - buffer.ctypes.data) // like.itemsize
+    shift = (np.intp(aligned(buffer)) - address(buffer)) // like.itemsize
     chunk, shift = take_chunk(like, sizes, gates.shape[2], buffer, shift)
     columns, across = chunk.scores.shape[1], chunk.raw.shape[1]
     narrow = -(-most // lanes) * lanes
@@ -113,8 +114,8 @@ def backward(
     of_rows, shift = take(buffer, shift, columns, across)
     of_columns, shift = take(buffer, shift, narrow, across)
     of_all, shift = take(buffer, shift, 1, dk)
-    turned_pulled[:] = 0
-    turned_writes[:] = 0
+    fill(turned_pulled, 0)
+    fill(turned_writes, 0)
     for unit in range(start, stop):
         head, group = divmod(unit, sizes.groups)
         first, last = panels * group // sizes.groups, panels * (group + 1) // sizes.groups
@@ -125,7 +126,7 @@ def backward(
         for segment in range(-(-chunks // sizes.segment) - 1, -1, -1):
             begin_chunk = segment * sizes.segment
             end_chunk = min(begin_chunk + sizes.segment, chunks)
-            held[:size] = states[head, segment, first * dk : last * dk]
+            copy(states[head, segment, first * dk : last * dk], held)
             for number in range(begin_chunk, end_chunk):
                 begin = number * sizes.tokens
                 end = min(begin + sizes.tokens, sizes.length)
@@ -135,7 +136,7 @@ def backward(
                 for panel in range(first, last):
                     old = place + (panel - first) * dk
                     h = held[old + size : old + size + dk]
-                    h[:] = held[old : old + dk]
+                    copy(held[old : old + dk], h)
                     if gates.shape[2]:
                         shrink(h, chunk.left)
                     load_writes(
@@ -153,7 +154,8 @@ def backward(
                 )
                 tokens, rows, at = len(queries), len(keys), -(-len(keys) // 4) * 4
                 prepare(like, keys, queries, gates[head, begin:end], chunk)
-                of_seen[:], of_late[:], weights[:], of_all[:], pulled[:] = 0, 0, 0, 0, 0
+                for array in (of_seen, of_late, weights, of_all, pulled):
+                    fill(array, 0)
                 of_strengths = of_beta[group, head, begin * n : end * n]
                 place = (number - begin_chunk) * size
                 for panel in range(first, last):
@@ -182,7 +184,9 @@ def backward(
                 turn(like, of_late, of_columns, 0)
                 mask_weights(weights, rows, tokens)
                 mix(like, gates[head, begin:end], chunk, weights, rows, tokens, of_rows, of_columns)
-                of_q[group, head, begin:end] = of_rows[at : at + tokens, :dk]
+                for i in range(tokens):
+                    for d in range(dk):
+                        of_q[group, head, begin + i, d] = of_rows[at + i, d]
                 for i in range(rows):
                     for d in range(dk):
                         of_k[group, head, begin * n + i, d] = of_rows[i, d] + of_columns[i, d]
@@ -225,7 +229,8 @@ def take_chunk(like, sizes, gates, buffer, shift):
     until, shift = take(buffer, shift, rows, across)
     late, shift = take(buffer, shift, rows, across)
     left, shift = take(buffer, shift, 1, sizes.width)
-    turned[:], raw[:], since[:], seen[:], until[:], late[:] = 0, 0, 0, 0, 0, 0
+    for array in (turned, raw, since, seen, until, late):
+        fill(array, 0)
     if not gates:
         seen, late = raw, raw
     return Chunk(turned, scores, between, raw, since, seen, until, late, left), shift
@@ -239,32 +244,31 @@ def stack(keys, queries, gates, chunk):
     for i in range(rows):
         for d in range(dk):
             chunk.raw[i, d] = keys[i, d]
-    chunk.raw[rows:at] = 0
+    fill(chunk.raw[rows:at], 0)
     for i in range(len(queries)):
         for d in range(dk):
             chunk.raw[at + i, d] = queries[i, d]
     if not gates.shape[1]:
         return
-    factors = np.exp(gates)
-    chunk.left[:] = 1
+    fill(chunk.left, 1)
     for i in range(rows):
         token = i // n
         for d in range(dk):
             if i % n == 0:
-                chunk.left[0, d] *= factors[token, d % gates.shape[1]]
+                chunk.left[0, d] *= gates[token, d % gates.shape[1]]
             chunk.since[i, d] = chunk.left[0, d]
             if i % n == n - 1:
                 chunk.since[at + token, d] = chunk.left[0, d]
-    chunk.until[rows - 1] = 1
+    fill(chunk.until[rows - 1 : rows], 1)
     for i in range(rows - 2, -1, -1):
         for d in range(dk):
             chunk.until[i, d] = chunk.until[i + 1, d]
             if (i + 1) % n == 0:
-                chunk.until[i, d] *= factors[(i + 1) // n, d % gates.shape[1]]
+                chunk.until[i, d] *= gates[(i + 1) // n, d % gates.shape[1]]
     for i in range(at + len(queries)):
         for d in range(dk):
             chunk.seen[i, d] = chunk.since[i, d] * chunk.raw[i, d]
-    chunk.seen[rows:at] = 0
+    fill(chunk.seen[rows:at], 0)
     for i in range(rows):
         for d in range(dk):
             chunk.late[i, d] = chunk.until[i, d] * chunk.raw[i, d]
@@ -296,9 +300,39 @@ def take(buffer, shift, rows, columns):
 
 
 @njit(nogil=True, cache=True)
+def address(array):
+    """Return where an array begins, signed: unsigned and signed numbers add up to floats."""
+    return np.intp(array.ctypes.data)
+
+
+@njit(nogil=True, cache=True)
+def fill(array, number):
+    """Put one number everywhere."""
+    for i in range(array.shape[0]):
+        for j in range(array.shape[1]):
+            array[i, j] = number
+
+
+@njit(nogil=True, cache=True)
+def copy(source, target):
+    """Copy the rows of `source`."""
+    for i in range(source.shape[0]):
+        for j in range(source.shape[1]):
+            target[i, j] = source[i, j]
+
+
+@njit(nogil=True, cache=True)
+def scale_by(array, factors):
+    """Multiply number by number."""
+    for i in range(array.shape[0]):
+        for j in range(array.shape[1]):
+            array[i, j] *= factors[i, j]
+
+
+@njit(nogil=True, cache=True)
 def load_state(initial, head, first, last, held):
     """Bring columns of the state at the start to panels."""
-    held[:] = 0
+    fill(held, 0)
     if not len(initial):
         return
     lanes, (_, dk, values) = held.shape[1], initial.shape
@@ -333,9 +367,9 @@ def turn(like, rows, turned, column):
         for j in range(0, down, side):
             transpose_square(
                 like,
-                rows.ctypes.data + i * stride + j * size,
+                address(rows) + i * stride + j * size,
                 stride,
-                turned.ctypes.data + j * step + (column + i) * size,
+                address(turned) + j * step + (column + i) * size,
                 step,
             )
     for i in range(count):
@@ -352,8 +386,8 @@ def score(like, keys, queries, turned, scores):
     stride, depth = keys.shape[1] * like.itemsize, keys.shape[1]
     for panel in range(-(-(rows + len(queries)) // lanes_of(like))):
         by_rows(
-            like, keys.ctypes.data, stride, like.itemsize, turned.ctypes.data + panel * ROW, step,
-            scores.ctypes.data + panel * ROW, step, len(keys), depth, 0,
+            like, address(keys), stride, like.itemsize, address(turned) + panel * ROW, step,
+            address(scores) + panel * ROW, step, len(keys), depth, 0,
         )  # fmt: skip
 
 
@@ -379,8 +413,8 @@ def multiply(like, rows, width, panel, target, adds):
     """Fill or add to `target` the rows times a panel."""
     stride = rows.shape[1] * like.itemsize
     by_rows(
-        like, rows.ctypes.data, stride, like.itemsize, panel.ctypes.data, ROW,
-        target.ctypes.data, ROW, rows.shape[0], width, adds,
+        like, address(rows), stride, like.itemsize, address(panel), ROW,
+        address(target), ROW, rows.shape[0], width, adds,
     )  # fmt: skip
 
 
@@ -389,8 +423,8 @@ def multiply_turned(like, rows, width, panel, target):
     """Add to `target` the transpose of the rows times a panel."""
     stride = rows.shape[1] * like.itemsize
     by_rows(
-        like, rows.ctypes.data, like.itemsize, stride, panel.ctypes.data, ROW,
-        target.ctypes.data, ROW, width, rows.shape[0], 1,
+        like, address(rows), like.itemsize, stride, address(panel), ROW,
+        address(target), ROW, width, rows.shape[0], 1,
     )  # fmt: skip
 
 
@@ -400,8 +434,8 @@ def contract(like, panel, turned, target):
     step = turned.shape[1] * like.itemsize
     for begin in range(0, step, ROW):
         by_rows(
-            like, panel.ctypes.data, ROW, like.itemsize, turned.ctypes.data + begin, step,
-            target.ctypes.data + begin, step, len(panel), len(turned), 1,
+            like, address(panel), ROW, like.itemsize, address(turned) + begin, step,
+            address(target) + begin, step, len(panel), len(turned), 1,
         )  # fmt: skip
 
 
@@ -420,7 +454,7 @@ def solve(like, scores, strengths, values, column, writes, errors):
     rows, size, step = len(strengths), like.itemsize, scores.shape[1] * like.itemsize
     lanes = lanes_of(like)
     used = min(lanes, values.shape[1] - column)
-    a, c = scores.ctypes.data, writes.ctypes.data
+    a, c = address(scores), address(writes)
     for block in range(0, rows, 4):
         if block:
             count = min(4, rows - block)
@@ -449,12 +483,12 @@ def solve(like, scores, strengths, values, column, writes, errors):
 def read(like, scores, rows, tokens, writes, reads):
     """Add what queries read of the chunk's own writes, four tokens at a time."""
     size, step, n = like.itemsize, scores.shape[1] * like.itemsize, rows // tokens
-    a = scores.ctypes.data + -(-rows // 4) * 4 * size
+    a = address(scores) + -(-rows // 4) * 4 * size
     for token in range(0, tokens, 4):
         count = min(4, tokens - token)
         by_rows(
-            like, a + token * size, size, step, writes.ctypes.data, ROW,
-            reads.ctypes.data + token * ROW, ROW, count, n * (token + count), 1,
+            like, a + token * size, size, step, address(writes), ROW,
+            address(reads) + token * ROW, ROW, count, n * (token + count), 1,
         )  # fmt: skip
 
 
@@ -489,26 +523,26 @@ def decay_scores(keys, queries, gates, chunk):
     """
     rows, width = keys.shape
     n, at = rows // len(queries), -(-rows // 4) * 4
-    factors = np.exp(gates)
     if gates.shape[1] == 1:
-        chunk.between[:rows] = 0
+        fill(chunk.between[:rows], 0)
         for j in range(rows):
             factor = keys.dtype.type(1)
             for i in range(j, rows):
                 if i > j and i % n == 0:
-                    factor *= factors[i // n, 0]
+                    factor *= gates[i // n, 0]
                 chunk.between[j, i] = factor
                 if i % n == n - 1:
                     chunk.between[j, at + i // n] = factor
-        chunk.scores[:rows] *= chunk.between[:rows]
+        scale_by(chunk.scores[:rows], chunk.between)
         return
     carried = np.empty(width, keys.dtype)
     for j in range(rows):
-        carried[:] = keys[j]
+        for d in range(width):
+            carried[d] = keys[j, d]
         for i in range(j, rows):
             if i > j and i % n == 0:
                 for d in range(width):
-                    carried[d] *= factors[i // n, d]
+                    carried[d] *= gates[i // n, d]
             chunk.scores[j, i] = dot(carried, keys[i])
             if i % n == n - 1:
                 chunk.scores[j, at + i // n] = dot(carried, queries[i // n])
@@ -553,8 +587,8 @@ def pull_reads(like, scores, rows, tokens, pulled, solved):
     """Fill `solved` with what the reads pull back to the writes."""
     size, step, at = like.itemsize, scores.shape[1] * like.itemsize, -(-rows // 4) * 4
     by_rows(
-        like, scores.ctypes.data + at * size, step, size, pulled.ctypes.data + at * ROW, ROW,
-        solved.ctypes.data, ROW, rows, tokens, 0,
+        like, address(scores) + at * size, step, size, address(pulled) + at * ROW, ROW,
+        address(solved), ROW, rows, tokens, 0,
     )  # fmt: skip
 
 
@@ -569,7 +603,7 @@ def solve_back(
     rows, size, step = len(strengths), like.itemsize, scores.shape[1] * like.itemsize
     lanes = lanes_of(like)
     used = min(lanes, errors.shape[1] - column)
-    a, b, c = scores.ctypes.data, pulled.ctypes.data, solved.ctypes.data
+    a, b, c = address(scores), address(pulled), address(solved)
     for block in range((rows - 1) // 4 * 4, -1, -4):
         end = min(block + 4, rows)
         if end < rows:
@@ -595,7 +629,8 @@ def solve_back(
 def mask_weights(weights, rows, tokens):
     """Clear what the masks of the scores clear, and a key's score with itself."""
     for j in range(rows):
-        weights[j, : j + 1] = 0
+        for i in range(j + 1):
+            weights[j, i] = 0
     mask_reads(weights, rows, tokens)
 
 
@@ -607,32 +642,33 @@ def mix(like, gates, chunk, weights, rows, tokens, of_rows, of_columns):
     """
     at, n = -(-rows // 4) * 4, rows // tokens
     if gates.shape[1]:
-        of_rows[: at + tokens] *= chunk.since[: at + tokens]
-        of_columns[:rows] *= chunk.until[:rows]
+        scale_by(of_rows[: at + tokens], chunk.since)
+        scale_by(of_columns[:rows], chunk.until)
     if gates.shape[1] == 1:
-        weights[:rows] *= chunk.between[:rows]
+        scale_by(weights[:rows], chunk.between)
     if gates.shape[1] < 2:
         size, step = like.itemsize, weights.shape[1] * like.itemsize
         stride = chunk.raw.shape[1] * size
-        a, b = weights.ctypes.data, chunk.raw.ctypes.data
+        a, b = address(weights), address(chunk.raw)
         for begin in range(0, stride, ROW):
             by_rows(
-                like, a, size, step, b + begin, stride, of_rows.ctypes.data + begin, stride,
+                like, a, size, step, b + begin, stride, address(of_rows) + begin, stride,
                 at + tokens, rows, 1,
             )  # fmt: skip
             by_rows(
-                like, a, step, size, b + begin, stride, of_columns.ctypes.data + begin, stride,
+                like, a, step, size, b + begin, stride, address(of_columns) + begin, stride,
                 rows, at + tokens, 1,
             )  # fmt: skip
         return
     width = gates.shape[1]
-    factors, carried = np.exp(gates), np.empty(width, like.dtype)
+    carried = np.empty(width, like.dtype)
     for j in range(rows):
-        carried[:] = 1
+        for d in range(width):
+            carried[d] = 1
         for i in range(j, rows):
             if i > j and i % n == 0:
                 for d in range(width):
-                    carried[d] *= factors[i // n, d]
+                    carried[d] *= gates[i // n, d]
             for place in (i, at + i // n):
                 if place == i or i % n == n - 1:
                     weight = weights[j, place]
