@@ -292,7 +292,7 @@ def violations(source):
     """Say where a file of kernels breaks the design's rules."""
     tree, found = ast.parse(source), []
     names = imported_from(tree)
-    own = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    own = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     constants = {
         target.id
         for node in tree.body
@@ -348,8 +348,13 @@ from .._intrinsics import popcount
 def f(x):
     return 2 * x
 
+class Pair(NamedTuple):
+    first: int
+    second: int
+
 @njit(nogil=True, cache=True, fastmath={"contract"})
 def kernel(start, stop, x):
+    pair = Pair(start, stop)
     for k in range(start, stop):
         x[k] = np.sqrt(_helper(x[k])) + popcount(np.uint64(k)) + x.dtype.type(1)
     return gemm(x.ctypes.data)
