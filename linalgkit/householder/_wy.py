@@ -156,7 +156,6 @@ def accumulate(k: Any, beta: Any, /, *, chunk: int | None = None) -> Any:
     See Also
     --------
     wy : The product of a chunk in factors.
-    linalgkit.householder.ReflectionProduct : The product as an operator, never as a matrix.
 
     Notes
     -----
