@@ -9,8 +9,11 @@ import linalgkit
 ROOMS = sorted({row.room for row in linalgkit.capabilities()})
 NAMES = [f"linalgkit.{name}" for name in linalgkit.__all__ if name not in ROOMS]
 for room in ROOMS:
-    public = importlib.import_module(f"linalgkit.{room}").__all__
-    NAMES += [f"linalgkit.{room}.{name}" for name in public]
+    module = importlib.import_module(f"linalgkit.{room}")
+    for name in module.__all__:
+        inside = getattr(getattr(module, name), "__all__", None)  # of a module of modules
+        parts = [name] if inside is None else [f"{name}.{part}" for part in inside]
+        NAMES += [f"linalgkit.{room}.{part}" for part in parts]
 
 # What we do without: extended summaries, See Also everywhere, names for single returns, what a
 # context manager yields (nothing).

@@ -1,3 +1,4 @@
+from . import state_tracking
 from ._delta_rule import DeltaRuleGradients, delta_rule, delta_rule_step, delta_rule_vjp
 from ._wy import WY, accumulate, ut_transform, wy
 
@@ -8,6 +9,7 @@ __all__ = [
     "delta_rule",
     "delta_rule_step",
     "delta_rule_vjp",
+    "state_tracking",
     "ut_transform",
     "wy",
 ]

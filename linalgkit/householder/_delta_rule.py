@@ -417,7 +417,8 @@ def _arrays(
             for x in named.values()
         )
     else:
-        q, k, v, *others = _checks.floating(q=q, k=k, v=v, **named)
+        q, k, v, *rest = _checks.floating(q=q, k=k, v=v, **named)
+        others = tuple(rest)
     for name, array in zip(_NAMES, (q, k, v, *others), strict=True):
         if array is not None and array_namespace(array).isdtype(array.dtype, "complex floating"):
             raise TypeError(f"{name} must be real; got dtype {array.dtype}.")

@@ -34,7 +34,7 @@ def delta_rule_vjp(
     cotangent, q, k, v, beta, log_decay, initial_state, *, scale, reflections, chunk, wrt
 ):
     """Run forwards for errors and some states, then backwards."""
-    batch, of_output, of_state = q.shape[:-2], *cotangent
+    batch, (of_output, of_state) = q.shape[:-2], cotangent
     arrays = _ready(q, k, v, beta, log_decay, initial_state)
     wide, sizes = arrays[0].dtype, _sizes(arrays[0], arrays[2], reflections, chunk)
     heads, rows = arrays[3].shape
