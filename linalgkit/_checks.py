@@ -80,6 +80,13 @@ def floating(**named: Any) -> tuple[Any, ...]:
     )
 
 
+def real(**named: Any) -> None:
+    """Raise TypeError where an array is complex."""
+    for name, array in named.items():
+        if array is not None and array_namespace(array).isdtype(array.dtype, "complex floating"):
+            raise TypeError(f"{name} must be real; got dtype {array.dtype}.")
+
+
 def as_dtype_of(gradient: Any, original: Any) -> Any:
     """Return a gradient in the dtype of its argument, the real part for a real one.
 

@@ -30,14 +30,12 @@ def delta_rule_vjp(
 ):
     """Walk forwards for the states at the chunks' starts, then backwards with their cotangents."""
     xp = array_namespace(q)
-    of_output, of_state = cotangent if isinstance(cotangent, tuple) else (cotangent, None)
+    of_output, of_state = cotangent
     arrays, state = _prepared(q, k, v, beta, log_decay, initial_state, reflections)
     step = _Step(scale, reflections)
     size = _size(chunk, arrays[-1], reflections)
     _, states, end = _walk(step.forward, state, arrays, size, reflections)
-    of_output = xp.zeros_like(v[..., : q.shape[-2], :]) if of_output is None else of_output
     of_output = xp.astype(of_output, end.dtype, copy=False)
-    of_state = xp.zeros_like(end) if of_state is None else xp.astype(of_state, end.dtype)
     # Backwards: the ragged chunk first, then the whole ones.
     pieces = [[] for _ in range(5)]
     whole, rest = _cut((*arrays, of_output), size, reflections)

@@ -343,7 +343,8 @@ def delta_rule_vjp(
     of_output, of_state = cotangent if isinstance(cotangent, tuple) else (cotangent, None)
     if of_output is None and of_state is None:
         raise ValueError("cotangent is None for the output and for the state; give one of them.")
-    _, of_output, of_state = _checks.floating(v=v, cotangent=of_output, cotangent_of_state=of_state)
+    _, of_output, of_state = _checks.arrays(v=v, cotangent=of_output, cotangent_of_state=of_state)
+    _checks.real(cotangent=of_output, cotangent_of_state=of_state)
     wide = _wider(v)
     batch = tuple(k.shape[:-2])
     for name, array, shape in (
@@ -407,8 +408,9 @@ def _arrays(
         q=q, k=k, v=v, beta=beta, log_decay=log_decay, initial_state=initial_state
     )
     _fit(q, k, v, beta, log_decay, initial_state, reflections)
-    q, k, v = _checks.floating(q=q, k=k, v=v)
     named = {"beta": beta, "log_decay": log_decay, "initial_state": initial_state}
+    _checks.real(q=q, k=k, v=v, **named)
+    q, k, v = _checks.floating(q=q, k=k, v=v)
     if _is_half(q):
         wide = _wider(q)
         xp = array_namespace(q)
@@ -419,9 +421,6 @@ def _arrays(
     else:
         q, k, v, *rest = _checks.floating(q=q, k=k, v=v, **named)
         others = tuple(rest)
-    for name, array in zip(_NAMES, (q, k, v, *others), strict=True):
-        if array is not None and array_namespace(array).isdtype(array.dtype, "complex floating"):
-            raise TypeError(f"{name} must be real; got dtype {array.dtype}.")
     return q, k, v, *others
 
 

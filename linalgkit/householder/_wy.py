@@ -189,7 +189,5 @@ def _reflections(k: Any, beta: Any) -> tuple[Any, Any]:
             f"k must have shape (..., C, d) and beta (..., C); got {tuple(k.shape)} and "
             f"{tuple(beta.shape)}."
         )
-    for name, array in (("k", k), ("beta", beta)):
-        if array_namespace(array).isdtype(array.dtype, "complex floating"):
-            raise TypeError(f"{name} must be real; got dtype {array.dtype}.")
+    _checks.real(k=k, beta=beta)
     return k, beta

@@ -302,10 +302,20 @@ def test_what_does_not_fit_is_said(change, message):
         delta_rule(*first, **arguments)
 
 
-def test_complex_arrays_are_refused():
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+@pytest.mark.parametrize("place", range(6))
+def test_complex_arrays_are_refused(place, dtype):
+    arrays = list(random_arrays(rng(), dtype, decay="scalar"))
+    arrays[place] = arrays[place] * 1j
+    *four, gate, state = arrays
+    with pytest.raises(TypeError, match="must be real; got dtype complex"):
+        delta_rule(*four, log_decay=gate, initial_state=state)
+
+
+def test_complex_cotangents_are_refused():
     q, k, v, beta, _, _ = random_arrays(rng(), "float64")
-    with pytest.raises(TypeError, match="must be real"):
-        delta_rule(q, k, v * 1j, beta)
+    with pytest.raises(TypeError, match="cotangent must be real"):
+        delta_rule_vjp(1j * v, q, k, v, beta)
 
 
 def test_many_equal_calls_compile_once(engine):
