@@ -8,6 +8,7 @@ from .._checks import kernel_array
 from .._threads import chunk_bounds, run_chunks
 from .._tiles import ROW, VECTOR
 from . import _numba_delta as kernels
+from ._numba_reflections import reflect  # noqa: F401
 
 DTYPES = "efdFD"  # half precision is computed in float32
 
