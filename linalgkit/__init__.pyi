@@ -1,4 +1,4 @@
-from . import householder, monarch, spgemm
+from . import householder, mfac, monarch, spgemm
 from ._capabilities import capabilities
 from ._config import show_config
 from ._engine import EngineError, use_engine
@@ -13,6 +13,7 @@ __all__ = [
     "dottest",
     "householder",
     "load",
+    "mfac",
     "monarch",
     "set_workers",
     "show_config",
