@@ -30,14 +30,20 @@ def widened(array):
     return xp.astype(array, wide_dtype(array), copy=False)
 
 
-def gram(g, *, exact):
-    """Return K = G Gᵀ and its error relative to lengths of rows; always exact here."""
+def squared_lengths(g):
+    """Return the rows' squared lengths."""
+    xp = array_namespace(g)
+    return sum(xp.sum(widened(g[:, piece]) ** 2, axis=1) for piece in _pieces(g))
+
+
+def gram(g, *, tolerance):
+    """Return K = G Gᵀ; engines may be wrong by `tolerance` times lengths of rows."""
     total = None
     for piece in _pieces(g):
         rows = widened(g[:, piece])
         term = rows @ rows.T
         total = term if total is None else total + term
-    return total, 0.0
+    return total
 
 
 def dots(g, x):
@@ -233,7 +239,7 @@ def _solve_lower(factors, right):
 def _system(gradients, damping):
     m = gradients.shape[0]
     xp = array_namespace(gradients)
-    k, _ = gram(gradients, exact=True)
+    k = gram(gradients, tolerance=0.0)
     return k + m * damping * xp.eye(m, dtype=k.dtype, device=device(k))
 
 

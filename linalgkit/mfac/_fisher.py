@@ -14,7 +14,7 @@ from array_api_compat import array_namespace, device
 
 from .. import _checks
 from .._engine import Engines
-from .._operator import Operator
+from .._operator import Operator, _on_host
 from ._rows import (
     STORAGE,
     Layout,
@@ -29,7 +29,7 @@ from ._rows import (
 
 engine = Engines(__package__)
 
-_TOLERANCE = 2e-7  # of what rounding of the Gram matrix may change in the inverse
+_TOLERANCE = 1e-7  # of what rounding of the Gram matrix may change in products with F⁻¹
 
 
 class FisherSolveGradients(NamedTuple):
@@ -76,9 +76,8 @@ def empirical_fisher(
     Notes
     -----
     ``F = λ I + Gᵀ G / m``. Nothing of size d × d or a second array of size m × d is made: m² d
-    operations for the Gram matrix, m³ for its factor. The Gram matrix is summed in float64; where
-    the damping allows, float32 products of short pieces are summed, with a check of what they may
-    change.
+    operations for the Gram matrix, m³ for its factor. The Gram matrix is computed in float64; where
+    the damping is large enough beside the gradients, short products are in float32.
 
     References
     ----------
@@ -516,22 +515,15 @@ def _operands(x: Any, gradients: Any) -> tuple[Any, Any]:
 
 
 def _factorised(rows: Rows, damping: float) -> tuple[Any, Any]:
-    """Return K and W, from float32 products where their rounding does no harm."""
-    gram, error = rows.gram(exact=False)
-    check_rows(array_namespace(gram).linalg.diagonal(gram), rows.parts)
+    """Return K and W.
+
+    An error of K moves F⁻¹ of a gradient by that over m λ, relatively: it may be so large.
+    """
+    lengths = rows.squared_lengths()
+    check_rows(lengths, rows.parts)
+    largest = float(np.max(_on_host(lengths)))
     shift = rows.m * damping
-    if error:
-        try:
-            root = _root_of(gram, shift)
-        except np.linalg.LinAlgError:  # rounding has made it indefinite
-            pass
-        else:
-            xp = array_namespace(gram)
-            size = float(xp.max(xp.linalg.diagonal(gram))) * rows.m**0.5
-            sums = [xp.max(xp.sum(xp.abs(root), axis=axis)) for axis in (0, 1)]
-            if error * size * float(sums[0]) * float(sums[1]) <= _TOLERANCE:
-                return gram, root
-        gram, _ = rows.gram(exact=True)
+    gram = rows.gram(tolerance=_TOLERANCE * shift / (largest * rows.m**0.5) if largest else 0.0)
     return gram, _root_of(gram, shift)
 
 

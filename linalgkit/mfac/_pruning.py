@@ -6,7 +6,7 @@ Sources: "M-FAC" (arXiv:2107.03356), "WoodFisher" (arXiv:2004.14340).
 """
 
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
@@ -351,7 +351,7 @@ class _Pruning:
 
     def _parts(self, x: Any) -> list[Any]:
         ends = np.cumsum((0, *self.layout.sizes)).tolist()
-        return [x[a:b] for a, b in zip(ends[:-1], ends[1:], strict=True)]
+        return [x[a:b] for a, b in pairwise(ends)]
 
 
 def _flat(parts: Any) -> Any:

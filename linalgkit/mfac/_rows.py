@@ -3,12 +3,13 @@
 A *part* is a leaf as a matrix (m, size). Parts of NumPy and CuPy hold bfloat16 as bits in uint16.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
-from array_api_compat import array_namespace, device, is_jax_array, is_numpy_array
+from array_api_compat import array_namespace, device
 
 from .. import _checks
 from .._engine import Engines
@@ -61,7 +62,7 @@ class Layout(NamedTuple):
         if len(self.shapes) == 1:
             return (x,), lambda parts: parts[0]
         ends = np.cumsum((0, *self.sizes)).tolist()
-        pieces = tuple(x[a:b, ...] for a, b in zip(ends[:-1], ends[1:], strict=True))
+        pieces = tuple(x[a:b, ...] for a, b in itertools.pairwise(ends))
         return pieces, lambda parts: array_namespace(*parts).concat(list(parts), axis=0)
 
     def joined(self, parts: Sequence[Any]) -> Any:
@@ -84,12 +85,15 @@ class Rows:
         self.parts, self.scales = parts, scales
         self.m = parts[0].shape[0]
 
-    def gram(self, *, exact: bool) -> tuple[Any, float]:
-        """Return K = G Gᵀ (m, m) in float64, and its error relative to lengths of rows."""
-        found = [engine(part).gram(part, exact=exact) for part in self.parts]
-        total = _added(gram for gram, _ in found)
-        error = max(error for _, error in found)
-        return self.scales[:, None] * total * self.scales[None, :], error
+    def squared_lengths(self) -> Any:
+        """Return the rows' squared lengths, in float64."""
+        total = _added(engine(part).squared_lengths(part) for part in self.parts)
+        return self.scales**2 * total
+
+    def gram(self, *, tolerance: float) -> Any:
+        """Return K = G Gᵀ (m, m) in float64, within `tolerance` times lengths of rows."""
+        total = _added(engine(part).gram(part, tolerance=tolerance) for part in self.parts)
+        return self.scales[:, None] * total * self.scales[None, :]
 
     def dots(self, x: Sequence[Any]) -> Any:
         """Return G x (m,) or (m, k), in float64."""
@@ -129,7 +133,8 @@ class Rows:
         xp = array_namespace(*pieces)
         together = xp.concat(pieces, axis=1) if len(pieces) > 1 else pieces[0]
         if len(pieces) > 1:
-            together = together[:, _index(np.argsort(np.concatenate(order)), together)]
+            index = np.argsort(np.concatenate(order))
+            together = xp.take(together, xp.asarray(index, device=device(together)), axis=1)
         return self._scaled(together)
 
     def _scaled(self, values: Any) -> Any:
@@ -277,12 +282,6 @@ def _flattened(leaf: Any) -> Any:
 
 def reshaped(array: Any, shape: tuple[int, ...]) -> Any:
     return array_namespace(array).reshape(array, shape)
-
-
-def _index(places: np.ndarray, like: Any) -> Any:
-    if is_numpy_array(like) or is_jax_array(like):
-        return places
-    return array_namespace(like).asarray(places, device=device(like))
 
 
 def _listed(shapes: Sequence[tuple[int, ...]]) -> str:
