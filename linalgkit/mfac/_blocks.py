@@ -11,7 +11,7 @@ from .._engine import Engines
 from .._operator import Operator
 from ._array_api import wide_dtype
 from ._fisher import EmpiricalFisher, check_multiple, inverse_operator
-from ._rows import Layout, check_rows, damping_of, read_gradients, result_dtype
+from ._rows import Layout, check_rows, damping_of, in_memory, read_gradients, result_dtype
 
 engine = Engines(__package__)
 
@@ -62,6 +62,7 @@ def block_fisher(gradients: Any, block_size: int, *, damping: float = 1e-5) -> "
     """
     leaves = gradients[0] if isinstance(gradients, list | tuple) and gradients else gradients
     _checks.concrete("block_fisher", "fisher_solve", gradients=leaves)
+    in_memory("gradients", leaves)
     layout, parts, dtype = read_gradients(gradients)
     block_size = _checks.size("block_size", block_size, 1)
     damping = damping_of(damping)

@@ -7,13 +7,14 @@ Source: "M-FAC: Efficient Matrix-Free Approximations of Second-Order Information
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from array_api_compat import array_namespace, device
 
 from .. import _checks
-from .._engine import Engines
+from .._engine import Engines, use_engine, wished_engine
 from .._operator import Operator, _on_host
 from ._rows import (
     STORAGE,
@@ -21,6 +22,7 @@ from ._rows import (
     Rows,
     check_rows,
     damping_of,
+    in_memory,
     read_gradients,
     reshaped,
     result_dtype,
@@ -105,7 +107,8 @@ def empirical_fisher(
     parts, scales = stored(parts, storage)
     m = parts[0].shape[0]
     leaves = tuple(
-        reshaped(part, (m, *shape)) for part, shape in zip(parts, layout.shapes, strict=True)
+        part if len(shape) == 1 else reshaped(part, (m, *shape))
+        for part, shape in zip(parts, layout.shapes, strict=True)
     )
     return EmpiricalFisher(leaves[0] if layout.is_flat else leaves, scales, damping, dtype)
 
@@ -142,7 +145,8 @@ class EmpiricalFisher(Operator):
     with float32 gradients, products with F⁻¹ are within a relative 1e-6 of those in float64 for
     damping of 1e-8 squared gradient lengths and more.
 
-    Each product reads G twice: 4 m d operations a vector.
+    Each product reads G twice: 4 m d operations a vector. With Dask arrays the first read is done at
+    once, m numbers a vector come to the client, and the result waits to be computed in its chunks.
     """
 
     __module__ = "linalgkit.mfac"
@@ -155,7 +159,8 @@ class EmpiricalFisher(Operator):
         self.layout = Layout(shapes, not isinstance(gradients, tuple))
         self.gradients, self.scales, self.damping = gradients, scales, damping
         self.dtype = np.dtype(dtype) if isinstance(dtype, str) else dtype
-        self._rows = Rows(tuple(reshaped(leaf, (m, -1)) for leaf in leaves), scales)
+        parts = tuple(leaf if leaf.ndim == 2 else reshaped(leaf, (m, -1)) for leaf in leaves)
+        self._rows = Rows(parts, scales)
         self.shape = (self.layout.size,) * 2
         self._gram, self._root = _factorised(self._rows, damping)
 
@@ -500,6 +505,7 @@ def check_multiple(name: str, size: int, layout: Layout) -> None:
 
 
 def _operands(x: Any, gradients: Any) -> tuple[Any, Any]:
+    in_memory("gradients", gradients)
     x, gradients = _checks.floating(x=x, gradients=gradients)
     _checks.real(x=x, gradients=gradients)
     if gradients.ndim != 2 or 0 in gradients.shape:
@@ -519,10 +525,14 @@ def _factorised(rows: Rows, damping: float) -> tuple[Any, Any]:
 
     An error of K moves F⁻¹ of a gradient by that over m λ, relatively: it may be so large.
     """
+    shift = rows.m * damping
+    if rows.is_lazy:  # reading is what takes time: once for all
+        gram = rows.gram(tolerance=0.0)
+        check_rows(np.linalg.diagonal(gram), rows.parts)
+        return gram, _root_of(gram, shift)
     lengths = rows.squared_lengths()
     check_rows(lengths, rows.parts)
     largest = float(np.max(_on_host(lengths)))
-    shift = rows.m * damping
     gram = rows.gram(tolerance=_TOLERANCE * shift / (largest * rows.m**0.5) if largest else 0.0)
     return gram, _root_of(gram, shift)
 
@@ -536,7 +546,8 @@ def damped(gram: Any, shift: float, factorisation: str) -> Any:
     """Return a factor of M = K + shift I; LinAlgError where the shift is lost."""
     xp = array_namespace(gram)
     eye = xp.eye(gram.shape[0], dtype=gram.dtype, device=device(gram))
-    served = engine(gram)
+    with use_engine(None) if wished_engine() == "dask" else nullcontext():  # K is not of Dask
+        served = engine(gram)
     factorise = served.cholesky if factorisation == "cholesky" else served.inverse_cholesky
     try:
         factor = factorise(gram + shift * eye)

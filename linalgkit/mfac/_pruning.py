@@ -18,7 +18,7 @@ from .._operator import _on_host
 from ._array_api import widened
 from ._blocks import BlockFisher
 from ._fisher import EmpiricalFisher, check_multiple
-from ._rows import reshaped, result_dtype
+from ._rows import in_memory, reshaped, result_dtype
 
 engine = Engines(__package__)
 
@@ -184,6 +184,7 @@ def prune(
     """
     first = weights[0] if isinstance(weights, list | tuple) and weights else weights
     _checks.concrete("prune", "saliency", weights=first)
+    in_memory("weights", first)
     if not isinstance(fisher, EmpiricalFisher | BlockFisher):
         raise TypeError(f"fisher must be EmpiricalFisher or BlockFisher; got {fisher!r}.")
     _checks.choice("update", update, ("diagonal", "joint"))

@@ -9,7 +9,7 @@ from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
-from array_api_compat import array_namespace, device
+from array_api_compat import array_namespace, device, is_dask_array
 
 from .. import _checks
 from .._engine import Engines
@@ -83,7 +83,7 @@ class Rows:
 
     def __init__(self, parts: tuple[Any, ...], scales: Any) -> None:
         self.parts, self.scales = parts, scales
-        self.m = parts[0].shape[0]
+        self.m, self.is_lazy = parts[0].shape[0], is_dask_array(parts[0])
 
     def squared_lengths(self) -> Any:
         """Return the rows' squared lengths, in float64."""
@@ -168,7 +168,7 @@ def read_gradients(gradients: Any) -> tuple[Layout, tuple[Any, ...], Any]:
 
 def result_dtype(array: Any) -> Any:
     """Return the dtype of results: that of an array, but at least float32."""
-    xp = array_namespace(array)
+    xp = np if is_dask_array(array) else array_namespace(array)
     narrow = [getattr(xp, name) for name in ("float16", "bfloat16") if hasattr(xp, name)]
     return xp.float32 if array.dtype in narrow else array.dtype
 
@@ -181,12 +181,16 @@ def stored(parts: tuple[Any, ...], storage: str | None) -> tuple[tuple[Any, ...]
     if storage is None:
         return parts, ones
     if storage == "float16":
-        if not hasattr(xp, "float16"):
+        names = np if core is not parts[0] else xp
+        if not hasattr(names, "float16"):
             raise TypeError(f"arrays of {xp.__name__} have no float16; store them in float32.")
         scales = row_scales([row_maxima(part) for part in parts])
-        return tuple(
-            xp.astype(part / xp.astype(scales, part.dtype)[:, None], xp.float16) for part in parts
-        ), scales
+        if core is not parts[0]:
+            scales = scales.compute()
+        divisors = array_namespace(scales).astype(scales, parts[0].dtype)[:, None]
+        return tuple(xp.astype(part / divisors, names.float16) for part in parts), scales
+    if storage == "bfloat16" and core is not parts[0]:
+        return tuple(part.map_blocks(to_bfloat16, dtype=np.uint16) for part in parts), ones
     if storage == "bfloat16":
         return tuple(to_bfloat16(part) for part in parts), ones
     return tuple(xp.astype(part, xp.float32) for part in parts), ones
@@ -254,9 +258,18 @@ def check_rows(sums: Any, parts: Sequence[Any]) -> None:
     raise ValueError(f"gradients[{row}] is too large: a sum over it overflows.")
 
 
+def in_memory(name: str, array: Any) -> None:
+    """Raise TypeError for a Dask array."""
+    if is_dask_array(array):
+        raise TypeError(
+            f"{name} is a Dask array; this needs arrays in memory. Dask arrays are for "
+            f"empirical_fisher, its products and its diagonal."
+        )
+
+
 def _core(part: Any) -> Any:
     """Return an array of the library that small matrices are of: NumPy beside Dask arrays."""
-    return np.empty(0) if type(part).__module__.startswith("dask.") else part
+    return np.empty(0) if is_dask_array(part) else part
 
 
 def _as_arrays(name: str, values: Sequence[Any], floating: bool) -> tuple[Any, ...]:

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from .. import _checks
 from .._engine import Engines
-from ._rows import damping_of
+from ._rows import damping_of, in_memory
 
 engine = Engines(__package__)
 
@@ -65,6 +65,7 @@ def woodbury_static(gradients: Any, /, damping: float = 1e-5) -> WoodburyStatic:
     >>> c
     array([20. , 35.8])
     """
+    in_memory("gradients", gradients)
     (gradients,) = _checks.floating(gradients=gradients)
     _checks.real(gradients=gradients)
     if gradients.ndim != 2 or 0 in gradients.shape:

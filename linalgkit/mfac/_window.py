@@ -8,7 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace, device, is_jax_array
+from array_api_compat import (
+    array_namespace,
+    device,
+    is_cupy_array,
+    is_jax_array,
+    is_numpy_array,
+)
 
 from .. import _checks
 from .._engine import Engines
@@ -18,6 +24,7 @@ from ._rows import (
     Layout,
     Rows,
     damping_of,
+    in_memory,
     result_dtype,
     row_maxima,
     row_scales,
@@ -120,8 +127,9 @@ class SlidingWindowFisher:
         self.shape = (self.layout.size,) * 2
         self.count, self._next = 0, 0
         like = np.empty(0) if like is None else like
+        in_memory("like", like)
         xp, place = array_namespace(like), device(like)
-        bits = storage == "bfloat16" and not hasattr(xp, "bfloat16")
+        bits = storage == "bfloat16" and (is_numpy_array(like) or is_cupy_array(like))
         name = "uint16" if bits else storage
         if not hasattr(xp, name):
             raise TypeError(f"arrays of {xp.__name__} have no {storage}.")
