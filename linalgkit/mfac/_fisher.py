@@ -145,8 +145,8 @@ class EmpiricalFisher(Operator):
     with float32 gradients, products with F⁻¹ are within a relative 1e-6 of those in float64 for
     damping of 1e-8 squared gradient lengths and more.
 
-    Each product reads G twice: 4 m d operations a vector. With Dask arrays the first read is done at
-    once, m numbers a vector come to the client, and the result waits to be computed in its chunks.
+    Each product reads G twice: 4 m d operations a vector. With Dask arrays the first read is done
+    at once, m numbers a vector come to the client, and the result waits to be computed in chunks.
     """
 
     __module__ = "linalgkit.mfac"
