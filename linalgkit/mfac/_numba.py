@@ -17,6 +17,7 @@ DTYPES = "fdeH"  # uint16 are bits of bfloat16
 
 _COLUMNS = 16384  # of a chunk, at least
 _WORK = 1 << 20  # entries of G that a chunk reads, at least
+_ALONE = 1024  # rows of matrices that are factorised by one thread
 _SHORT = 512  # columns whose products are summed in float32
 
 
@@ -182,7 +183,7 @@ def _triangle_norms(rows, root, buffer, result):
 
 def inverse_cholesky(matrix):
     """Factorise and invert by LAPACK."""
-    inverse, status = lapack.dtrtri(cholesky(matrix), lower=1, overwrite_c=1)
+    inverse, status = _undivided(lapack.dtrtri, cholesky(matrix), lower=1)
     if status:
         raise np.linalg.LinAlgError("the Cholesky factor is singular")
     return inverse
@@ -190,7 +191,7 @@ def inverse_cholesky(matrix):
 
 def cholesky(matrix):
     """Factorise by LAPACK."""
-    factor, status = lapack.dpotrf(matrix, lower=1, clean=1)
+    factor, status = _undivided(lapack.dpotrf, matrix, lower=1, clean=1)
     if status:
         raise np.linalg.LinAlgError("the matrix is not positive definite")
     return factor
@@ -198,7 +199,23 @@ def cholesky(matrix):
 
 def cholesky_solve(factor, right):
     """Solve by LAPACK."""
-    return lapack.dpotrs(factor, right, lower=1)[0]
+    return _undivided(lapack.dpotrs, factor, right, lower=1)[0]
+
+
+def _undivided(function, matrix, *args, **options):
+    """Call LAPACK in this thread alone where matrices are small.
+
+    Its threads gain little there, and wait long for each other beside other programs.
+    """
+    if matrix.shape[0] > _ALONE:
+        return function(matrix, *args, **options)
+    found = []
+
+    def call(start, stop):
+        return function(matrix, *args, **options)
+
+    run_chunks(call, [0, 1], blas=True, commit=lambda _, result: found.append(result))
+    return found[0]
 
 
 def fisher_solve(x, gradients, *, damping):
