@@ -109,7 +109,9 @@ for name, found in curves.items():
 left.set(xlabel="weights removed (%)", ylabel="relative error of the layer's outputs")
 left.legend(frameon=False)
 right.bar(range(4), list(patterns.values()), color=[colours[name] for name in patterns])
-right.set_xticks(range(4), [name.replace(", ", ",\n") for name in patterns], fontsize=8, rotation=30)
+right.set_xticks(
+    range(4), [name.replace(", ", ",\n") for name in patterns], fontsize=8, rotation=30
+)
 right.set(ylabel="relative error", title="two of every four")
 for axis in (left, right):
     axis.spines[["top", "right"]].set_visible(False)

@@ -27,7 +27,7 @@ def block_fisher(gradients: Any, block_size: int, *, damping: float = 1e-5) -> "
     block_size : int
         Parameters of a block; the last block of a leaf may have fewer.
     damping : float
-        λ > 0, added to the diagonal.
+        The λ > 0 that is added to the diagonal.
 
     Returns
     -------
@@ -84,7 +84,7 @@ class BlockFisher(Operator):
     block_size : int
         Parameters of a block.
     damping : float
-        λ.
+        The λ of F.
     dtype : dtype
         Of results that belong to no vector, such as the diagonal.
 

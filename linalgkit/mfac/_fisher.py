@@ -35,7 +35,15 @@ _TOLERANCE = 1e-7  # of what rounding of the Gram matrix may change in products 
 
 
 class FisherSolveGradients(NamedTuple):
-    """Gradients of `fisher_solve` with respect to its arrays."""
+    """Gradients of `fisher_solve`; None where not wanted.
+
+    Parameters
+    ----------
+    x : array, shape of x, or None
+        With respect to the vectors.
+    gradients : array, shape (m, d), or None
+        With respect to the gradients.
+    """
 
     x: Any
     gradients: Any
@@ -53,7 +61,7 @@ def empirical_fisher(
         One gradient a row. A list has one array for each of a model's parameter tensors; nothing
         is put together. Any m and d. Dask arrays may be chunked along d.
     damping : float
-        λ > 0, added to the diagonal.
+        The λ > 0 that is added to the diagonal.
     storage : {"float32", "float16", "bfloat16"}, optional
         What to keep the gradients in; as given by default. Rows in float16 are scaled by powers of
         two, so that small gradients do not vanish.
@@ -123,7 +131,7 @@ class EmpiricalFisher(Operator):
     scales : array, shape (m,)
         Row i of G is ``scales[i]`` times what is stored.
     damping : float
-        λ.
+        The λ of F.
     dtype : dtype or str
         Of results that belong to no vector, such as the diagonal.
 
@@ -379,7 +387,7 @@ def fisher_solve(x: Any, gradients: Any, /, *, damping: float = 1e-5) -> Any:
     gradients : array, shape (m, d)
         One gradient a row.
     damping : float
-        λ > 0, added to the diagonal.
+        The λ > 0 that is added to the diagonal.
 
     Returns
     -------

@@ -29,7 +29,7 @@ _LARGEST_GROUP = 8
 class PruneResult:
     """What `prune` found.
 
-    Attributes
+    Parameters
     ----------
     weights : array or list of arrays
         The weights after pruning, of the form and dtype of those before.

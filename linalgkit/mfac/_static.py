@@ -10,7 +10,15 @@ engine = Engines(__package__)
 
 
 class WoodburyStatic(NamedTuple):
-    """What the published static algorithm keeps: F⁻¹ = I / λ - Σ y_i y_iᵀ / c_i."""
+    """What the published static algorithm keeps: F⁻¹ = I / λ - Σ y_i y_iᵀ / c_i.
+
+    Parameters
+    ----------
+    y : array, shape (m, d)
+        The vectors.
+    c : array, shape (m,)
+        Their divisors.
+    """
 
     y: Any
     c: Any
@@ -25,7 +33,7 @@ def woodbury_static(gradients: Any, /, damping: float = 1e-5) -> WoodburyStatic:
     gradients : array, shape (m, d)
         One gradient a row.
     damping : float
-        λ > 0, added to the diagonal.
+        The λ > 0 that is added to the diagonal.
 
     Returns
     -------
@@ -60,8 +68,8 @@ def woodbury_static(gradients: Any, /, damping: float = 1e-5) -> WoodburyStatic:
     >>> from linalgkit.mfac import woodbury_static
     >>> y, c = woodbury_static(np.array([[3.0, 0.0], [3.0, 4.0]]), 0.5)
     >>> y
-    array([[ 6.        ,  0.        ],
-           [ 0.6       ,  8.        ]])
+    array([[6. , 0. ],
+           [0.6, 8. ]])
     >>> c
     array([20. , 35.8])
     """

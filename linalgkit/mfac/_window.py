@@ -46,7 +46,7 @@ class SlidingWindowFisher:
     d : int or sequence of tuples of int
         The number of parameters, or the shapes of leaves.
     damping : float
-        λ > 0, added to the diagonal.
+        The λ > 0 that is added to the diagonal.
     storage : {"float32", "float64", "float16", "bfloat16"}
         What the window is kept in. Rows in float16 are scaled by powers of two, so that small
         gradients do not vanish.

@@ -22,9 +22,9 @@ class MFAC(torch.optim.Optimizer):
     n_gradients : int
         Gradients of the window, m.
     damping : float
-        λ > 0, added to the diagonal of the Fisher matrix.
+        The λ > 0 that is added to the diagonal of the Fisher matrix.
     momentum : float
-        μ of the running mean of the steps, at least 0 and less than 1.
+        The μ of the running mean of the steps, at least 0 and less than 1.
     weight_decay : float
         This times the parameters is added to the gradient.
     storage : {"float32", "float64", "float16", "bfloat16"}, optional
@@ -63,7 +63,7 @@ class MFAC(torch.optim.Optimizer):
     >>> _ = torch.manual_seed(0)
     >>> inputs, model = torch.randn(64, 3), torch.nn.Linear(3, 1)
     >>> answers = inputs @ torch.tensor([[1.0], [-2.0], [0.5]])
-    >>> optimizer = MFAC(model.parameters(), lr=0.05, n_gradients=16, damping=1e-2)
+    >>> optimizer = MFAC(model.parameters(), lr=0.1, n_gradients=16, damping=1.0)
     >>> for _ in range(100):
     ...     optimizer.zero_grad()
     ...     loss = ((model(inputs) - answers) ** 2).mean()
