@@ -20,7 +20,8 @@ from ._array_api_delta import Chunk, Step, chunk_size, prepared
 
 DTYPES = "efdFD"  # half precision is computed in float32
 
-_ROWS = 64  # of a chunk, and reflections of a block, at most
+_ROWS = 64  # of a chunk, and of a triangle that the kernel inverts, at most
+_BLOCKS = (256, 128, 64)  # reflections that are applied at a time
 _THREADS = 256
 _SLAB = 32 * (_ROWS + 4)  # numbers that kernels stage at a time
 _WORKSPACE = 1 << 30  # bytes of what is prepared at a time, unless one head takes more
@@ -143,23 +144,37 @@ def reflect(x, vectors, tau, kept, *, adjoint):
 
     if not x.size or not vectors.size:
         return _array_api.reflect(x, vectors, tau, kept, adjoint=adjoint)
-    dtype, r = x.dtype, vectors.shape[-1]
-    wide, blocks = np.promote_types(dtype, np.float32), -(-r // _ROWS)
-    v = cp.zeros((*vectors.shape[:-1], blocks * _ROWS), wide)
-    v[..., :r] = vectors
-    strengths = cp.zeros((*tau.shape[:-1], blocks * _ROWS), wide)
-    strengths[..., :r] = tau.conj()
-    v = cp.moveaxis(v.reshape(*v.shape[:-1], blocks, _ROWS), -2, 0)
-    strengths = cp.moveaxis(strengths.reshape(*strengths.shape[:-1], blocks, _ROWS), -2, 0)
-    transforms = _transforms(cp.matmul(adjoint_of(v), v), strengths)
+    dtype, (n, r) = x.dtype, vectors.shape[-2:]
+    wide = np.promote_types(dtype, np.float32)
+    width = next((size for size in _BLOCKS if size < 2 * r), _ROWS)
+    blocks = -(-r // width)
+    v = cp.zeros((blocks, *vectors.shape[:-2], width, n), wide)  # rows, as cuBLAS reads best
+    strengths = cp.zeros((blocks, *tau.shape[:-1], width), wide)
+    for block in range(blocks):
+        some = slice(block * width, min((block + 1) * width, r))
+        count = some.stop - some.start
+        v[block][..., :count, :] = cp.swapaxes(vectors[..., some], -1, -2)
+        strengths[block][..., :count] = tau[..., some].conj()
+    rows = v.conj()  # Vᴴ
+    transforms = _transforms(cp.matmul(rows, cp.swapaxes(v, -1, -2)), strengths)
     if not adjoint:
         transforms = adjoint_of(transforms)
-    written = cp.matmul(v, transforms)
+    written = cp.matmul(cp.swapaxes(transforms, -1, -2), v)  # (V T)ᵀ
     batch = np.broadcast_shapes(x.shape[:-2], tau.shape[:-1])
-    result = cp.array(cp.broadcast_to(x, (*batch, *x.shape[-2:])), wide)
+    result = cp.array(cp.broadcast_to(x, (*batch, *x.shape[-2:])), wide, order="C")
     for block in range(blocks) if adjoint else reversed(range(blocks)):
-        result -= cp.matmul(written[block], cp.matmul(adjoint_of(v[block]), result))
+        _subtract_product(written[block], cp.matmul(rows[block], result), result)
     return result.astype(dtype, copy=False)
+
+
+def _subtract_product(turned, b, result):
+    """Subtract Aᵀ B, A `turned`; in place by cuBLAS where it is one matrix."""
+    import cupy as cp
+
+    if result.ndim > 2:
+        result -= cp.matmul(cp.swapaxes(turned, -1, -2), b)
+    else:
+        cp.cublas.gemm("T", "N", turned, b, out=result, alpha=-1.0, beta=1.0)
 
 
 def _transforms(gram, strengths):
@@ -168,16 +183,27 @@ def _transforms(gram, strengths):
 
 
 def _inverted(matrices):
-    """Invert I + tril(A, -1) in the place of A."""
+    """Return (I + tril(A, -1))⁻¹: of more rows than the kernel takes, from its halves.
+
+    The lower left quarter of the inverse is -Y C X, with X and Y the inverses of both halves.
+    """
     import cupy as cp
 
-    matrices = cp.ascontiguousarray(matrices)
     rows = matrices.shape[-1]
-    shared = rows * (rows + 1) * matrices.itemsize
-    kernel = _with_shared(_inverses(matrices.dtype.char), shared)
-    grid, threads = (prod(matrices.shape[:-2]),), (-(-rows // 32) * 32,)
-    kernel(grid, threads, (matrices, np.int32(rows)), shared_mem=shared)
-    return matrices
+    if rows <= _ROWS:
+        matrices = cp.ascontiguousarray(matrices)
+        shared = rows * (rows + 1) * matrices.itemsize
+        kernel = _with_shared(_inverses(matrices.dtype.char), shared)
+        grid, threads = (prod(matrices.shape[:-2]),), (-(-rows // 32) * 32,)
+        kernel(grid, threads, (matrices, np.int32(rows)), shared_mem=shared)
+        return matrices
+    half = rows // 2
+    halves = cp.stack((matrices[..., :half, :half], matrices[..., half:, half:]))
+    first, second = _inverted(halves)
+    result = cp.zeros(matrices.shape, matrices.dtype)
+    result[..., :half, :half], result[..., half:, half:] = first, second
+    result[..., half:, :half] = -cp.matmul(cp.matmul(second, matrices[..., half:, :half]), first)
+    return result
 
 
 class _Sizes(NamedTuple):

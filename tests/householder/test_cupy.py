@@ -197,12 +197,12 @@ def test_transforms(dtype, count):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("batch", [(), (2, 3)])
-@pytest.mark.parametrize("count", [0, 1, 64, 130])
+@pytest.mark.parametrize("count", [0, 1, 64, 130, 300])
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "complex64", "complex128"])
 def test_reflections(dtype, count, batch):
     import cupy as cp
 
-    rng, n = np.random.default_rng(3), 150
+    rng, n = np.random.default_rng(3), 350
     wide = np.result_type(dtype, np.float64)
     vectors, tau = rng.standard_normal((*batch, n, count)), rng.uniform(0, 2, (*batch, count))
     x = rng.standard_normal((n, 5))
@@ -210,7 +210,7 @@ def test_reflections(dtype, count, batch):
         vectors = vectors + 1j * rng.standard_normal(vectors.shape)
         tau = tau + 1j * rng.standard_normal(tau.shape)
     tau[..., count // 2 :][..., :1] = 0
-    vectors, tau, x = ((y / 25).astype(dtype) for y in (vectors, 25 * tau, x))
+    vectors, tau, x = ((y / 40).astype(dtype) for y in (vectors, 40 * tau, x))
     host = ReflectionProduct(vectors.astype(wide), tau.astype(wide))
     device, before = ReflectionProduct(cp.asarray(vectors), cp.asarray(tau)), cp.asarray(x)
     operand = before.copy()
