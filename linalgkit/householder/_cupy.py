@@ -148,13 +148,12 @@ def reflect(x, vectors, tau, kept, *, adjoint):
     wide = np.promote_types(dtype, np.float32)
     width = next((size for size in _BLOCKS if size < 2 * r), _ROWS)
     blocks = -(-r // width)
-    v = cp.zeros((blocks, *vectors.shape[:-2], width, n), wide)  # rows, as cuBLAS reads best
-    strengths = cp.zeros((blocks, *tau.shape[:-1], width), wide)
-    for block in range(blocks):
-        some = slice(block * width, min((block + 1) * width, r))
-        count = some.stop - some.start
-        v[block][..., :count, :] = cp.swapaxes(vectors[..., some], -1, -2)
-        strengths[block][..., :count] = tau[..., some].conj()
+    v = cp.zeros((*vectors.shape[:-2], blocks * width, n), wide)  # rows, as cuBLAS reads best
+    v[..., :r, :] = cp.swapaxes(vectors, -1, -2)
+    v = cp.moveaxis(v.reshape(*v.shape[:-2], blocks, width, n), -3, 0)
+    strengths = cp.zeros((*tau.shape[:-1], blocks * width), wide)
+    strengths[..., :r] = tau.conj()
+    strengths = cp.moveaxis(strengths.reshape(*tau.shape[:-1], blocks, width), -2, 0)
     rows = v.conj()  # Vᴴ
     transforms = _transforms(cp.matmul(rows, cp.swapaxes(v, -1, -2)), strengths)
     if not adjoint:
@@ -169,12 +168,12 @@ def reflect(x, vectors, tau, kept, *, adjoint):
 
 def _subtract_product(turned, b, result):
     """Subtract Aᵀ B, A `turned`; in place by cuBLAS where it is one matrix."""
-    import cupy as cp
+    from cupy import cublas, matmul, swapaxes
 
     if result.ndim > 2:
-        result -= cp.matmul(cp.swapaxes(turned, -1, -2), b)
+        result -= matmul(swapaxes(turned, -1, -2), b)
     else:
-        cp.cublas.gemm("T", "N", turned, b, out=result, alpha=-1.0, beta=1.0)
+        cublas.gemm("T", "N", turned, b, out=result, alpha=-1.0, beta=1.0)
 
 
 def _transforms(gram, strengths):
