@@ -57,9 +57,10 @@ __global__ void inverses(T* matrices, int rows) {
     }
 }
 
-template <typename T>
-struct alignas(sizeof(T) < 8 ? 16 : 8) Four {
-    T of[4];
+// Numbers that are read at once.
+template <typename T, int COUNT>
+struct alignas(sizeof(T) * COUNT < 16 ? sizeof(T) * COUNT : 16) Pack {
+    T of[COUNT];
 };
 
 // sums[r][c] += Σ_k A[row + r, k] B[k, column + c] for the thread's rows and columns. A is in
@@ -83,12 +84,12 @@ __device__ void multiply(
         __syncthreads();
         const int last = min(DEPTH, depth - begin);
         for (int k = 0; k < last; ++k) {
-            const Four<T> left = *reinterpret_cast<const Four<T>*>(slab + k * (ROWS + 4) + row);
-            T right[EACH];
-            for (int c = 0; c < EACH; ++c) right[c] = b[(begin + k) * COLUMNS + column + c];
+            const auto left = *reinterpret_cast<const Pack<T, 4>*>(slab + k * (ROWS + 4) + row);
+            const auto right =
+                *reinterpret_cast<const Pack<T, EACH>*>(b + (begin + k) * COLUMNS + column);
             for (int r = 0; r < 4; ++r) {
                 for (int c = 0; c < EACH; ++c) {
-                    sums[r][c] = add_product(sums[r][c], left.of[r], right[c]);
+                    sums[r][c] = add_product(sums[r][c], left.of[r], right.of[c]);
                 }
             }
         }

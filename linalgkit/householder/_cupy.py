@@ -27,7 +27,7 @@ _SLAB = 32 * (_ROWS + 4)  # numbers that kernels stage at a time
 _WORKSPACE = 1 << 30  # bytes of what is prepared at a time, unless one head takes more
 _NUMBERS = {"f": "float", "d": "double", "F": "linalgkit::Complex<float>",
             "D": "linalgkit::Complex<double>"}  # fmt: skip
-_COLUMNS = {"f": (32, 16), "d": (16,)}  # of a strip of the state
+_COLUMNS = {"f": (64, 32, 16), "d": (32, 16)}  # of a strip of the state
 
 
 def _inverses(dtype):
