@@ -12,7 +12,7 @@ construction and by one of integers.
 # %%
 # Two ways to swap
 # ----------------
-# The reflection I - β k kᵀ swaps two points if k is their difference, scaled so that β |k|² = 2.
+# The reflection I - β k kᵀ swaps two points if k is their difference, and ``β |k|² = 2``.
 # Published is a key of norm 1 with β = 2. Its entries are ±√½, which no binary number is. With
 # β = 1 and entries ±1, every number that the algorithm meets is a small integer.
 
