@@ -74,8 +74,7 @@ def words(task, batch, length, rng):
 # Training
 # --------
 # One layer of eight heads between an embedding and a small network. The longest word grows from 5
-# to 40 letters over the first three fifths of the steps: with long words from the start, S₃ is not
-# learned in so few steps.
+# to 40 letters over the first three fifths of the steps, which smaller layers need for S₃.
 
 
 def trained(task, most, reflections, seed, steps):

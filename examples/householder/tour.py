@@ -27,7 +27,7 @@ def word_problem(length: int = 1_000_000):
 
     return {
         "what": "word problem of S₅",
-        "input": f"{length:,} letters, {n} reflections each",
+        "input": f"{length:,} letters, {n} swaps each",
         "ours": lambda: delta_rule(q, k, v, beta, initial_state=state, reflections=n, scale=1),
         "peer": peer,
         "peer_name": "NumPy, chunks",
