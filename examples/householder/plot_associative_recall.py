@@ -111,7 +111,7 @@ for axis, errors, title in zip(
     axis.set(title=title, xlabel="images stored", ylim=(-0.05, 2.8))
     axis.spines[["top", "right"]].set_visible(False)
 panels[0].set_ylabel("relative error of what is recalled")
-panels[1].text(24, 1.02, "blank page", color="#777777", va="bottom", fontsize=9)
+panels[1].text(21, 1.02, "blank page", color="#777777", va="bottom", fontsize=9)
 figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=4,
               frameon=False)  # fmt: skip
 
