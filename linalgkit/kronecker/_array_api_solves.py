@@ -34,6 +34,8 @@ def kron_solve(b, *factors, assume_a, columns):
     if assume_a == "pos":
         for k, factor in enumerate(factors):
             _check_positive(factor, k)
+    if assume_a == "tri":
+        check_triangular(factors)
     for k, left, right in modes(columns_of(factors)):
         b = _solve_mode(b, factors[k], left, right * columns, f"factors[{k}]")
     return b
@@ -172,6 +174,23 @@ def implicitly(product, solve, b, factors):
         lambda _, c: solve(c, factors),
         lambda _, c: solve(c, [moveaxis(factor, -1, -2) for factor in factors]),
     )
+
+
+def check_triangular(factors):
+    """Raise ValueError where a factor is not triangular, and values are at hand."""
+    for k, factor in enumerate(factors):
+        if is_concrete(factor):
+            xp = array_namespace(factor)
+            if not is_lower(factor) and bool(xp.any(xp.tril(factor, k=-1) != 0)):
+                raise ValueError(
+                    f"factors[{k}] is neither upper nor lower triangular, as assume_a='tri' says."
+                )
+
+
+def is_lower(factor):
+    """Tell whether nothing stands above the diagonal."""
+    xp = array_namespace(factor)
+    return not bool(xp.any(xp.triu(factor, k=1) != 0))
 
 
 def is_concrete(array):

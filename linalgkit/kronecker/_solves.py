@@ -5,7 +5,7 @@ acts along axis k, as with ``numpy.kron``.
 """
 
 from collections.abc import Callable, Collection, Sequence
-from math import isfinite, prod
+from math import inf, isfinite, prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -424,13 +424,14 @@ def conjugate_gradients(
 
 def number(name: str, value: Any, *, is_complex: bool = False) -> Any:
     """Return a number as Python's; TypeError or ValueError where it is none, or not finite."""
-    kinds = "iufc" if is_complex else "iuf"
-    array = value if isinstance(value, np.generic) else np.asarray(value)
-    if array.ndim or array.dtype.kind not in kinds:
+    if isinstance(value, np.generic):
+        value = value.item()
+    kinds = (int, float, complex) if is_complex else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds):
         raise TypeError(f"{name} must be a number; got {value!r} ({type(value).__name__}).")
-    if not np.isfinite(array):
+    if not abs(value) < inf:
         raise ValueError(f"{name} must be finite; got {value!r}.")
-    return complex(value) if array.dtype.kind == "c" else float(value)
+    return value if isinstance(value, complex) else float(value)
 
 
 def _is_complex(x: Any) -> bool:
