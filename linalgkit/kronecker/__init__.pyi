@@ -9,6 +9,7 @@ from ._decompositions import (
     kron_svd,
 )
 from ._nearest import NearestKronecker, nearest_kronecker
+from ._operators import KroneckerProduct, KroneckerSum
 from ._products import (
     KroneckerGradients,
     kron_dense,
@@ -37,8 +38,10 @@ from ._sums import (
 __all__ = [
     "KroneckerEigh",
     "KroneckerGradients",
+    "KroneckerProduct",
     "KroneckerSVD",
     "KroneckerSolveGradients",
+    "KroneckerSum",
     "NearestKronecker",
     "Slogdet",
     "kron_cholesky",

@@ -319,6 +319,12 @@ def kronsum_expm_multiply(factors: Sequence[Any], x: Any, t: complex = 1.0, /) -
     return engine(x, *factors).kronsum_expm_multiply(x, *factors, t=t)
 
 
+def kronsum_expm(factors: Sequence[Any], t: complex) -> list[Any]:
+    """Return the exponentials of t times the factors: the factors of the sum's exponential."""
+    t = number("t", t, is_complex=True)
+    return list(engine(*factors).exponentials(*factors, t=t))
+
+
 def chosen_method(factors: Sequence[Any], b: Any, method: str) -> str:
     """Return the method; for "auto" by what the factors are."""
     _checks.choice("method", method, _METHODS)
