@@ -1,6 +1,7 @@
 """Kronecker products and sums as operators."""
 
 from collections.abc import Sequence
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -148,13 +149,11 @@ class KroneckerProduct(Operator):
 
     def solve(self, b: Any, /, *, assume_a: str = "gen") -> Any:
         """Return x with A x = b, for b of shape (rows,) or (..., rows, k); as `kron_solve`."""
-        return _by_columns(
-            lambda c: kron_solve(self.factors, c, assume_a=assume_a), b, self.batch_shape
-        )
+        return _by_columns(partial(kron_solve, assume_a=assume_a), self.factors, b)
 
     def lstsq(self, b: Any, /, *, rcond: float | None = None) -> Any:
         """Return the x of least norm that minimises ‖A x - b‖, as `kron_lstsq`."""
-        return _by_columns(lambda c: kron_lstsq(self.factors, c, rcond=rcond), b, self.batch_shape)
+        return _by_columns(partial(kron_lstsq, rcond=rcond), self.factors, b)
 
     def slogdet(self) -> Slogdet:
         """Return the determinant's sign (or phase) and the logarithm of its absolute value."""
@@ -216,7 +215,8 @@ class KroneckerSum(Operator):
 
     def matmat(self, x: Any, /) -> Any:
         """Return A X for X of shape (..., n, k)."""
-        return moveaxis(kronsum_matvec(self.factors, moveaxis(x, -1, -2)), -1, -2)
+        _checks.operand("x", x, -2, self.shape[0])
+        return moveaxis(kronsum_matvec(_for_columns(self.factors), moveaxis(x, -1, -2)), -1, -2)
 
     def rmatmat(self, x: Any, /) -> Any:
         """Return A^H X for X of shape (..., n, k)."""
@@ -266,11 +266,7 @@ class KroneckerSum(Operator):
 
         As `kronsum_solve`, with its methods.
         """
-        return _by_columns(
-            lambda c: kronsum_solve(self.factors, c, shift=shift, method=method),
-            b,
-            self.batch_shape,
-        )
+        return _by_columns(partial(kronsum_solve, shift=shift, method=method), self.factors, b)
 
     def expm(self, t: float = 1.0, /) -> KroneckerProduct:
         """Return the exponential of t A: the Kronecker product of the factors'."""
@@ -281,9 +277,14 @@ def _sizes(factors: Sequence[Any]) -> list[str]:
     return ["×".join(map(str, factor.shape[-2:])) for factor in factors]
 
 
-def _by_columns(solve: Any, b: Any, batch: tuple[int, ...]) -> Any:
+def _by_columns(solve: Any, factors: Sequence[Any], b: Any) -> Any:
     """Solve for a vector, or for the columns of matrices."""
     (b,) = _checks.floating(b=b)
-    if b.ndim <= 1 + len(batch):
-        return solve(b)
-    return moveaxis(solve(moveaxis(b, -1, -2)), -1, -2)
+    if b.ndim <= 1 + len(batch_shape(factors)):
+        return solve(factors, b)
+    return moveaxis(solve(_for_columns(factors), moveaxis(b, -1, -2)), -1, -2)
+
+
+def _for_columns(factors: Sequence[Any]) -> list[Any]:
+    """Put a batch axis for the columns behind the batch axes that there are."""
+    return [factor if factor.ndim == 2 else factor[..., None, :, :] for factor in factors]
