@@ -54,9 +54,14 @@ def kron_matvec(x, *factors, columns):
     rows, sizes = rows_of(factors), columns_of(factors)
     if 0 in rows or not x.size:
         return np.zeros((*batch, prod(rows) * columns), x.dtype)
+    y = None
     for one in _passes(rows, sizes, columns):
-        shrunk, grown = (prod(n[k] for k in one.modes) for n in (sizes, rows))
-        y = np.empty(x.size // shrunk * grown, x.dtype)
+        # Panels of `products` are read before they are written, so a grid of our own may be its own
+        # result: fresh memory costs as much as the multiplications of a small mode.
+        in_place = one.panel and one.right > 1 and one.points_in == one.points_out
+        if y is None or not in_place:
+            shrunk, grown = (prod(n[k] for k in one.modes) for n in (sizes, rows))
+            y = np.empty(x.size // shrunk * grown, x.dtype)
         _apply(one, x, factors, y)
         x = y
     return x.reshape(*batch, -1)

@@ -152,8 +152,8 @@ def kronsum_solve(
     Returns
     -------
     array, shape (..., n_1 ⋯ n_d)
-        x with ``(A_1 ⊕ ... ⊕ A_d + shift I) x = b``. For two factors: X with ``A X + X Bᵀ + shift
-        X`` equal to the right-hand side.
+        The x with ``(A_1 ⊕ ... ⊕ A_d + shift I) x = b``. For two factors: the X with
+        ``A X + X Bᵀ + shift X`` equal to the right-hand side.
 
     Raises
     ------
