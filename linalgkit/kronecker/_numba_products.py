@@ -1,6 +1,6 @@
 """CPU engine of products: which modes go through memory together, and which go to BLAS.
 
-Modes of at most 64 points that are applied one after the other and lie side by side make one pass
+Modes of at most 160 points that are applied one after the other and lie side by side make one pass
 (`_numba_panels`). A larger mode is a pass of its own: matrix products on pieces of the grid
 (`_numba_gemm`).
 """
@@ -20,7 +20,7 @@ from ._modes import batch_shape, columns_of, modes, rows_of, steps
 from ._numba_gemm import modes as gemm_modes
 from ._numba_panels import Grid, last_products, last_sums, products, sums
 
-_SMALL = 64  # points of a mode that is worth a panel
+_SMALL = 160  # points of a mode that is worth a panel; BLAS is as fast from there on
 _PANEL = 256  # points of a panel at most: 16 KB, and as much for the result
 _RUN = 1024  # points of panels that are read together, in longer runs of memory
 _LAST_PANEL = 512  # where the last mode is along the vectors, and the grid is read in place
@@ -54,16 +54,22 @@ def kron_matvec(x, *factors, columns):
     rows, sizes = rows_of(factors), columns_of(factors)
     if 0 in rows or not x.size:
         return np.zeros((*batch, prod(rows) * columns), x.dtype)
-    y = None
+    is_ours, spare = False, None
     for one in _passes(rows, sizes, columns):
-        # Panels of `products` are read before they are written, so a grid of our own may be its own
-        # result: fresh memory costs as much as the multiplications of a small mode.
-        in_place = one.panel and one.right > 1 and one.points_in == one.points_out
-        if y is None or not in_place:
-            shrunk, grown = (prod(n[k] for k in one.modes) for n in (sizes, rows))
-            y = np.empty(x.size // shrunk * grown, x.dtype)
+        # Fresh memory costs as much as the multiplications of a small mode. Panels of `products`
+        # are read before they are written, so a grid of our own may be its own result; other passes
+        # go to and fro between two.
+        shrunk, grown = (prod(n[k] for k in one.modes) for n in (sizes, rows))
+        size = x.size // shrunk * grown
+        if is_ours and one.panel and one.right > 1 and one.points_in == one.points_out:
+            y = x
+        elif spare is not None and spare.size == size:
+            y = spare
+        else:
+            y = np.empty(size, x.dtype)
         _apply(one, x, factors, y)
-        x = y
+        if y is not x:
+            is_ours, spare, x = True, x if is_ours else None, y
     return x.reshape(*batch, -1)
 
 
