@@ -213,7 +213,7 @@ def _apply_panels(one, x, chosen, y, batches, left, adds, is_sum):
     if one.right > 1:
         run = min(-(-one.right // lanes), max(1, _RUN // one.panel))
     grid = Grid(left, one.right, one.points_in, one.points_out, one.panel, run)
-    table = np.array([(a.ctypes.data, *a.strides[-2:], _batch_stride(a)) for a in chosen], np.int64)
+    table = np.array([(_at(a), *a.strides[-2:], _batch_stride(a)) for a in chosen], np.int64)
     if one.right > 1:
         kernel = sums if is_sum else products
         pieces, work = left * -(-one.right // (run * lanes)), one.work * lanes * run
@@ -228,7 +228,7 @@ def _apply_panels(one, x, chosen, y, batches, left, adds, is_sum):
     options = (int(adds),) if is_sum else ()
     run_chunks(
         kernel, bounds, _LIKE[x.dtype], grid, one.steps, table, *options,
-        x.ctypes.data, y.ctypes.data, scratch=lambda: np.empty(size, np.uint8),
+        _at(x), _at(y), scratch=lambda: np.empty(size, np.uint8),
     )  # fmt: skip
 
 
@@ -240,8 +240,13 @@ def _apply_blas(one, x, factor, y, batches, left, adds):
     bounds = chunk_bounds((batches * pieces, m * n * width), minimum=_CHUNK)
     run_chunks(
         gemm_modes, bounds, _KIND[x.dtype], scalars, left, m, n, one.right, width,
-        factor.ctypes.data, _batch_stride(factor), x.ctypes.data, y.ctypes.data, blas=True,
+        _at(factor), _batch_stride(factor), _at(x), _at(y), blas=True,
     )  # fmt: skip
+
+
+def _at(array):
+    """Return where an array begins, in a third of the time of ``array.ctypes.data``."""
+    return array.__array_interface__["data"][0]
 
 
 def _batch_stride(factor):

@@ -270,6 +270,24 @@ def test_mixed_libraries_are_refused(require):
         kronecker.kron_matvec([np.eye(2)], torch.ones(2))
 
 
+@pytest.mark.parametrize("count", [3, 9])
+def test_torch_takes_any_number_of_factors(count, require):
+    # More arrays than a function of compiled code may have go by the reference engine.
+    require("torch")
+    import torch
+
+    rng = np.random.default_rng(11)
+    factors = [torch.tensor(rng.standard_normal((2, 2)), requires_grad=True) for _ in range(count)]
+    x = rng.standard_normal(2**count)
+    y = kronecker.kron_matvec(factors, torch.tensor(x))
+    found = torch.autograd.grad((y * y).sum(), factors)
+    plain = [a.detach().numpy() for a in factors]
+    product = kronecker.kron_matvec(plain, x)
+    expected = kronecker.kron_matvec_vjp(2 * product, plain, x).factors
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-9 * np.abs(other).max())
+
+
 def test_reduce_of_tensordot_agrees():
     rng = np.random.default_rng(9)
     factors = [rng.standard_normal((6, 6)) for _ in range(4)]
