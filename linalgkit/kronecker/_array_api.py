@@ -4,11 +4,12 @@ Arrays come first, factors after them; all have one dtype. ``columns`` is the nu
 that stand behind the grid on the last axis: the vector is (n_1, …, n_d, columns).
 """
 
-from math import prod
-
 from array_api_compat import array_namespace
 
 from .._xp import adjoint, moveaxis
+from ._array_api_frequencies import frequencies_of_axes  # noqa: F401
+from ._array_api_kernels import spectral_mixture, student_t_mixture  # noqa: F401
+from ._array_api_pde import pde_solution  # noqa: F401
 from ._modes import columns_of, rows_of, steps
 
 

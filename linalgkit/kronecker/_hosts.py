@@ -1,0 +1,34 @@
+"""Values on the host: what the solvers compute with, whatever library they came from."""
+
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace, device
+
+
+def finite(**named: Any) -> None:
+    """Raise ValueError that names the argument and the first index of NaN or an infinity."""
+    for name, array in named.items():
+        xp = array_namespace(array)
+        good = xp.isfinite(array)
+        if not bool(xp.all(good)):
+            first = int(xp.argmin(xp.astype(xp.reshape(good, (-1,)), xp.int8)))
+            index = tuple(int(i) for i in np.unravel_index(first, array.shape))
+            raise ValueError(f"{name} must be finite; entry {index} is {array[index]}.")
+
+
+def to_host(array: Any) -> np.ndarray:
+    """Return an array of any library as float64 on the host."""
+    if hasattr(array, "detach"):  # torch
+        array = array.detach().cpu()
+    elif hasattr(array, "get"):  # CuPy
+        array = array.get()
+    return np.asarray(array, dtype=np.float64)
+
+
+def like(values: Any, original: Any) -> Any:
+    """Return values of the host in the library, on the device and in the dtype of an array."""
+    xp = array_namespace(original)
+    is_floating = xp.isdtype(original.dtype, "real floating")
+    dtype = original.dtype if is_floating else None
+    return xp.asarray(values, dtype=dtype, device=device(original))
