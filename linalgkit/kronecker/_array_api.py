@@ -9,6 +9,11 @@ from array_api_compat import array_namespace
 from .._xp import adjoint, moveaxis
 from ._array_api_frequencies import frequencies_of_axes  # noqa: F401
 from ._array_api_kernels import spectral_mixture, student_t_mixture  # noqa: F401
+from ._array_api_marginal import (  # noqa: F401
+    differentiation_matrix,
+    evidence,
+    fitted_kernel,
+)
 from ._array_api_pde import pde_solution  # noqa: F401
 from ._modes import columns_of, rows_of, steps
 

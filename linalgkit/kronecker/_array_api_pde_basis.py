@@ -13,6 +13,7 @@ import numpy as np
 from numpy.polynomial import chebyshev
 from scipy import linalg
 
+REACH = 8.0  # standard deviations, where a normal density is 1e-14 of its peak
 CUT = 1e-13  # of the largest singular value: directions below are rounding
 
 
@@ -20,16 +21,23 @@ class FeatureBasis:
     """Chebyshev polynomials times exponentials, one family for each rate.
 
     `rates` are complex with imaginary parts of at least 0, `degrees` the number of polynomials of
-    each.
+    each, `amplitudes` the prior deviations of their weights.
     """
 
-    def __init__(self, grid, rates, degrees, box=None, cut=CUT):
+    def __init__(self, grid, rates, degrees, box=None, cut=CUT, amplitudes=None):
         self.grid = grid
         self.box = box or (grid[0], grid[-1])
         self.rates, self.degrees = tuple(rates), tuple(degrees)
         features = self._features(grid, 0)
         norms = linalg.norm(features, axis=0)
         norms[norms == 0] = 1
+        if amplitudes is not None:
+            norms = norms / np.concatenate(
+                [
+                    np.full(degree * (2 if rate.imag else 1), amplitude)
+                    for rate, degree, amplitude in zip(rates, degrees, amplitudes, strict=True)
+                ]
+            )
         factor, triangle = linalg.qr(features / norms, mode="economic", check_finite=False)
         u, s, vh = _svd(triangle)
         kept = s > cut * s[0]
@@ -112,6 +120,25 @@ class KernelBasis:
 
     def values(self, x, order=0):
         return self.kernel.gram(x, self.grid, (order, 0)) @ self.transform
+
+
+def spectral_basis(grid, kernel, box):
+    """Make a spectral mixture's functions from its density, by the trapezoidal rule.
+
+    The sum over frequencies repeats the kernel with a period of 2.5 boxes; for envelopes that are
+    shorter the rule is exact to rounding. Singular values of the features are square roots of
+    those of the Gram matrix: half the digits more.
+    """
+    step = 1 / (2.5 * (box[1] - box[0]))
+    rates, amplitudes = [], []
+    for weight, mean, scale in zip(kernel.weights, kernel.means, kernel.scales, strict=True):
+        reach = int(np.ceil(REACH * scale / step))
+        s = mean + step * np.arange(-reach, reach + 1)
+        density = np.exp(-(((s - mean) / max(scale, 1e-300)) ** 2) / 2)
+        amplitude = np.sqrt(weight * density / density.sum())
+        rates += [2j * np.pi * abs(frequency) for frequency in s]
+        amplitudes += list(amplitude)
+    return FeatureBasis(grid, rates, [1] * len(rates), box, CUT, amplitudes)
 
 
 def _differentiation(degree):

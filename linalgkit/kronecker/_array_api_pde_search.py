@@ -10,7 +10,7 @@ from itertools import product
 import numpy as np
 
 from ._array_api_frequencies import LEAST_CYCLES, columns_of, pursued
-from ._array_api_pde_basis import CUT, FeatureBasis, KernelBasis
+from ._array_api_pde_basis import CUT, FeatureBasis, KernelBasis, spectral_basis
 from ._array_api_pde_systems import solution
 from ._kernels import SpectralMixture, StudentTMixture
 from ._pde import Envelopes
@@ -57,6 +57,10 @@ def basis_of(grid, kernel, box):
     """Make the functions of one axis, from envelopes or from a stationary kernel."""
     if isinstance(kernel, Envelopes):
         return FeatureBasis(grid, kernel.rates, kernel.degrees, box, kernel.cut)
+    if isinstance(kernel, SpectralMixture):
+        longest = (box[1] - box[0]) / (2 * np.pi)
+        if np.max(kernel.scales) * longest * 5 < grid.size / 8:
+            return spectral_basis(grid, kernel, box)
     return KernelBasis(grid, kernel, box)
 
 

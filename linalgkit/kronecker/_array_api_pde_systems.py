@@ -157,75 +157,90 @@ def solution(problem, bases, *, maxiter, tolerance=1e-14):
 
 
 class _LeastSquares:
-    """One axis: rows of the equation at all nodes and of the boundary, no normal equations."""
+    """One axis: rows of the equation at all nodes by QR, boundary data exact; no normal equations.
+
+    x = lifted boundary data + Z y, as with more axes.
+    """
 
     def __init__(self, problem, bases):
         self.problem, (self.basis,) = problem, bases
         self.values = _Values(bases, problem.grid)
-        highest = max(orders[0] for orders, _ in problem.terms)
-        self.scale = self.basis.largest_rate**highest * max(
-            np.max(np.abs(factors[0])) for orders, factors in problem.terms
-            if orders[0] == highest
-        )  # fmt: skip
         self.equation = sum(
             np.reshape(factors[0], (-1, 1)) * self.values.factor(0, orders[0])
             for orders, factors in problem.terms
         )
-        weight = np.sqrt(problem.source.size)
-        rows, wanted = [], []
-        for side, order, values in problem.conditions[0]:
-            ends = np.array([self.basis.box[side]])
-            norm = weight / self.basis.largest_rate**order
-            rows.append(norm * self.basis.values(ends, order))
-            wanted.append(norm * np.ravel(values))
-        self.rows = np.vstack(rows) if rows else np.zeros((0, self.basis.size))
-        self.wanted = np.concatenate(wanted) if rows else np.zeros(0)
+        self.edges = _Edges(self.basis, problem.conditions[0])
+        data = [np.ravel(values) for _, _, values in problem.conditions[0]]
+        self.lifted = self.edges.inverse @ np.concatenate([*data, np.zeros(0)])
 
     def linear(self, source):
-        return self._least(self.equation, source, self.wanted)
+        return self.lifted + self._least(self.equation, source - self.equation @ self.lifted)
 
     def newton(self, x):
-        function, derivatives, arguments = self.problem.nonlinearity
+        _, derivatives, arguments = self.problem.nonlinearity
         u = [self.values(x, orders) for orders in arguments]
         equation = self.equation
         for derivative, orders in zip(derivatives, arguments, strict=True):
             slope = np.broadcast_to(derivative(*u), self.problem.source.shape)
             equation = equation + slope[:, None] * self.values.factor(0, orders[0])
-        remains = self.problem.source - self.equation @ x - function(*u)
-        return self._least(equation, remains, self.wanted - self.rows @ x)
+        return self._least(equation, self._remains(x))
 
     def misfit(self, x):
+        return linalg.norm(self._remains(x))
+
+    def _remains(self, x):
         function, _, arguments = self.problem.nonlinearity
         u = [self.values(x, orders) for orders in arguments]
-        remains = self.problem.source - self.equation @ x - function(*u)
-        return np.hypot(linalg.norm(remains / self.scale), linalg.norm(self.wanted - self.rows @ x))
+        return self.problem.source - self.equation @ x - function(*u)
 
-    def _least(self, equation, source, wanted):
-        rows = np.vstack([equation / self.scale, self.rows])
-        right = np.concatenate([source / self.scale, wanted])
+    def _least(self, equation, right):
+        inner = equation @ self.edges.free
         q, triangle, order = linalg.qr(
-            rows, mode="economic", pivoting=True, check_finite=False, overwrite_a=True
+            inner, mode="economic", pivoting=True, check_finite=False, overwrite_a=True
         )
         sizes = np.abs(np.diagonal(triangle))
         rank = int(np.count_nonzero(sizes > 1e-15 * sizes[0]))
-        self.factor = triangle[:rank, :rank], order[:rank]
-        x = np.zeros(self.basis.size)
-        x[order[:rank]] = linalg.solve_triangular(
-            triangle[:rank, :rank], q[:, :rank].T @ right, check_finite=False
+        self.triangle, self.order = triangle[:rank, :rank], order[:rank]
+        y = np.zeros(inner.shape[1])
+        y[self.order] = linalg.solve_triangular(
+            self.triangle, q[:, :rank].T @ right, check_finite=False
         )
-        return x
+        return self.edges.free @ y
 
     def spread(self, rows):
         """Standard deviations of u at points, for errors of the equation of deviation 1."""
-        triangle, order = self.factor
-        spread = linalg.solve_triangular(triangle, rows[0][:, order].T, trans="T")
-        return linalg.norm(spread, axis=0) / self.scale
+        free = (rows[0] @ self.edges.free)[:, self.order]
+        return linalg.norm(linalg.solve_triangular(self.triangle, free.T, trans="T"), axis=0)
 
     def log_determinant(self):
         """Of the map from coefficients to data, a square one as far as volumes go."""
-        triangle, order = self.factor
-        sizes = np.log(np.abs(np.diagonal(triangle)))
-        return float(np.sum(sizes)) + order.size * np.log(self.scale)
+        return float(np.sum(np.log(np.abs(np.diagonal(self.triangle)))))
+
+
+class _Edges:
+    """The conditions on one axis: `free` spans the functions that fulfil them with zeros.
+
+    `inverse` gives the least coefficients for given values, `onto` projects on their span.
+    """
+
+    def __init__(self, basis, conditions):
+        count = len(conditions)
+        if count == 0:
+            self.free = np.eye(basis.size)
+            self.inverse = np.zeros((basis.size, 0))
+            self.onto = None
+            return
+        edge = np.array(
+            [basis.values(np.array([basis.box[side]]), order)[0] for side, order, _ in conditions]
+        )
+        norms = linalg.norm(edge, axis=1)
+        u, s, vh = linalg.svd(edge / norms[:, None])
+        if s.size < count or s[-1] < 1e-10:
+            raise linalg.LinAlgError(f"{count} conditions on one axis depend on each other.")
+        self.free = vh[count:].T
+        inverse = vh[:count].T / s @ u.T
+        self.onto = inverse @ (edge / norms[:, None])
+        self.inverse = inverse / norms
 
 
 class _Galerkin:
@@ -241,7 +256,12 @@ class _Galerkin:
             ]
             for orders, factors in problem.terms
         ]
-        self._impose()
+        edges = [
+            _Edges(basis, conditions)
+            for basis, conditions in zip(bases, problem.conditions, strict=True)
+        ]
+        self.free = [edge.free for edge in edges]
+        self.lifted = self._lifted(edges)
         self.inner = [
             [None if a is None else z.T @ a @ z for a, z in zip(term, self.free, strict=True)]
             for term in self.terms
@@ -346,39 +366,23 @@ class _Galerkin:
         q = self.bases[axis].q
         return q.T @ (np.reshape(factor, (-1, 1)) * self.values.factor(axis, order))
 
-    def _impose(self):
-        """Find the functions without boundary values, and lift the data by a Boolean sum."""
-        problem, bases = self.problem, self.bases
-        self.free, lifts, onto = [], [], []
-        for axis, rows in enumerate(problem.conditions):
-            basis = bases[axis]
-            others = [b.q.T for k, b in enumerate(bases) if k != axis]
-            edges, data = [], []
-            for side, order, values in rows:
-                row = basis.values(np.array([basis.box[side]]), order)[0]
-                norm = linalg.norm(row)
-                edges.append(row / norm)
-                data.append(multiplied(others, values / norm))
-            if not rows:
-                self.free.append(np.eye(basis.size))
+    def _lifted(self, edges):
+        """Coefficients with the boundary data, by a Boolean sum over the axes."""
+        total = np.zeros(tuple(basis.size for basis in self.bases))
+        for axis, conditions in enumerate(self.problem.conditions):
+            if not conditions:
                 continue
-            edge = np.array(edges)
-            u, s, vh = linalg.svd(edge)
-            if s[-1] < 1e-10:
-                raise linalg.LinAlgError(
-                    f"the {len(rows)} conditions on axis {axis} depend on each other."
-                )
-            self.free.append(vh[len(rows) :].T)
-            inverse = vh[: len(rows)].T / s @ u.T
-            lifts.append((axis, np.moveaxis(np.tensordot(inverse, np.array(data), 1), 0, axis)))
-            onto.append((axis, inverse @ edge))
-        total = np.zeros(tuple(basis.size for basis in bases))
-        for place, (_, lift) in enumerate(lifts):
-            for axis, projector in onto[:place]:
-                factors = [projector if k == axis else None for k in range(len(bases))]
-                lift = lift - multiplied(factors, lift)
+            others = [basis.q.T for k, basis in enumerate(self.bases) if k != axis]
+            data = np.array([multiplied(others, values) for _, _, values in conditions])
+            lift = np.moveaxis(np.tensordot(edges[axis].inverse, data, 1), 0, axis)
+            for before in range(axis):
+                if edges[before].onto is not None:
+                    factors = [
+                        edges[k].onto if k == before else None for k in range(len(self.bases))
+                    ]
+                    lift = lift - multiplied(factors, lift)
             total = total + lift
-        self.lifted = total
+        return total
 
 
 class _Solver:

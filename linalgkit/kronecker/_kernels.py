@@ -14,7 +14,7 @@ from array_api_compat import array_namespace
 
 from .. import _checks
 from .._engine import Engines
-from ._hosts import finite
+from ._hosts import finite, to_host
 
 engine = Engines(__package__)
 
@@ -242,3 +242,17 @@ def _repr(kernel: Any) -> str:
         f"<{type(kernel).__name__} of {count} component{'s' if count > 1 else ''}{smooth}, "
         f"frequencies {low:.6g} to {high:.6g}>"
     )
+
+
+def parameters_of(kernel: Any) -> tuple[str, tuple[np.ndarray, ...], float]:
+    """Return the kind of envelope, weights, means and scales or lengths on the host, and ν."""
+    is_gaussian = isinstance(kernel, SpectralMixture)
+    third = kernel.scales if is_gaussian else kernel.lengths
+    arrays = tuple(to_host(part) for part in (kernel.weights, kernel.means, third))
+    return "gaussian" if is_gaussian else "matern", arrays, getattr(kernel, "nu", 2.5)
+
+
+def on_host(kernel: Any) -> Any:
+    """Return a kernel of NumPy arrays in float64."""
+    kind, arrays, nu = parameters_of(kernel)
+    return SpectralMixture(*arrays) if kind == "gaussian" else StudentTMixture(*arrays, nu=nu)

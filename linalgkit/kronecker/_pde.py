@@ -16,7 +16,7 @@ import numpy as np
 from .. import _checks
 from .._engine import Engines, _frames_to_the_caller
 from ._hosts import finite, like, to_host
-from ._kernels import SpectralMixture, StudentTMixture
+from ._kernels import SpectralMixture, StudentTMixture, on_host
 
 engine = Engines(__package__)
 
@@ -495,7 +495,7 @@ def _kernels(kernel: Any, ndim: int) -> Any:
         )
     if len(kernels) != ndim:
         raise ValueError(f"kernel must have one entry for each of {ndim} axes; got {len(kernels)}.")
-    return tuple(kernels)
+    return tuple(k if isinstance(k, Envelopes) else on_host(k) for k in kernels)
 
 
 def _warn_of_aliases(frequencies: Any, grid: list[np.ndarray]) -> None:
