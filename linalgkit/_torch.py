@@ -433,7 +433,7 @@ def _reference(room: str, function: str) -> Callable[..., Any]:
 
 @cache
 def _names(room: str, function: str, count: int) -> tuple[str, ...]:
-    """Names of a function's arrays, what engines take by position: "factors[0]"… of ``*factors``."""
+    """Names of a function's arrays, what engines take by position; of ``*a``, "a[0]"…."""
     parameters = signature(_reference(room, function)).parameters.values()
     names = [p.name for p in parameters if p.kind is Parameter.POSITIONAL_OR_KEYWORD]
     more = [p.name for p in parameters if p.kind is Parameter.VAR_POSITIONAL]

@@ -1,3 +1,13 @@
+from ._decompositions import (
+    KroneckerEigh,
+    KroneckerSVD,
+    Slogdet,
+    kron_cholesky,
+    kron_eigh,
+    kron_power,
+    kron_slogdet,
+    kron_svd,
+)
 from ._frequencies import dominant_frequencies
 from ._kernels import SpectralMixture, StudentTMixture
 from ._marginal import (
@@ -7,27 +17,68 @@ from ._marginal import (
     fit_kernel,
     log_marginal_likelihood,
 )
+from ._nearest import NearestKronecker, nearest_kronecker
 from ._pde import Dirichlet, Envelopes, Neumann, Nonlinearity, PDEResult, solve_pde
-from ._products import KroneckerGradients, kron_matmat, kron_matvec, kron_matvec_vjp, kron_rmatvec
+from ._products import (
+    KroneckerGradients,
+    kron_dense,
+    kron_diag,
+    kron_matmat,
+    kron_matvec,
+    kron_matvec_vjp,
+    kron_rmatvec,
+    kron_trace,
+)
+from ._solves import KroneckerSolveGradients, kron_lstsq, kron_solve, kron_solve_vjp, shifted_solve
+from ._sums import (
+    kronsum_expm_multiply,
+    kronsum_matvec,
+    kronsum_matvec_vjp,
+    kronsum_solve,
+    kronsum_solve_vjp,
+)
 
 __all__ = [
     "Dirichlet",
     "Envelopes",
     "EvidenceGradient",
     "KernelFit",
+    "KroneckerEigh",
     "KroneckerGradients",
+    "KroneckerSVD",
+    "KroneckerSolveGradients",
+    "NearestKronecker",
     "Neumann",
     "Nonlinearity",
     "PDEResult",
+    "Slogdet",
     "SpectralMixture",
     "StudentTMixture",
     "differentiation_matrix",
     "dominant_frequencies",
     "fit_kernel",
+    "kron_cholesky",
+    "kron_dense",
+    "kron_diag",
+    "kron_eigh",
+    "kron_lstsq",
     "kron_matmat",
     "kron_matvec",
     "kron_matvec_vjp",
+    "kron_power",
     "kron_rmatvec",
+    "kron_slogdet",
+    "kron_solve",
+    "kron_solve_vjp",
+    "kron_svd",
+    "kron_trace",
+    "kronsum_expm_multiply",
+    "kronsum_matvec",
+    "kronsum_matvec_vjp",
+    "kronsum_solve",
+    "kronsum_solve_vjp",
     "log_marginal_likelihood",
+    "nearest_kronecker",
+    "shifted_solve",
     "solve_pde",
 ]

@@ -4,9 +4,14 @@ Arrays come first, factors after them; all have one dtype. ``columns`` is the nu
 that stand behind the grid on the last axis: the vector is (n_1, …, n_d, columns).
 """
 
-from array_api_compat import array_namespace
-
-from .._xp import adjoint, moveaxis
+from ._array_api_decompositions import (  # noqa: F401
+    kron_cholesky,
+    kron_eigh,
+    kron_power,
+    kron_slogdet,
+    kron_svd,
+    nearest_kronecker,
+)
 from ._array_api_frequencies import frequencies_of_axes  # noqa: F401
 from ._array_api_kernels import spectral_mixture, student_t_mixture  # noqa: F401
 from ._array_api_marginal import (  # noqa: F401
@@ -15,66 +20,21 @@ from ._array_api_marginal import (  # noqa: F401
     fitted_kernel,
 )
 from ._array_api_pde import pde_solution  # noqa: F401
-from ._modes import columns_of, rows_of, steps
-
-
-def kron_matvec(x, *factors, columns):
-    """Apply the modes one after the other."""
-    for k, left, right in steps(rows_of(factors), columns_of(factors)):
-        x = mode_product(x, factors[k], left, right * columns)
-    return x
-
-
-def kron_matvec_vjp(cotangent, x, *factors, columns, wrt):
-    """Pull the cotangent back step by step, through the inputs of the steps."""
-    plan = steps(rows_of(factors), columns_of(factors))
-    inputs = [x]
-    for k, left, right in plan[:-1]:
-        inputs.append(mode_product(inputs[-1], factors[k], left, right * columns))
-    gradients = [None] * len(factors)
-    g = cotangent
-    for (k, left, right), u in zip(reversed(plan), reversed(inputs), strict=True):
-        if f"factors[{k}]" in wrt:
-            gradients[k] = factor_gradient(g, u, factors[k], left, right * columns)
-        g = mode_product(g, adjoint(factors[k]), left, right * columns)
-    return (summed_to(g, tuple(x.shape)) if "x" in wrt else None, *gradients)
-
-
-def mode_product(x, a, left, right):
-    """Apply a matrix along the middle axis of (..., left, n, right): one product, no copy."""
-    xp = array_namespace(x)
-    lead, n = x.shape[:-1], a.shape[-1]
-    if right == 1:
-        y = xp.matmul(xp.reshape(x, (*lead, left, n)), moveaxis(a, -1, -2))
-        batch = y.shape[:-2]
-    elif left == 1:
-        y = xp.matmul(a, xp.reshape(x, (*lead, n, right)))
-        batch = y.shape[:-2]
-    else:
-        y = xp.matmul(a[..., None, :, :], xp.reshape(x, (*lead, left, n, right)))
-        batch = y.shape[:-3]
-    return xp.reshape(y, (*batch, left * a.shape[-2] * right))
-
-
-def factor_gradient(g, u, a, left, right):
-    """Sum the outer products of the fibres of two grids along one mode: Σ g uᴴ."""
-    xp = array_namespace(g)
-    m, n = a.shape[-2:]
-    g, u = (
-        xp.reshape(
-            moveaxis(xp.reshape(z, (*z.shape[:-1], left, size, right)), -2, -3),
-            (*z.shape[:-1], size, left * right),
-        )
-        for z, size in ((g, m), (u, n))
-    )
-    return summed_to(xp.matmul(g, adjoint(u)), tuple(a.shape))
-
-
-def summed_to(gradient, shape):
-    """Sum over the axes that broadcasting made."""
-    xp = array_namespace(gradient)
-    extra = gradient.ndim - len(shape)
-    if extra:
-        gradient = xp.sum(gradient, axis=tuple(range(extra)))
-    axes = tuple([k for k, n in enumerate(shape) if n == 1 and gradient.shape[k] != 1])
-    return xp.sum(gradient, axis=axes, keepdims=True) if axes else gradient
+from ._array_api_products import (  # noqa: F401
+    kron_dense,
+    kron_diag,
+    kron_matvec,
+    kron_matvec_vjp,
+    kron_trace,
+)
+from ._array_api_solves import (  # noqa: F401
+    kron_lstsq,
+    kron_solve,
+    kron_solve_vjp,
+    kronsum_expm_multiply,
+    kronsum_matvec,
+    kronsum_matvec_vjp,
+    kronsum_solve,
+    kronsum_solve_vjp,
+    shifted_solve,
+)

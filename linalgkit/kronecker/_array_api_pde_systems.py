@@ -467,7 +467,12 @@ def _sum_solver(factors):
     if max(np.linalg.cond(part) for part in vectors) > 1e8:
         from ._sums import kronsum_solve
 
-        return _Solver(lambda right: kronsum_solve(factors, right, method="schur"), log_determinant)
+        return _Solver(
+            lambda right: kronsum_solve(factors, right.ravel(), method="schur").reshape(
+                right.shape
+            ),
+            log_determinant,
+        )
     inverses = [linalg.inv(part) for part in vectors]
     divisor = sum(_along(part, k, len(factors)) for k, part in enumerate(values))
     return _Solver(

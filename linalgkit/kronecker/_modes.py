@@ -9,6 +9,7 @@ from math import prod
 from typing import Any
 
 import numpy as np
+from array_api_compat import array_namespace
 
 from .. import _checks
 
@@ -109,3 +110,17 @@ def steps(rows: Sequence[int], columns: Sequence[int]) -> list[tuple[int, int, i
         found.append((k, prod(sizes[:k]), prod(sizes[k + 1 :])))
         sizes[k] = rows[k]
     return found
+
+
+def modes(sizes: Sequence[int]) -> list[tuple[int, int, int]]:
+    """Return (mode, left, right) of every mode of a grid, in their order."""
+    return [(k, prod(sizes[:k]), prod(sizes[k + 1 :])) for k in range(len(sizes))]
+
+
+def finite(name: str, array: Any) -> None:
+    """Raise ValueError at the first entry that is NaN or infinite."""
+    xp = array_namespace(array)
+    is_bad = ~xp.isfinite(array)
+    if bool(xp.any(is_bad)):
+        first = tuple(int(axis[0]) for axis in xp.nonzero(is_bad))
+        raise ValueError(f"{name} must be finite; its entry {first} is {array[first]}.")

@@ -23,6 +23,7 @@ from ._modes import (
     matrices,
     rows_of,
     sequence,
+    square,
     steps,
 )
 
@@ -242,6 +243,98 @@ def kron_matvec_vjp(
         cotangent, x, *factors, columns=1, wrt=wanted
     )
     return KroneckerGradients(*as_asked(wrt, (*others, of_x), originals, "x"))
+
+
+@engine.traced()
+def kron_dense(factors: Sequence[Any], /) -> Any:
+    """Form the Kronecker product of matrices: for small ones, and for tests.
+
+    Parameters
+    ----------
+    factors : sequence of array, the k-th of shape (..., m_k, n_k)
+        A_1, ..., A_d.
+
+    Returns
+    -------
+    array, shape (..., m_1 ⋯ m_d, n_1 ⋯ n_d)
+        As ``numpy.kron`` of one after the other; batch axes broadcast.
+
+    See Also
+    --------
+    kron_matvec : Multiplies without forming it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from linalgkit import kronecker
+    >>> kronecker.kron_dense([np.eye(2), np.array([[1.0, 2.0]])])
+    array([[1., 2., 0., 0.],
+           [0., 0., 1., 2.]])
+    """
+    (factors,) = checked(factors)
+    return engine(*factors).kron_dense(*factors)
+
+
+@engine.traced()
+def kron_diag(factors: Sequence[Any], /) -> Any:
+    """Return the diagonal of a Kronecker product of square matrices.
+
+    Parameters
+    ----------
+    factors : sequence of array, the k-th of shape (..., n_k, n_k)
+        A_1, ..., A_d.
+
+    Returns
+    -------
+    array, shape (..., n_1 ⋯ n_d)
+        The Kronecker product of the diagonals.
+
+    Raises
+    ------
+    ValueError
+        A factor is not square.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from linalgkit import kronecker
+    >>> kronecker.kron_diag([np.diag([1.0, 2.0]), np.diag([3.0, 4.0])])
+    array([3., 4., 6., 8.])
+    """
+    (factors,) = checked(factors)
+    square(factors, "kron_diag")
+    return engine(*factors).kron_diag(*factors)
+
+
+@engine.traced()
+def kron_trace(factors: Sequence[Any], /) -> Any:
+    """Return the trace of a Kronecker product of square matrices.
+
+    Parameters
+    ----------
+    factors : sequence of array, the k-th of shape (..., n_k, n_k)
+        A_1, ..., A_d.
+
+    Returns
+    -------
+    array, shape (...)
+        The product of the traces.
+
+    Raises
+    ------
+    ValueError
+        A factor is not square.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from linalgkit import kronecker
+    >>> kronecker.kron_trace([np.diag([1.0, 2.0]), np.diag([3.0, 4.0])])
+    array(21.)
+    """
+    (factors,) = checked(factors)
+    square(factors, "kron_trace")
+    return engine(*factors).kron_trace(*factors)
 
 
 def product(name: str, array: Any, shape: tuple[int, ...]) -> None:

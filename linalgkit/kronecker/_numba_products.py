@@ -1,0 +1,236 @@
+"""CPU engine of products: which modes go through memory together, and which go to BLAS.
+
+Modes of at most 64 points that are applied one after the other and lie side by side make one pass
+(`_numba_panels`). A larger mode is a pass of its own: matrix products on pieces of the grid
+(`_numba_gemm`).
+"""
+
+from functools import cache
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .._checks import kernel_array
+from .._threads import chunk_bounds, run_chunks
+from .._tiles import ROW, VECTOR
+from . import _array_api_products as reference
+from . import _array_api_solves as reference_sums
+from ._modes import batch_shape, columns_of, modes, rows_of, steps
+from ._numba_gemm import modes as gemm_modes
+from ._numba_panels import Grid, products, sums
+
+_SMALL = 64  # points of a mode that is worth a panel
+_PANEL = 1024  # points of a panel at most: 64 KB, and as much for the result
+_CHUNK = 4_000_000  # multiply-adds: 0.1 ms
+_WIDTH = 512  # fibres of one matrix product
+
+_KIND = {np.dtype(c): ord(kind) for c, kind in zip("fdFD", "sdcz", strict=True)}
+_LIKE = {np.dtype(c): np.empty(0, c) for c in "fdFD"}  # arrays that tell a kernel the dtype
+
+
+class Pass(NamedTuple):
+    """Modes that are applied together, the last one first, to a grid (left, points, right)."""
+
+    modes: tuple[int, ...]
+    left: int
+    right: int
+    points_in: int
+    points_out: int
+    panel: int  # the most points in between; 0 for a mode that goes to BLAS
+    work: int  # multiply-adds a fibre
+    steps: Any  # of each mode its rows and columns, for the kernel
+
+
+def kron_matvec(x, *factors, columns):
+    """Apply the modes, pass by pass."""
+    batch, x, factors = _prepared(x, factors)
+    rows, sizes = rows_of(factors), columns_of(factors)
+    if 0 in rows or not x.size:
+        return np.zeros((*batch, prod(rows) * columns), x.dtype)
+    for one in _passes(rows, sizes, columns):
+        y = np.empty(x.size // one.points_in * one.points_out, x.dtype)
+        _apply(one, x, factors, y)
+        x = y
+    return x.reshape(*batch, -1)
+
+
+def kronsum_matvec(x, *factors, columns):
+    """Add up the products along the modes, pass by pass."""
+    batch, x, factors = _prepared(x, factors)
+    y = np.empty(x.size, x.dtype)
+    if x.size:
+        for k, one in enumerate(_passes_of_sum(columns_of(factors), columns)):
+            _apply(one, x, factors, y, adds=k > 0, is_sum=True)
+    return y.reshape(*batch, -1)
+
+
+def kron_matvec_vjp(cotangent, x, *factors, columns, wrt):
+    """Pull the cotangent back step by step, through the inputs of the steps."""
+    if any(factor.ndim > 2 for factor in factors):
+        return reference.kron_matvec_vjp(cotangent, x, *factors, columns=columns, wrt=wrt)
+    if wrt == ("x",):
+        return kron_matvec(cotangent, *map(_adjoint, factors), columns=columns), *(
+            (None,) * len(factors)
+        )
+    plan = steps(rows_of(factors), columns_of(factors))
+    inputs = [x]
+    for k, left, right in plan[:-1]:
+        inputs.append(_mode(inputs[-1], factors[k], left, right * columns))
+    gradients, g = [None] * len(factors), cotangent
+    for (k, left, right), u in zip(reversed(plan), reversed(inputs), strict=True):
+        if f"factors[{k}]" in wrt:
+            gradients[k] = _factor_gradient(g, u, factors[k], left, right * columns)
+        g = _mode(g, _adjoint(factors[k]), left, right * columns)
+    return (g if "x" in wrt else None, *gradients)
+
+
+def kronsum_matvec_vjp(cotangent, x, *factors, columns, wrt):
+    """Pull the cotangent back: each mode by itself."""
+    if any(factor.ndim > 2 for factor in factors):
+        return reference_sums.kronsum_matvec_vjp(cotangent, x, *factors, columns=columns, wrt=wrt)
+    of_x = None
+    if "x" in wrt:
+        of_x = kronsum_matvec(cotangent, *map(_adjoint, factors), columns=columns)
+    gradients = [
+        _factor_gradient(cotangent, x, factors[k], left, right * columns)
+        if f"factors[{k}]" in wrt
+        else None
+        for k, left, right in modes(columns_of(factors))
+    ]
+    return of_x, *gradients
+
+
+def _prepared(x, factors):
+    """Return the batch axes, the vectors flat, and factors for kernels: all batched, or none."""
+    lead = x.shape[:-1]
+    if any(factor.ndim > 2 for factor in factors):
+        lead = batch_shape(factors, lead)
+        x = np.broadcast_to(x, (*lead, x.shape[-1]))
+        factors = [np.broadcast_to(a, (*lead, *a.shape[-2:])) for a in factors]
+    return lead, kernel_array(x).reshape(-1), [kernel_array(factor) for factor in factors]
+
+
+def _mode(x, factor, left, right):
+    """Apply one mode by itself, to the grid (..., left, n, right)."""
+    fibres = x.reshape(*x.shape[:-1], left, factor.shape[1] * right)
+    return kron_matvec(fibres, factor, columns=right).reshape(*x.shape[:-1], -1)
+
+
+@cache
+def _passes(rows, sizes, columns):
+    """Put steps together whose modes lie side by side, while a panel holds their points."""
+    found, run = [], []
+    for step in steps(rows, sizes):
+        longer = [*run, step]
+        if run and step[0] == run[-1][0] - 1 and _panel_of(longer, rows, sizes) <= _PANEL:
+            run = longer
+            continue
+        found += [_pass(run, rows, sizes, columns)] if run else []
+        run = [step]
+    return (*found, _pass(run, rows, sizes, columns))
+
+
+@cache
+def _passes_of_sum(sizes, columns):
+    """Put modes side by side together, while a panel holds their points."""
+    found, run = [], []
+    for step in reversed(modes(sizes)):
+        longer = [*run, step]
+        if run and _panel_of(longer, sizes, sizes) <= _PANEL:
+            run = longer
+            continue
+        found += [_pass(run, sizes, sizes, columns)] if run else []
+        run = [step]
+    return (*found, _pass(run, sizes, sizes, columns))
+
+
+def _panel_of(run, rows, sizes):
+    """Count the points of a panel at most; too many where a mode is large."""
+    if any(max(rows[k], sizes[k]) > _SMALL for k, _, _ in run):
+        return _PANEL + 1
+    points = most = prod(sizes[k] for k, _, _ in run)
+    for k, _, _ in run:
+        points = points // sizes[k] * rows[k]
+        most = max(most, points)
+    return most
+
+
+def _pass(run, rows, sizes, columns):
+    chosen = tuple(k for k, _, _ in run)
+    points_in, points_out = (prod(n[k] for k in chosen) for n in (sizes, rows))
+    work, points = 0, points_in
+    for k in chosen:
+        work += points * rows[k]
+        points = points // sizes[k] * rows[k]
+    panel = _panel_of(run, rows, sizes)
+    return Pass(
+        chosen,
+        run[-1][1],
+        run[0][2] * columns,
+        points_in,
+        points_out,
+        panel if panel <= _PANEL else 0,
+        work,
+        np.array([(rows[k], sizes[k]) for k in chosen], np.int64),
+    )
+
+
+def _apply(one, x, factors, y, adds=False, is_sum=False):
+    """Run one pass from x to y, over the pool."""
+    chosen = [factors[k] for k in one.modes]
+    left, batches = one.left, 1
+    if chosen[0].ndim > 2:
+        batches = prod(chosen[0].shape[:-2])
+    else:
+        left = x.size // (one.points_in * one.right)
+    if one.panel:
+        _apply_panels(one, x, chosen, y, batches, left, adds, is_sum)
+    else:
+        _apply_blas(one, x, chosen[0], y, batches, left, adds)
+
+
+def _apply_panels(one, x, chosen, y, batches, left, adds, is_sum):
+    lanes = ROW // x.itemsize
+    grid = Grid(batches, left, one.right, one.points_in, one.points_out, one.panel)
+    table = np.array([(a.ctypes.data, *a.strides[-2:], _batch_stride(a)) for a in chosen], np.int64)
+    like, places = _LIKE[x.dtype], (x.ctypes.data, y.ctypes.data)
+    pieces = left * -(-one.right // lanes) if one.right > 1 else -(-left // lanes)
+    bounds = chunk_bounds((batches * pieces, one.work * lanes), minimum=_CHUNK)
+
+    def scratch():
+        return np.empty(2 * one.panel * ROW + VECTOR, np.uint8)
+
+    if is_sum:
+        run_chunks(sums, bounds, like, grid, one.steps, table, int(adds), *places, scratch=scratch)
+    else:
+        run_chunks(products, bounds, like, grid, one.steps, table, *places, scratch=scratch)
+
+
+def _apply_blas(one, x, factor, y, batches, left, adds):
+    m, n = factor.shape[-2:]
+    scalars = np.array([1, adds], x.dtype)
+    width = min(_WIDTH, one.right if one.right > 1 else left)
+    pieces = left * -(-one.right // width) if one.right > 1 else -(-left // width)
+    bounds = chunk_bounds((batches * pieces, m * n * width), minimum=_CHUNK)
+    run_chunks(
+        gemm_modes, bounds, _KIND[x.dtype], scalars, left, m, n, one.right, width,
+        factor.ctypes.data, _batch_stride(factor), x.ctypes.data, y.ctypes.data, blas=True,
+    )  # fmt: skip
+
+
+def _batch_stride(factor):
+    return prod(factor.shape[-2:]) * factor.itemsize if factor.ndim > 2 else 0
+
+
+def _factor_gradient(g, u, factor, left, right):
+    """Sum the outer products of the fibres of two grids along one mode: Σ g uᴴ."""
+    m, n = factor.shape
+    g, u = g.reshape(-1, m, right), np.conj(u.reshape(-1, n, right))
+    if right >= max(m, n):
+        return np.matmul(g, u.swapaxes(1, 2)).sum(axis=0)
+    return np.tensordot(g, u, axes=((0, 2), (0, 2)))
+
+
+def _adjoint(factor):
+    return np.conj(factor.swapaxes(-1, -2))
