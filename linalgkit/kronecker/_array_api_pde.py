@@ -65,6 +65,7 @@ class Fitted:
             scale, linalg.norm(problem.source) / np.sqrt(problem.source.size)
         )
         self.frequencies = [_reported(k, f, SHOWN) for k, f in zip(kernels, found, strict=True)]
+        self.log_evidence = self._log_evidence()
         self.strong = [omega[part >= STRONG] / (2 * np.pi) for omega, part in found]
 
     @property
@@ -83,8 +84,7 @@ class Fitted:
         rows = [basis.values(p) for basis, p in zip(self.bases, points, strict=True)]
         return self.noise * self.system.spread(rows)
 
-    @property
-    def log_evidence(self):
+    def _log_evidence(self):
         """Laplace's approximation: exact for linear equations where the noise is small."""
         weights = self.x
         logs = 0.0

@@ -1,9 +1,13 @@
 """Values on the host: what the solvers compute with, whatever library they came from."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace, device
+
+from .._blas_limit import blas_limit
 
 
 def finite(**named: Any) -> None:
@@ -32,3 +36,17 @@ def like(values: Any, original: Any) -> Any:
     is_floating = xp.isdtype(original.dtype, "real floating")
     dtype = original.dtype if is_floating else None
     return xp.asarray(values, dtype=dtype, device=device(original))
+
+
+@contextmanager
+def one_blas_thread(wanted: bool = True) -> Iterator[None]:
+    """Hold BLAS to one thread: waking others for matrices of a few dozen rows costs more."""
+    holder = object()
+    if wanted:
+        blas_limit.hold(holder)
+    try:
+        with blas_limit.this_thread(wanted):
+            yield
+    finally:
+        if wanted:
+            blas_limit.release(holder)

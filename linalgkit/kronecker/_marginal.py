@@ -10,11 +10,12 @@ import numpy as np
 
 from .. import _checks
 from .._engine import Engines
-from ._hosts import finite, like, to_host
+from ._hosts import finite, like, one_blas_thread, to_host
 from ._kernels import SpectralMixture, StudentTMixture, on_host, parameters_of
 
 engine = Engines(__package__)
 
+SMALL = 300  # data points up to which factorisations gain nothing from threads
 _MESSAGES = (
     "The evidence increases no further than tol.",
     "The number of iterations reached maxiter.",
@@ -294,18 +295,19 @@ def fit_kernel(
     else:
         _checked_kernel(kernel)
         kind, start, nu = parameters_of(kernel)
-    parameters, nugget, value, nit, status = engine(x, y).fitted_kernel(
-        kind,
-        start,
-        nu,
-        nodes,
-        data if data.ndim == 2 else data[:, None],
-        terms=max_terms,
-        nugget=nugget,
-        jeffreys=prior == "jeffreys",
-        maxiter=maxiter,
-        tolerance=tol,
-    )
+    with one_blas_thread(nodes.size <= SMALL):
+        parameters, nugget, value, nit, status = engine(x, y).fitted_kernel(
+            kind,
+            start,
+            nu,
+            nodes,
+            data if data.ndim == 2 else data[:, None],
+            terms=max_terms,
+            nugget=nugget,
+            jeffreys=prior == "jeffreys",
+            maxiter=maxiter,
+            tolerance=tol,
+        )
     arrays = [like(part, y) for part in parameters]
     found = SpectralMixture(*arrays) if kind == "gaussian" else StudentTMixture(*arrays, nu=nu)
     return KernelFit(found, nugget, value, nit, status, status == 0, _MESSAGES[status])

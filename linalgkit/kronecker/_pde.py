@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import _checks
 from .._engine import Engines, _frames_to_the_caller
-from ._hosts import finite, like, to_host
+from ._hosts import finite, like, one_blas_thread, to_host
 from ._kernels import SpectralMixture, StudentTMixture, on_host
 
 engine = Engines(__package__)
@@ -170,7 +170,8 @@ class PDEResult:
         misfit on the held-out nodes; the boundary data are exact.
         """
         points = self._points(self.grid if x is None else x)
-        return like(self._fitted.deviation(points), self.u)
+        with one_blas_thread():
+            return like(self._fitted.deviation(points), self.u)
 
     def _points(self, x: Any) -> list[np.ndarray]:
         ndim = len(self.grid)
@@ -316,17 +317,18 @@ def solve_pde(
                 stopped.append(True)
         return bool(stopped)
 
-    fitted = engine(source).pde_solution(
-        hosts,
-        terms,
-        to_host(source),
-        conditions,
-        pointwise,
-        kernel=_kernels(kernel, ndim),
-        tolerance=tol,
-        maxiter=maxiter,
-        report=report,
-    )
+    with one_blas_thread():
+        fitted = engine(source).pde_solution(
+            hosts,
+            terms,
+            to_host(source),
+            conditions,
+            pointwise,
+            kernel=_kernels(kernel, ndim),
+            tolerance=tol,
+            maxiter=maxiter,
+            report=report,
+        )
     _warn_of_aliases(fitted.strong, hosts)
     if stopped:
         status = 3
