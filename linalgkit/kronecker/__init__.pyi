@@ -9,6 +9,7 @@ from ._decompositions import (
     kron_svd,
 )
 from ._frequencies import dominant_frequencies
+from ._gp_hm import GPHMResult, solve_gp_hm
 from ._kernels import SpectralMixture, StudentTMixture
 from ._marginal import (
     EvidenceGradient,
@@ -42,6 +43,7 @@ __all__ = [
     "Dirichlet",
     "Envelopes",
     "EvidenceGradient",
+    "GPHMResult",
     "KernelFit",
     "KroneckerEigh",
     "KroneckerGradients",
@@ -80,5 +82,6 @@ __all__ = [
     "log_marginal_likelihood",
     "nearest_kronecker",
     "shifted_solve",
+    "solve_gp_hm",
     "solve_pde",
 ]

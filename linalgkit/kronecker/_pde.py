@@ -304,9 +304,9 @@ def solve_pde(
         raise ValueError(f"tol must be at least 0; got {tol}.")
     maxiter = _checks.size("maxiter", maxiter, 1)
     hosts = [to_host(axis) for axis in axes]
-    terms = _terms(operator, axes, source)
-    conditions = _conditions(boundary, source)
-    pointwise = _pointwise(nonlinearity, ndim)
+    terms = checked_terms(operator, axes, source)
+    conditions = boundary_rows(boundary, source)
+    pointwise = pointwise_parts(nonlinearity, ndim)
     stopped: list[bool] = []
 
     def report(kernels: tuple[Any, ...], misfit: float) -> bool:
@@ -382,7 +382,7 @@ def checked_grid(function: str, source: Any, grid: Any) -> tuple[Any, tuple[Any,
     return source, tuple(axes)
 
 
-def _terms(operator: Any, axes: tuple[Any, ...], source: Any) -> list[Any]:
+def checked_terms(operator: Any, axes: tuple[Any, ...], source: Any) -> list[Any]:
     if not isinstance(operator, Mapping) or not operator:
         raise TypeError(
             f"operator must be a dict of multi-indices to coefficients, not empty; got "
@@ -429,7 +429,7 @@ def _factor(part: Any, axis: Any, name: str) -> Any:
     return to_host(array)
 
 
-def _conditions(boundary: Any, source: Any) -> list[list[Any]]:
+def boundary_rows(boundary: Any, source: Any) -> list[list[Any]]:
     if not isinstance(boundary, Mapping):
         raise TypeError(f"boundary must be a dict of faces; got {type(boundary).__name__}.")
     rows: list[list[Any]] = [[] for _ in range(source.ndim)]
@@ -467,7 +467,7 @@ def _conditions(boundary: Any, source: Any) -> list[list[Any]]:
     return rows
 
 
-def _pointwise(nonlinearity: Nonlinearity | None, ndim: int) -> Any:
+def pointwise_parts(nonlinearity: Nonlinearity | None, ndim: int) -> Any:
     if nonlinearity is None:
         return None
     if not isinstance(nonlinearity, Nonlinearity):

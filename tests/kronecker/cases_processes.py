@@ -55,7 +55,28 @@ def periodic(library, dtype, rng):
     return (SpectralMixture, *arrays), {"max_terms": 1, "maxiter": 20}
 
 
+def one_step(library, dtype, rng):
+    """Adam's first step changes every entry by the learning rate, up the gradient."""
+    x = np.linspace(0, 1, 12)
+    ends = {(0, 0): Dirichlet(1.0), (0, 1): Dirichlet(-1.0)}
+    source = library.asarray(np.cos(x).astype(dtype))
+    arguments = ({(0,): 1.0}, source, ends, library.asarray(x.astype(dtype)))
+    return arguments, {"terms": 2, "maxiter": 1, "learning_rate": 0.25}
+
+
+def stepped(operator, source, ends, x, terms, maxiter, learning_rate):
+    """At U = 0 the gradient is Σ H's, f inside, and 200 g more at the ends."""
+    return learning_rate * np.sign(source + 200 * np.eye(12)[0] - 200 * np.eye(12)[11])
+
+
 CASES_OF_PROCESSES = [
+    Case(
+        "kronecker.solve_gp_hm",
+        one_step,
+        stepped,
+        {"float32": 1e-5, "float64": 1e-6},
+        lambda found: found.u,
+    ),
     Case(
         "kronecker.solve_pde",
         oscillation,
