@@ -19,6 +19,7 @@ from ._marginal import (
     log_marginal_likelihood,
 )
 from ._nearest import NearestKronecker, nearest_kronecker
+from ._operators import KroneckerProduct, KroneckerSum
 from ._pde import Dirichlet, Envelopes, Neumann, Nonlinearity, PDEResult, solve_pde
 from ._products import (
     KroneckerGradients,
@@ -47,8 +48,10 @@ __all__ = [
     "KernelFit",
     "KroneckerEigh",
     "KroneckerGradients",
+    "KroneckerProduct",
     "KroneckerSVD",
     "KroneckerSolveGradients",
+    "KroneckerSum",
     "NearestKronecker",
     "Neumann",
     "Nonlinearity",

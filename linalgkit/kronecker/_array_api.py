@@ -29,6 +29,7 @@ from ._array_api_products import (  # noqa: F401
     kron_trace,
 )
 from ._array_api_solves import (  # noqa: F401
+    exponentials,
     kron_lstsq,
     kron_solve,
     kron_solve_vjp,

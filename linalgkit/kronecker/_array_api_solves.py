@@ -132,7 +132,12 @@ def kronsum_solve_vjp(cotangent, b, *factors, shift, method, columns, wrt):
 
 def kronsum_expm_multiply(x, *factors, t):
     """Multiply by the Kronecker product of the factors' exponentials."""
-    return kron_matvec(x, *(_expm(t * factor) for factor in factors), columns=1)
+    return kron_matvec(x, *exponentials(*factors, t=t), columns=1)
+
+
+def exponentials(*factors, t):
+    """Return the exponentials of t A_k."""
+    return [_expm(t * factor) for factor in factors]
 
 
 def hermitian_part(a):

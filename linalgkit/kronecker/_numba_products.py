@@ -18,10 +18,13 @@ from . import _array_api_products as reference
 from . import _array_api_solves as reference_sums
 from ._modes import batch_shape, columns_of, modes, rows_of, steps
 from ._numba_gemm import modes as gemm_modes
-from ._numba_panels import Grid, products, sums
+from ._numba_panels import Grid, last_products, last_sums, products, sums
 
 _SMALL = 64  # points of a mode that is worth a panel
-_PANEL = 1024  # points of a panel at most: 64 KB, and as much for the result
+_PANEL = 256  # points of a panel at most: 16 KB, and as much for the result
+_RUN = 1024  # points of panels that are read together, in longer runs of memory
+_LAST_PANEL = 512  # where the last mode is along the vectors, and the grid is read in place
+_ROWS = 48  # fibres of the last mode at a time, where it is alone
 _CHUNK = 4_000_000  # multiply-adds: 0.1 ms
 _WIDTH = 512  # fibres of one matrix product
 
@@ -30,7 +33,10 @@ _LIKE = {np.dtype(c): np.empty(0, c) for c in "fdFD"}  # arrays that tell a kern
 
 
 class Pass(NamedTuple):
-    """Modes that are applied together, the last one first, to a grid (left, points, right)."""
+    """Modes that are applied together, the last one first, to a grid (left, points, right).
+
+    Where the last mode of all is among them (right is 1), a panel has the points of the others.
+    """
 
     modes: tuple[int, ...]
     left: int
@@ -48,8 +54,14 @@ def kron_matvec(x, *factors, columns):
     rows, sizes = rows_of(factors), columns_of(factors)
     if 0 in rows or not x.size:
         return np.zeros((*batch, prod(rows) * columns), x.dtype)
+    y = None
     for one in _passes(rows, sizes, columns):
-        y = np.empty(x.size // one.points_in * one.points_out, x.dtype)
+        # Panels of `products` are read before they are written, so a grid of our own may be its own
+        # result: fresh memory costs as much as the multiplications of a small mode.
+        in_place = one.panel and one.right > 1 and one.points_in == one.points_out
+        if y is None or not in_place:
+            shrunk, grown = (prod(n[k] for k in one.modes) for n in (sizes, rows))
+            y = np.empty(x.size // shrunk * grown, x.dtype)
         _apply(one, x, factors, y)
         x = y
     return x.reshape(*batch, -1)
@@ -123,7 +135,8 @@ def _passes(rows, sizes, columns):
     found, run = [], []
     for step in steps(rows, sizes):
         longer = [*run, step]
-        if run and step[0] == run[-1][0] - 1 and _panel_of(longer, rows, sizes) <= _PANEL:
+        is_next = run and step[0] == run[-1][0] - 1
+        if is_next and _pass(longer, rows, sizes, columns).panel:
             run = longer
             continue
         found += [_pass(run, rows, sizes, columns)] if run else []
@@ -137,7 +150,7 @@ def _passes_of_sum(sizes, columns):
     found, run = [], []
     for step in reversed(modes(sizes)):
         longer = [*run, step]
-        if run and _panel_of(longer, sizes, sizes) <= _PANEL:
+        if run and _pass(longer, sizes, sizes, columns).panel:
             run = longer
             continue
         found += [_pass(run, sizes, sizes, columns)] if run else []
@@ -145,45 +158,44 @@ def _passes_of_sum(sizes, columns):
     return (*found, _pass(run, sizes, sizes, columns))
 
 
-def _panel_of(run, rows, sizes):
-    """Count the points of a panel at most; too many where a mode is large."""
-    if any(max(rows[k], sizes[k]) > _SMALL for k, _, _ in run):
-        return _PANEL + 1
-    points = most = prod(sizes[k] for k, _, _ in run)
-    for k, _, _ in run:
-        points = points // sizes[k] * rows[k]
-        most = max(most, points)
-    return most
-
-
 def _pass(run, rows, sizes, columns):
+    """Describe the pass of some steps."""
     chosen = tuple(k for k, _, _ in run)
-    points_in, points_out = (prod(n[k] for k in chosen) for n in (sizes, rows))
-    work, points = 0, points_in
+    left, right = run[-1][1], run[0][2] * columns
+    points_in, points_out, most, work = _chain(chosen, rows, sizes)
+    panel, limit = most, _PANEL
+    if right == 1:  # the last mode lies along the vectors: a panel has the points of the others
+        limit = _LAST_PANEL
+        inner_in, inner_out, panel, _ = _chain(chosen[1:], rows, sizes)
+        if len(chosen) == 1:
+            inner_in = inner_out = panel = _ROWS
+    if panel > limit or any(max(rows[k], sizes[k]) > _SMALL for k in chosen):
+        panel = 0
+    elif right == 1:
+        points_in, points_out = inner_in, inner_out
+    table = np.array([(rows[k], sizes[k]) for k in chosen], np.int64)
+    return Pass(chosen, left, right, points_in, points_out, panel, work, table)
+
+
+def _chain(chosen, rows, sizes):
+    """Count points before, after and at most, and multiply-adds, of modes one after the other."""
+    points = points_in = most = prod(sizes[k] for k in chosen)
+    work = 0
     for k in chosen:
         work += points * rows[k]
         points = points // sizes[k] * rows[k]
-    panel = _panel_of(run, rows, sizes)
-    return Pass(
-        chosen,
-        run[-1][1],
-        run[0][2] * columns,
-        points_in,
-        points_out,
-        panel if panel <= _PANEL else 0,
-        work,
-        np.array([(rows[k], sizes[k]) for k in chosen], np.int64),
-    )
+        most = max(most, points)
+    return points_in, points, most, work
 
 
 def _apply(one, x, factors, y, adds=False, is_sum=False):
     """Run one pass from x to y, over the pool."""
     chosen = [factors[k] for k in one.modes]
-    left, batches = one.left, 1
+    n, batches, left = prod(a.shape[-1] for a in chosen), 1, one.left
     if chosen[0].ndim > 2:
         batches = prod(chosen[0].shape[:-2])
     else:
-        left = x.size // (one.points_in * one.right)
+        left = x.size // (n * one.right)
     if one.panel:
         _apply_panels(one, x, chosen, y, batches, left, adds, is_sum)
     else:
@@ -191,20 +203,27 @@ def _apply(one, x, factors, y, adds=False, is_sum=False):
 
 
 def _apply_panels(one, x, chosen, y, batches, left, adds, is_sum):
-    lanes = ROW // x.itemsize
-    grid = Grid(batches, left, one.right, one.points_in, one.points_out, one.panel)
+    lanes, blocks, run = ROW // x.itemsize, 0, 1
+    if one.right > 1:
+        run = min(-(-one.right // lanes), max(1, _RUN // one.panel))
+    grid = Grid(left, one.right, one.points_in, one.points_out, one.panel, run)
     table = np.array([(a.ctypes.data, *a.strides[-2:], _batch_stride(a)) for a in chosen], np.int64)
-    like, places = _LIKE[x.dtype], (x.ctypes.data, y.ctypes.data)
-    pieces = left * -(-one.right // lanes) if one.right > 1 else -(-left // lanes)
-    bounds = chunk_bounds((batches * pieces, one.work * lanes), minimum=_CHUNK)
-
-    def scratch():
-        return np.empty(2 * one.panel * ROW + VECTOR, np.uint8)
-
-    if is_sum:
-        run_chunks(sums, bounds, like, grid, one.steps, table, int(adds), *places, scratch=scratch)
+    if one.right > 1:
+        kernel = sums if is_sum else products
+        pieces, work = left * -(-one.right // (run * lanes)), one.work * lanes * run
     else:
-        run_chunks(products, bounds, like, grid, one.steps, table, *places, scratch=scratch)
+        kernel = last_sums if is_sum else last_products
+        blocks = -(-chosen[0].shape[-2] // lanes) * chosen[0].shape[-1]
+        pieces, work = left, one.work
+        if len(chosen) == 1:
+            pieces, work = -(-left // _ROWS), one.work * _ROWS
+    bounds = chunk_bounds((batches * pieces, work), minimum=_CHUNK)
+    size = (2 * one.panel * run + blocks) * ROW + VECTOR
+    options = (int(adds),) if is_sum else ()
+    run_chunks(
+        kernel, bounds, _LIKE[x.dtype], grid, one.steps, table, *options,
+        x.ctypes.data, y.ctypes.data, scratch=lambda: np.empty(size, np.uint8),
+    )  # fmt: skip
 
 
 def _apply_blas(one, x, factor, y, batches, left, adds):

@@ -98,6 +98,7 @@ def kron_matvec(factors: Sequence[Any], x: Any, /) -> Any:
     >>> (a @ x.reshape(2, 2) @ b.T).ravel()
     array([ 7.,  4., 15.,  8., 23., 12.])
     """
+    factors = sequence(factors)
     if any(map(is_operator, factors)):
         return _with_operators(factors, x)
     factors, x = checked(factors, x=x)
@@ -134,6 +135,7 @@ def kron_rmatvec(factors: Sequence[Any], x: Any, /) -> Any:
     >>> kronecker.kron_rmatvec([a, b], np.arange(6.0))
     array([35., 26., 44., 32.])
     """
+    factors = sequence(factors)
     if any(map(is_operator, factors)):
         return _with_operators([f.H if is_operator(f) else adjoint(f) for f in factors], x)
     factors, x = checked(factors, x=x)
@@ -168,6 +170,7 @@ def kron_matmat(factors: Sequence[Any], x: Any, /) -> Any:
     >>> np.array_equal(kronecker.kron_matmat([a, b], np.eye(4)), np.kron(a, b))
     True
     """
+    factors = sequence(factors)
     if any(map(is_operator, factors)):
         return moveaxis(_with_operators(factors, moveaxis(x, -1, -2)), -1, -2)
     factors, x = checked(factors, x=x)
@@ -366,7 +369,6 @@ def as_asked(
 
 def _with_operators(factors: Sequence[Any], x: Any) -> Any:
     """Multiply mode by mode where some factors are linear operators."""
-    factors = sequence(factors)
     (x,) = _checks.floating(x=x)
     matrices(factors)
     grid("x", x, columns_of(factors))

@@ -56,7 +56,7 @@ def kron_solve(factors: Sequence[Any], b: Any, /, *, assume_a: str = "gen") -> A
     Returns
     -------
     array, shape (..., n_1 ⋯ n_d)
-        x with ``(A_1 ⊗ ... ⊗ A_d) x = b``.
+        The x with ``(A_1 ⊗ ... ⊗ A_d) x = b``.
 
     Raises
     ------
@@ -249,7 +249,7 @@ def shifted_solve(
     Returns
     -------
     array, shape (..., n_1 ⋯ n_d)
-        x with ``(A_1 ⊗ ... ⊗ A_d + shift I + diag(noise)) x = b``.
+        The x with ``(A_1 ⊗ ... ⊗ A_d + shift I + diag(noise)) x = b``.
 
     Raises
     ------

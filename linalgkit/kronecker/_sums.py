@@ -152,8 +152,8 @@ def kronsum_solve(
     Returns
     -------
     array, shape (..., n_1 ⋯ n_d)
-        x with ``(A_1 ⊕ ... ⊕ A_d + shift I) x = b``. For two factors: X with ``A X + X Bᵀ + shift
-        X`` equal to the right-hand side.
+        The x with ``(A_1 ⊕ ... ⊕ A_d + shift I) x = b``. For two factors: the X with
+        ``A X + X Bᵀ + shift X`` equal to the right-hand side.
 
     Raises
     ------
@@ -317,6 +317,12 @@ def kronsum_expm_multiply(factors: Sequence[Any], x: Any, t: complex = 1.0, /) -
     _fit(factors, "x", x, "kronsum_expm_multiply")
     t, x, factors = _shifted(t, x, factors)
     return engine(x, *factors).kronsum_expm_multiply(x, *factors, t=t)
+
+
+def kronsum_expm(factors: Sequence[Any], t: complex) -> list[Any]:
+    """Return the exponentials of t times the factors: the factors of the sum's exponential."""
+    t = number("t", t, is_complex=True)
+    return list(engine(*factors).exponentials(*factors, t=t))
 
 
 def chosen_method(factors: Sequence[Any], b: Any, method: str) -> str:
