@@ -254,5 +254,7 @@ def parameters_of(kernel: Any) -> tuple[str, tuple[np.ndarray, ...], float]:
 
 def on_host(kernel: Any) -> Any:
     """Return a kernel of NumPy arrays in float64."""
-    kind, arrays, nu = parameters_of(kernel)
-    return SpectralMixture(*arrays) if kind == "gaussian" else StudentTMixture(*arrays, nu=nu)
+    kind, (weights, means, third), nu = parameters_of(kernel)
+    if kind == "gaussian":
+        return SpectralMixture(weights, means, third)
+    return StudentTMixture(weights, means, third, nu)

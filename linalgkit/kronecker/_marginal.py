@@ -206,8 +206,9 @@ def log_marginal_likelihood(
     )
     if not grad:
         return value
-    *arrays, by_nugget = gradient
-    return value, EvidenceGradient(*(like(part, y) for part in arrays), float(by_nugget))
+    weights, means, scales, by_nugget = gradient
+    parts = like(weights, y), like(means, y), like(scales, y)
+    return value, EvidenceGradient(*parts, float(by_nugget))
 
 
 @engine.eager
@@ -308,8 +309,11 @@ def fit_kernel(
             maxiter=maxiter,
             tolerance=tol,
         )
-    arrays = [like(part, y) for part in parameters]
-    found = SpectralMixture(*arrays) if kind == "gaussian" else StudentTMixture(*arrays, nu=nu)
+    weights, means, third = (like(part, y) for part in parameters)
+    if kind == "gaussian":
+        found: Any = SpectralMixture(weights, means, third)
+    else:
+        found = StudentTMixture(weights, means, third, nu)
     return KernelFit(found, nugget, value, nit, status, status == 0, _MESSAGES[status])
 
 
