@@ -43,7 +43,7 @@ rest = ppm - trend(time)
 # :func:`fit_kernel <linalgkit.kronecker.fit_kernel>` starts from the peaks of the spectrum and
 # maximises the evidence. It finds one and two cycles a year.
 
-iterations = 25 if os.environ.get("LINALGKIT_EXAMPLE_SIZE") == "small" else 100
+iterations = 12 if os.environ.get("LINALGKIT_EXAMPLE_SIZE") == "small" else 100
 fit = fit_kernel(SpectralMixture, time[is_known], rest[is_known], max_terms=3, maxiter=iterations)
 print("frequencies, cycles per year:", np.round(fit.x.means, 3))
 print("weights:                     ", np.round(fit.x.weights, 3))

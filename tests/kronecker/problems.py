@@ -12,7 +12,7 @@ TURN = 2 * sp.pi
 
 
 class Problem(NamedTuple):
-    """The arguments of `solve_pde`, and the solution."""
+    """The arguments of `solve_pde`; the solution and the source as functions."""
 
     operator: dict
     source: np.ndarray
@@ -20,6 +20,7 @@ class Problem(NamedTuple):
     grid: tuple
     nonlinearity: Nonlinearity | None
     exact: object
+    forcing: object
 
     def solved(self, solve, **options):
         return solve(*self[:4], nonlinearity=self.nonlinearity, **options)
@@ -92,6 +93,7 @@ def problem(solution, end, nodes, equation):
         operator |= {(0,) * ndim: -1.0}
         formula = formula + solution**3 - solution
         nonlinearity = Nonlinearity(lambda u: u**3, [lambda u: 3 * u**2])
-    source = np.broadcast_to(sp.lambdify(names, formula)(*mesh), u.shape).astype(float)
+    forcing = sp.lambdify(names, formula)
+    source = np.broadcast_to(forcing(*mesh), u.shape).astype(float)
     boundary = {face: Dirichlet(np.take(u, -face[1], axis=face[0])) for face in faces}
-    return Problem(operator, source, boundary, grid, nonlinearity, exact)
+    return Problem(operator, source, boundary, grid, nonlinearity, exact, forcing)
