@@ -51,12 +51,25 @@ def main() -> None:
         "date": datetime.date.today().isoformat(),
         "machine": machine.facts(PACKAGES, "array_api"),
         "rounds": options.rounds,
+        "unit": "ms, MB",
         "rows": rows,
         "growth": growth,
+        "panels": [panel(growth, ndim) for ndim in (2, 3)],
     }
     if not options.no_write:
         path = Path(__file__).parent / "results" / "kronecker-pde.json"
         path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def panel(growth: list[dict[str, Any]], ndim: int) -> dict[str, Any]:
+    """What the performance page draws."""
+    points = [point for point in growth if len(point["shape"]) == ndim]
+    nodes = [int(np.prod(point["shape"])) for point in points]
+    lines = [
+        {"name": name, "which": "", "x": nodes, "ns": [point[key] for point in points]}
+        for name, key in (("time, ms", "ms"), ("peak memory, MB", "peak_mb"))
+    ]
+    return {"title": f"Poisson's equation, {ndim}-D", "x_label": "nodes", "lines": lines}
 
 
 def table_row(name: str, *parts: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from .. import _checks
 
 def is_operator(factor: Any) -> bool:
     """Tell a linear operator from an array."""
-    return hasattr(factor, "matvec") and hasattr(factor, "shape")
+    return type(factor) is not np.ndarray and hasattr(factor, "matvec") and hasattr(factor, "shape")
 
 
 def checked(factors: Sequence[Any], **others: Any) -> tuple[Any, ...]:

@@ -270,9 +270,9 @@ def shifted_solve(
     -----
     Without `noise`, exactly by the factors' eigenvectors: O(Σ n_k³ + N Σ n_k) operations. With it,
     by conjugate gradients on the points that are there, preconditioned by the exact inverse with
-    the geometric mean of the diagonal [1]_. With constant noise they end after as many steps as
-    points are missing plus one, often far fewer. A Gaussian process with covariance ⊗A observed
-    with noise has the mean ``kron_matvec(factors, x)`` on the whole grid.
+    the geometric mean of the diagonal [1]_. Where noise is constant they need one step more than
+    points are missing at most, but for rounding, and often far fewer. A Gaussian process with
+    covariance ⊗A observed with noise has the mean ``kron_matvec(factors, x)`` on the whole grid.
 
     References
     ----------
