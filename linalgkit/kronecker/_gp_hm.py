@@ -62,7 +62,7 @@ class GPHMResult:
     status: int
     success: bool
     message: str
-    _predict: Any = field(repr=False)
+    _predict: Any = field(repr=False, init=False)
 
     def predict(self, x: Any) -> Any:
         """Return the conditional mean of u on another grid, one array of coordinates an axis."""
@@ -92,9 +92,15 @@ def solve_gp_hm(
 
     Parameters
     ----------
-    operator, source, boundary, grid
-        The equation, as in `solve_pde`. Arrays of torch or JAX, whose gradients are used; NumPy
+    operator : dict
+        The linear operator, as in `solve_pde`.
+    source : array, shape (n_1, …, n_d)
+        The right-hand side on the grid. An array of torch or JAX, whose gradients are used; NumPy
         arrays go through whichever of the two is installed.
+    boundary : dict
+        Data on faces, as in `solve_pde`.
+    grid : sequence of arrays
+        Coordinates of each axis, as in `solve_pde`.
     kernel : type, optional
         `SpectralMixture` (GP-HM-GM) or `StudentTMixture` (GP-HM-StM, ν = 5/2).
     terms : int, optional
@@ -162,10 +168,10 @@ def solve_gp_hm(
     ...     x,
     ...     terms=4,
     ...     highest=3.0,
-    ...     maxiter=50,
+    ...     maxiter=5,
     ... )
     >>> found.nit, found.status
-    (50, 1)
+    (5, 1)
     """
     source, axes = checked_grid("solve_gp_hm", source, grid)
     library = _checks.library_of(source)
@@ -203,7 +209,7 @@ def solve_gp_hm(
     )
     status = 2 if found.is_stopped else 0 if found.residual <= tol else 1
     message = _MESSAGES[status].format(residual=found.residual, tol=tol, nit=found.nit)
-    return GPHMResult(
+    result = GPHMResult(
         u=found.u,
         kernel=tuple(kernel(*parts) for parts in found.parameters),
         fun=found.fun,
@@ -212,5 +218,6 @@ def solve_gp_hm(
         status=status,
         success=status == 0,
         message=message,
-        _predict=found.predicted,
     )
+    object.__setattr__(result, "_predict", found.predicted)
+    return result

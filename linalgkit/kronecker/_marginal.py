@@ -24,12 +24,23 @@ _MESSAGES = (
 
 
 class EvidenceGradient(NamedTuple):
-    """Gradient of the log marginal likelihood."""
+    """Gradient of the log marginal likelihood.
+
+    Parameters
+    ----------
+    log_weights : array, shape (q,)
+        By the logarithms of the weights.
+    means : array, shape (q,)
+        By the frequencies.
+    log_scales : array, shape (q,)
+        By the logarithms of the scales, or of the lengths of a `StudentTMixture`.
+    log_nugget : float
+        By the logarithm of the nugget.
+    """
 
     log_weights: Any
     means: Any
     log_scales: Any
-    """By the logarithms of the scales, or of the lengths of a `StudentTMixture`."""
     log_nugget: float
 
 
@@ -152,8 +163,8 @@ def log_marginal_likelihood(
     Returns
     -------
     float, or (float, EvidenceGradient)
-        log N(y; 0, K + εI), and its gradient by log weights, means, log scales (or log lengths)
-        and log nugget.
+        The value log N(y; 0, K + εI), and its gradient by log weights, means, log scales (or log
+        lengths) and log nugget.
 
     Raises
     ------

@@ -86,14 +86,21 @@ class Envelopes(NamedTuple):
     """The functions of one axis that `solve_pde` finds: polynomials times exponentials.
 
     Features T_j(s) Re exp(μ x) and T_j(s) Im exp(μ x), with Chebyshev polynomials T_j on the box.
+
+    Parameters
+    ----------
+    rates : tuple of complex
+        The rates μ: imaginary for waves (angular frequencies), real for boundary layers, 0 for the
+        smooth rest.
+    degrees : tuple of int
+        How many polynomials go with each rate.
+    cut : float
+        Combinations of features with smaller relative singular values are dropped.
     """
 
     rates: tuple[complex, ...]
-    """μ: imaginary for waves (angular frequencies), real for boundary layers, 0 for the rest."""
     degrees: tuple[int, ...]
-    """How many polynomials go with each rate."""
     cut: float = 1e-13
-    """Combinations of features with smaller relative singular values are dropped."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +145,7 @@ class PDEResult:
     status: int
     success: bool
     message: str
-    _fitted: Any = field(repr=False)
+    _fitted: Any = field(repr=False, init=False)
 
     def __repr__(self) -> str:
         shape = "×".join(str(n) for n in self.u.shape)
@@ -213,7 +220,7 @@ def solve_pde(
         number, or for each axis a number or an array of nodes, which are multiplied (in one
         dimension an array is enough).
     source : array, shape (n_1, …, n_d)
-        f on the grid.
+        The right-hand side f on the grid.
     boundary : dict
         ``(axis, side)`` to `Dirichlet` or `Neumann`, or a list of both; side 0 is where the
         coordinate is least. A face that is absent has no data: the outflow of an advection, the
@@ -252,15 +259,15 @@ def solve_pde(
     LinAlgError
         The conditions depend on each other, or no trial had a solution.
 
-    See Also
-    --------
-    dominant_frequencies : The frequencies alone.
-    solve_gp_hm : The optimisation of the paper.
-
     Warns
     -----
     RuntimeWarning
         A frequency was found above four fifths of what the grid resolves.
+
+    See Also
+    --------
+    dominant_frequencies : The frequencies alone.
+    solve_gp_hm : The optimisation of the paper.
 
     Notes
     -----
@@ -336,7 +343,7 @@ def solve_pde(
         status = 2
     else:
         status = 0 if fitted.residual <= tol else 1
-    return PDEResult(
+    result = PDEResult(
         u=like(fitted.u, source),
         grid=axes,
         kernel=fitted.kernels,
@@ -347,8 +354,9 @@ def solve_pde(
         status=status,
         success=status == 0,
         message=_MESSAGES[status].format(residual=fitted.residual, tol=tol, maxiter=maxiter),
-        _fitted=fitted,
     )
+    object.__setattr__(result, "_fitted", fitted)
+    return result
 
 
 def checked_grid(function: str, source: Any, grid: Any) -> tuple[Any, tuple[Any, ...]]:

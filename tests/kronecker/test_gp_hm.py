@@ -74,7 +74,7 @@ def test_libraries_agree(require):
     for asarray in (torch.asarray, jnp.asarray):
         found = solve_gp_hm(
             {(2,): 1.0}, asarray(np.sin(3 * X)), {(0, 0): Dirichlet(0.0)}, asarray(X),
-            terms=3, highest=2.0, maxiter=20,
+            terms=3, highest=2.0, maxiter=4,
         )  # fmt: skip
         results.append(np.asarray(found.u))
         assert type(found.predict(X[:2])) is type(found.u)
@@ -88,11 +88,11 @@ def test_adam_approaches_the_solution(require):
     found = solve_gp_hm(
         {(2,): 1.0}, -100 * np.sin(10 * x),
         {(0, 0): Dirichlet(0.0), (0, 1): Dirichlet(float(np.sin(10)))}, x,
-        terms=4, highest=3.0, maxiter=400, learning_rate=0.02,
+        terms=2, highest=1.6, maxiter=60, learning_rate=0.05,
         callback=lambda step, u: steps.append(np.abs(u - np.sin(10 * x)).max()),
     )  # fmt: skip
-    assert len(steps) == found.nit == 400
-    assert steps[-1] < 0.6 * steps[0]
+    assert len(steps) == found.nit == 60
+    assert steps[-1] < 0.8 * steps[0]
 
 
 def test_errors():
