@@ -406,7 +406,7 @@ def checked_terms(operator: Any, axes: tuple[Any, ...], source: Any) -> list[Any
         checked = tuple(_checks.size("orders of operator", order) for order in orders)
         if max(checked) > 8:
             raise ValueError(f"orders of operator must be at most 8; got {orders!r}.")
-        if isinstance(coefficient, int | float):
+        if isinstance(coefficient, int | float | np.number):
             factors = [float(coefficient)] + [1.0] * (ndim - 1)
         else:
             parts = coefficient if isinstance(coefficient, list | tuple) else [coefficient]
@@ -427,7 +427,7 @@ def checked_terms(operator: Any, axes: tuple[Any, ...], source: Any) -> list[Any
 
 
 def _factor(part: Any, axis: Any, name: str) -> Any:
-    if isinstance(part, int | float):
+    if isinstance(part, int | float | np.number):
         return float(part)
     (array,) = _checks.floating(**{name.replace(" ", "_"): part})
     if tuple(array.shape) != tuple(axis.shape):
@@ -459,7 +459,7 @@ def boundary_rows(boundary: Any, source: Any) -> list[list[Any]]:
             shape = tuple(n for k, n in enumerate(source.shape) if k != axis)
             name = f"boundary values of face {face}"
             values = condition.values
-            if isinstance(values, int | float):
+            if isinstance(values, int | float | np.number):
                 host = np.full(shape, float(values))
             else:
                 _, array = _checks.floating(source=source, boundary=values)

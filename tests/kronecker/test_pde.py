@@ -394,3 +394,20 @@ def test_errors(changes, exception, message):
     found = solve_pde({(2,): 1.0}, np.ones(50), ZERO, x)
     with pytest.raises(ValueError, match="must lie in the box"):
         found.predict([2.0])
+
+
+def test_heat_in_two_dimensions_and_time():
+    """Derivatives of first order, known on one side, have hardly independent eigenvectors."""
+    grid = np.linspace(0, 1, 40), np.linspace(0, 1, 45), np.linspace(0, 1, 50)
+
+    def exact(t, x, y):
+        return np.exp(-t) * np.sin(20 * x) * np.cos(25 * y)
+
+    source = (20**2 + 25**2 - 1) * exact(*np.meshgrid(*grid, indexing="ij"))
+    boundary = dirichlet(exact, grid)
+    del boundary[0, 1]
+    operator = {(1, 0, 0): 1, (0, 2, 0): np.int64(-1), (0, 0, 2): np.float32(-1)}
+    found = solve_pde(operator, source, boundary, grid)
+    assert found.success
+    assert error(found, exact) < 1e-9
+    assert found.std([np.array([1.0])] * 3).shape == (1, 1, 1)
