@@ -58,7 +58,8 @@ def kron_lstsq(b, *factors, rcond):
     )
     c = kron_matvec(b, *(adjoint(u) for u in left), columns=1)
     grid = outer(values, xp.multiply)
-    kept = grid > rcond * xp.max(grid, axis=-1, keepdims=True)
+    most = xp.max(grid, axis=-1, keepdims=True) if grid.shape[-1] else grid  # of none there is none
+    kept = grid > rcond * most
     safe = xp.where(kept, grid, xp.ones_like(grid))
     c = xp.where(kept, c / safe, xp.zeros_like(c))
     return kron_matvec(c, *(adjoint(v) for v in right), columns=1)

@@ -80,7 +80,7 @@ def kronsum_matvec(x, *factors, columns):
     if x.size:
         for k, one in enumerate(_passes_of_sum(columns_of(factors), columns)):
             _apply(one, x, factors, y, adds=k > 0, is_sum=True)
-    return y.reshape(*batch, -1)
+    return y.reshape(*batch, prod(columns_of(factors)) * columns)
 
 
 def kron_matvec_vjp(cotangent, x, *factors, columns, wrt):

@@ -22,7 +22,7 @@ def solve_by_schur(b, factors, shift, columns):
     batch = np.broadcast_shapes(*(f.shape[:-2] for f in factors), b.shape[:-1])
     dtype = np.result_type(b, *factors, np.asarray(shift, np.result_type(b)).dtype)
     x = np.empty((*batch, prod(sizes), columns), dtype)
-    b = np.broadcast_to(b.reshape(*b.shape[:-1], -1, columns), x.shape)
+    b = np.broadcast_to(b.reshape(*b.shape[:-1], prod(sizes), columns), x.shape)
     factors = [np.broadcast_to(f, (*batch, *f.shape[-2:])) for f in factors]
     forms = {}
     for index in np.ndindex(batch):
@@ -32,7 +32,7 @@ def solve_by_schur(b, factors, shift, columns):
             forms = {key: _forms(one, shift)}
         for column in range(columns):
             x[(*index, slice(None), column)] = _solve(forms[key], b[(*index, slice(None), column)])
-    return x.reshape(*batch, -1)
+    return x.reshape(*batch, prod(sizes) * columns)
 
 
 def _forms(factors, shift):

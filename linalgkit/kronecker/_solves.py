@@ -314,7 +314,8 @@ def _with_noise(
 ) -> Any:
     """Solve by preconditioned conjugate gradients on the points that are there."""
     named = {f"factors[{k}]": factor for k, factor in enumerate(factors)}
-    b, noise = _checks.floating(b=b, noise=noise)
+    (noise,) = _checks.floating(noise=_checks.arrays(b=b, noise=noise)[1])
+    _checks.real(noise=noise)
     _checks.concrete("shifted_solve with noise", "shift alone", b=b, noise=noise, **named)
     if len(b.shape) > 1 or any(len(factor.shape) > 2 for factor in factors):
         raise TypeError(
@@ -329,7 +330,8 @@ def _with_noise(
         raise ValueError(
             f"noise must have shape {(prod(sizes),)} or {sizes}; got {tuple(noise.shape)}."
         )
-    diagonal = xp.reshape(noise, (prod(sizes),)) + shift
+    real = xp.real(b).dtype if _is_complex(b) else b.dtype
+    diagonal = xp.astype(xp.reshape(noise, (prod(sizes),)), real) + shift
     if not bool(xp.all(diagonal >= 0)):
         worst = float(xp.min(diagonal)) if not bool(xp.any(xp.isnan(diagonal))) else float("nan")
         raise ValueError(

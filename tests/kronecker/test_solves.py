@@ -117,6 +117,44 @@ def test_missing_points_are_left_out(missing, engine):
     assert steps[-1] <= 1e-12 < steps[-2]
 
 
+@pytest.mark.parametrize("library", ["array_api_strict", "torch", "jax"])
+def test_noise_in_other_libraries(library, require):
+    require(library)
+    used = _testing.library(library)
+    factors = [covariance(np.arange(n) / 2.0, 0.7) for n in (4, 5)]
+    noise, b = np.linspace(0.1, 1, 20), np.arange(20.0)
+    noise[[3, 11]] = np.inf
+    x = kronecker.shifted_solve(
+        [used.asarray(a) for a in factors], used.asarray(b), 0.2, noise=used.asarray(noise)
+    )
+    expected = kronecker.shifted_solve(factors, b, 0.2, noise=noise)
+    assert isinstance(x, used.array_type)
+    np.testing.assert_allclose(used.asnumpy(x), expected, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_complex_covariance_with_noise(engine):
+    rng = np.random.default_rng(8)
+    factors = [matrix_of("pos", rng, "D", n) / n for n in (4, 5)]
+    b, noise = random(rng, "D", 20), rng.uniform(0.1, 1, 20)
+    with linalgkit.use_engine(engine):
+        x = kronecker.shifted_solve(factors, b, noise=noise, tol=1e-13)
+    expected = np.linalg.solve(dense(factors) + np.diag(noise), b)
+    np.testing.assert_allclose(x, expected, rtol=0, atol=1e-11)
+    with pytest.raises(TypeError, match="noise must be real"):
+        kronecker.shifted_solve(factors, b, noise=noise + 0j)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_nothing_is_solved_on_empty_grids(engine):
+    nothing, some = [np.zeros((0, 0)), np.eye(2)], [np.triu(np.ones((2, 2)))] * 2
+    with linalgkit.use_engine(engine):
+        for call in (kronecker.kron_solve, kronecker.kron_lstsq, kronecker.kronsum_solve):
+            assert call(nothing, np.zeros((3, 0))).shape == (3, 0)
+            assert call(some, np.zeros((0, 4))).shape == (0, 4)
+        assert kronecker.shifted_solve(nothing, np.zeros(0), 1.0).shape == (0,)
+
+
 def test_few_missing_points_take_few_steps():
     rng = np.random.default_rng(4)
     factors = [covariance(np.linspace(0, 1, n), 0.1) for n in (30, 40)]
