@@ -40,8 +40,8 @@ def pde_solution(
         )
     if kernels is None:
         raise np.linalg.LinAlgError(
-            "no trial had a solution: the grid may have too few nodes, or the conditions depend on "
-            "each other."
+            "no trial had a solution: the grid may have too few nodes, the conditions depend on "
+            "each other, or Newton's method diverges."
         )
     return Fitted(problem, kernels, residual, found, maxiter)
 
@@ -58,6 +58,10 @@ class Fitted:
         x, self.nit, self.at_rest, self.system = solution(problem, self.bases, maxiter=maxiter)
         self.x = x
         self.u = multiplied([basis.q for basis in self.bases], x)
+        if not np.all(np.isfinite(self.u)):
+            raise np.linalg.LinAlgError(
+                "the equation is singular with these conditions: the solution is not finite."
+            )
         left, scale = problem.left_side(self.bases, x)
         self.misfit = linalg.norm(left - problem.source)
         # Standard deviation of the equation's errors, as the held-out nodes show it.

@@ -117,7 +117,8 @@ class Judge:
             return np.inf
         try:
             x = solution(self.train, bases, maxiter=self.maxiter)[0]
-            misfit = self.test.residual(bases, x)
+            with np.errstate(over="ignore", invalid="ignore"):
+                misfit = self.test.residual(bases, x)
         except np.linalg.LinAlgError:
             return np.inf
         return misfit if np.isfinite(misfit) else np.inf

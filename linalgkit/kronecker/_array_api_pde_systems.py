@@ -135,9 +135,19 @@ def solution(problem, bases, *, maxiter, tolerance=1e-14):
     x = system.linear(problem.source)
     if problem.nonlinearity is None:
         return x, 1, True, system
+    with np.errstate(
+        over="ignore", invalid="ignore"
+    ):  # far from a solution; the line search sees it
+        return *_newton(system, x, maxiter, tolerance), system
+
+
+def _newton(system, x, maxiter, tolerance):
     before = system.misfit(x)
     for step in range(1, maxiter + 1):
-        change = system.newton(x)
+        try:
+            change = system.newton(x)
+        except ValueError:  # slopes that are not finite
+            return x, step, False
         length, better = 1.0, None
         while length > 1e-3:
             candidate = x + length * change
@@ -148,12 +158,12 @@ def solution(problem, bases, *, maxiter, tolerance=1e-14):
             length /= 2
         size = linalg.norm(change) / max(linalg.norm(x), 1e-300)
         if better is None:  # rounding, or no way on
-            return x, step, size < 1e-6, system
+            return x, step, size < 1e-6
         x = better
         if size < tolerance or (after > 0.5 * before and size < 1e-10):
-            return x, step, True, system
+            return x, step, True
         before = after
-    return x, maxiter, False, system
+    return x, maxiter, False
 
 
 class _LeastSquares:
@@ -186,7 +196,7 @@ class _LeastSquares:
         return self._least(equation, self._remains(x))
 
     def misfit(self, x):
-        return linalg.norm(self._remains(x))
+        return linalg.norm(self._remains(x), check_finite=False)
 
     def _remains(self, x):
         function, _, arguments = self.problem.nonlinearity
@@ -329,7 +339,8 @@ class _Galerkin:
         project = [basis.q.T for basis in self.bases]
         u = [self.values(x, orders) for orders in arguments]
         remains = multiplied(project, self.problem.source - function(*u)) - self._applied(x)
-        return linalg.norm(multiplied([z.T for z in self.free], remains))
+        inside = multiplied([z.T for z in self.free], remains)
+        return linalg.norm(inside, check_finite=False)
 
     def spread(self, rows):
         """Standard deviations of u at points, for errors of the equation of deviation 1.

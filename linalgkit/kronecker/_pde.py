@@ -279,6 +279,7 @@ def solve_pde(
     matrices, and O(k³) for k functions an axis. Every ninth node is held out to judge trials; the
     solution uses all nodes.
 
+    With fewer conditions than determine u (Neumann data alone, say), it is one of the solutions.
     Where the first features miss `tol`, the waves and boundary layers that solve the homogeneous
     equation are added, then all waves up to three quarters of what the grid resolves.
 

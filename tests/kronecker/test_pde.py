@@ -335,6 +335,24 @@ def test_newton_that_finds_nothing_is_said():
     assert found.status in (1, 2)
 
 
+def test_newton_that_overflows_is_said():
+    x = np.linspace(0, 1, 40)
+    steep = Nonlinearity(lambda u: np.exp(50 * u), [lambda u: 50 * np.exp(50 * u)])
+    faces = {(axis, side): Dirichlet(0.0) for axis in (0, 1) for side in (0, 1)}
+    source = -1e5 * np.outer(np.sin(9 * x), np.sin(9 * x))
+    with pytest.raises(np.linalg.LinAlgError, match="Newton's method diverges"):
+        solve_pde({(2, 0): 1.0, (0, 2): 1.0}, source, faces, (x, x), nonlinearity=steep)
+
+
+def test_neumann_data_alone():
+    x = np.linspace(0, 1, 80)
+    u = np.outer(np.cos(10 * np.pi * x), np.cos(8 * np.pi * x))
+    faces = {(axis, side): Neumann(0.0) for axis in (0, 1) for side in (0, 1)}
+    found = solve_pde({(2, 0): 1.0, (0, 2): 1.0}, -164 * np.pi**2 * u, faces, (x, x))
+    assert found.success
+    assert np.ptp(found.u - u) < 1e-10  # up to a constant
+
+
 def test_callback_stops_the_search():
     def stop(kernels, residual):
         raise StopIteration
