@@ -8,6 +8,7 @@ from array_api_compat import array_namespace, device
 
 from .._operator import _on_host
 from .._xp import adjoint, moveaxis
+from ._array_api_products import as_array
 from ._array_api_solves import hermitian_part, is_concrete, solve_named
 from ._modes import rows_of
 
@@ -44,7 +45,7 @@ def kron_slogdet(*factors):
         times = n // factor.shape[-1] if n else 0
         of_factor, size = xp.linalg.slogdet(factor)
         sign, logarithm = sign * _power(of_factor, times), logarithm + times * size
-    return xp.asarray(sign), xp.asarray(logarithm)
+    return as_array(sign), as_array(logarithm)
 
 
 def kron_cholesky(*factors, max_jitter):

@@ -4,6 +4,7 @@ Arrays come first, factors after them; all have one dtype. ``columns`` is the nu
 that stand behind the grid on the last axis: the vector is (n_1, …, n_d, columns).
 """
 
+import numpy as np
 from array_api_compat import array_namespace
 
 from .._xp import adjoint, moveaxis
@@ -95,7 +96,12 @@ def kron_trace(*factors):
     result = xp.linalg.trace(factors[0])
     for factor in factors[1:]:
         result = result * xp.linalg.trace(factor)
-    return xp.asarray(result)  # NumPy's product of two numbers is no array
+    return as_array(result)
+
+
+def as_array(x):
+    """Return NumPy's numbers, which its arrays without axes become, as arrays again."""
+    return np.asarray(x) if isinstance(x, np.generic) else x
 
 
 def outer(vectors, combine):
