@@ -12,6 +12,15 @@ from ._array_api_decompositions import (  # noqa: F401
     kron_svd,
     nearest_kronecker,
 )
+from ._array_api_frequencies import frequencies_of_axes  # noqa: F401
+from ._array_api_gp_hm import maximised_joint  # noqa: F401
+from ._array_api_kernels import spectral_mixture, student_t_mixture  # noqa: F401
+from ._array_api_marginal import (  # noqa: F401
+    differentiation_matrix,
+    evidence,
+    fitted_kernel,
+)
+from ._array_api_pde import pde_solution  # noqa: F401
 from ._array_api_products import (  # noqa: F401
     kron_dense,
     kron_diag,

@@ -4,6 +4,7 @@ from functools import partial, reduce
 
 import numpy as np
 from array_api_compat import array_namespace
+from kronecker.cases_processes import CASES_OF_PROCESSES
 from scipy.linalg import expm, fractional_matrix_power
 
 from linalgkit import kronecker
@@ -272,3 +273,4 @@ CASES = [
         SOLVED,
     ),
 ]
+CASES += CASES_OF_PROCESSES
