@@ -1,4 +1,4 @@
-from . import householder, kronecker, monarch, spgemm
+from . import householder, kronecker, mfac, monarch, spgemm
 from ._capabilities import capabilities
 from ._config import show_config
 from ._engine import EngineError, use_engine
@@ -14,6 +14,7 @@ __all__ = [
     "householder",
     "kronecker",
     "load",
+    "mfac",
     "monarch",
     "set_workers",
     "show_config",

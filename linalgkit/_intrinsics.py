@@ -110,3 +110,42 @@ def _ring_multiply(ring, x, y):
         return dtype(1)
 
     return (times, plus, plus, _least, _greatest, both, pair)[len(ring)]
+
+
+# How numbers are stored is told to a kernel by type, too: as they are, or as bits in uint16.
+STORAGE = {"": (), "float16": (0,), "bfloat16": (0, 0)}
+
+
+@intrinsic
+def _half(typingctx, bits):
+    """Return the float32 of a float16's bits."""
+
+    def codegen(context, builder, signature, args):
+        return builder.fpext(builder.bitcast(args[0], ir.HalfType()), ir.FloatType())
+
+    return types.float32(types.uint16), codegen
+
+
+@intrinsic
+def _bfloat(typingctx, bits):
+    """Return the float32 of a bfloat16's bits."""
+
+    def codegen(context, builder, signature, args):
+        word = builder.shl(builder.zext(args[0], ir.IntType(32)), ir.IntType(32)(16))
+        return builder.bitcast(word, ir.FloatType())
+
+    return types.float32(types.uint16), codegen
+
+
+def widen(kind, value):
+    """Return a stored number in float64; `kind` is one of `STORAGE`."""
+    raise NotImplementedError("for compiled kernels")
+
+
+@overload(widen, inline="always")
+def _widen(kind, value):
+    if len(kind) == 0:
+        return lambda kind, value: float(value)
+    if len(kind) == 1:
+        return lambda kind, value: float(_half(value))
+    return lambda kind, value: float(_bfloat(value))

@@ -1,0 +1,249 @@
+"""Reference engine: the Fisher matrix of m gradients, on arrays of any library.
+
+    F = λ I + Gᵀ G / m,   K = G Gᵀ,   M = m λ I + K = C Cᵀ,   W = C⁻¹
+
+Sums are in float64 (float32 with JAX that was not told to know more), over pieces of columns, so
+that no wide copy of G is made.
+"""
+
+import numpy as np
+from array_api_compat import array_namespace, device, is_jax_array, is_numpy_array
+
+from .._xp import solve_unit_lower
+
+_ENTRIES = 1 << 22  # of G that are widened at a time
+
+
+def wide_dtype(array):
+    """Return float64, or for JAX what it has."""
+    xp = array_namespace(array)
+    if is_jax_array(array):
+        return xp.__array_namespace_info__().default_dtypes()["real floating"]
+    return xp.float64
+
+
+def widened(array):
+    """Return an array in float64; uint16 are bits of bfloat16."""
+    xp = array_namespace(array)
+    if array.dtype == getattr(xp, "uint16", None):
+        array = (array.astype(xp.uint32) << np.uint32(16)).view(xp.float32)
+    return xp.astype(array, wide_dtype(array), copy=False)
+
+
+def squared_lengths(g):
+    """Return the rows' squared lengths."""
+    xp = array_namespace(g)
+    return sum(xp.sum(widened(g[:, piece]) ** 2, axis=1) for piece in _pieces(g))
+
+
+def gram(g, *, tolerance):
+    """Return K = G Gᵀ; engines may be wrong by `tolerance` times lengths of rows."""
+    total = None
+    for piece in _pieces(g):
+        rows = widened(g[:, piece])
+        term = rows @ rows.T
+        total = term if total is None else total + term
+    return total
+
+
+def dots(g, x):
+    """Return G x."""
+    total = None
+    for piece in _pieces(g):
+        term = widened(g[:, piece]) @ widened(x[piece, ...])
+        total = term if total is None else total + term
+    return total
+
+
+def combine(coefficients, g, x, *, factor, dtype):
+    """Return factor x + Gᵀ a."""
+    xp, results = array_namespace(g), []
+    for piece in _pieces(g):
+        values = widened(g[:, piece]).T @ coefficients
+        if x is not None:
+            values = factor * widened(x[piece, ...]) + values
+        results.append(xp.astype(values, dtype))
+    return results[0] if len(results) == 1 else xp.concat(results, axis=0)
+
+
+def column_norms(g, root):
+    """Return the squared lengths of the columns of W G."""
+    xp = array_namespace(g)
+    results = [xp.sum((root @ widened(g[:, piece])) ** 2, axis=0) for piece in _pieces(g)]
+    return results[0] if len(results) == 1 else xp.concat(results, axis=0)
+
+
+def column_grams(g, root, *, block):
+    """Return Zᵀ Z (d / block, block, block) of the columns of Z = W G in blocks."""
+    xp, (m, d) = array_namespace(g), g.shape
+    step, results = max(1, _ENTRIES // (m * block)) * block, []
+    for start in range(0, d, step):
+        z = root @ widened(g[:, start : min(d, start + step)])
+        z = xp.permute_dims(xp.reshape(z, (m, -1, block)), (1, 2, 0))
+        results.append(z @ xp.permute_dims(z, (0, 2, 1)))
+    return results[0] if len(results) == 1 else xp.concat(results, axis=0)
+
+
+def columns(g, places):
+    """Return columns of G by their places, NumPy's."""
+    if is_numpy_array(g):
+        return widened(g[:, places])
+    xp = array_namespace(g)
+    return widened(xp.take(g, xp.asarray(places, device=device(g)), axis=1))
+
+
+def inverse_cholesky(matrix):
+    """Return W = C⁻¹ for M = C Cᵀ."""
+    xp = array_namespace(matrix)
+    factor = xp.linalg.cholesky(matrix)
+    eye = xp.eye(matrix.shape[-1], dtype=matrix.dtype, device=device(matrix))
+    return _solve_lower(factor, xp.broadcast_to(eye, matrix.shape))
+
+
+def cholesky(matrix):
+    """Return C for M = C Cᵀ."""
+    return array_namespace(matrix).linalg.cholesky(matrix)
+
+
+def cholesky_solve(factor, right):
+    """Return M⁻¹ b for a vector b."""
+    xp = array_namespace(factor)
+    half = _solve_lower(factor, right[:, None])
+    # The transpose is lower triangular with rows and columns in reverse.
+    flipped = xp.flip(factor.T, axis=(0, 1))
+    return xp.flip(_solve_lower(flipped, xp.flip(half, axis=0)), axis=0)[:, 0]
+
+
+def fisher_solve(x, gradients, *, damping):
+    """Return F⁻¹ x = (x - Gᵀ M⁻¹ G x) / λ."""
+    root = inverse_cholesky(_system(gradients, damping))
+    coefficients = root.T @ (root @ dots(gradients, x))
+    return combine(-coefficients / damping, gradients, x, factor=1 / damping, dtype=x.dtype)
+
+
+def fisher_solve_vjp(cotangent, x, gradients, *, damping, wrt):
+    """With y = F⁻¹ x: x̄ = F⁻¹ ȳ, Ḡ = -(G x̄ yᵀ + G y x̄ᵀ) / m."""
+    xp, (m, _) = array_namespace(x, gradients), gradients.shape
+    root = inverse_cholesky(_system(gradients, damping))
+
+    def solved(vector):
+        coefficients = root.T @ (root @ dots(gradients, vector))
+        return combine(-coefficients / damping, gradients, vector, factor=1 / damping, dtype=wide)
+
+    wide = wide_dtype(x)
+    of_x = solved(cotangent)
+    if "gradients" not in wrt:
+        return xp.astype(of_x, x.dtype), None
+    y = solved(x)
+    single = x.ndim == 1
+    a, b = (v[:, None] if single else v for v in (of_x, y))
+    pulled = (dots(gradients, a) @ b.T + dots(gradients, b) @ a.T) / -m
+    of_gradients = xp.astype(pulled, gradients.dtype)
+    return (xp.astype(of_x, x.dtype) if "x" in wrt else None), of_gradients
+
+
+def woodbury_static(gradients, *, damping):
+    """Y = L⁻¹ G / λ and c = D / λ for M = L D Lᵀ; m on the diagonal of M / λ is within c."""
+    xp = array_namespace(gradients)
+    root = inverse_cholesky(_system(gradients, damping))
+    scale = 1 / xp.linalg.diagonal(root)  # C = L diag(scale)
+    y = (scale[:, None] * root) @ widened(gradients) / damping
+    return xp.astype(y, gradients.dtype), xp.astype(scale**2 / damping, gradients.dtype)
+
+
+def saliency(weights, inverse):
+    """w² / (2 diag), or ½ wᵀ B⁻¹ w of groups whose blocks of the inverse are B."""
+    xp = array_namespace(weights, inverse)
+    if inverse.ndim == 1:
+        return weights**2 / (2 * inverse)
+    w = xp.reshape(weights, (*inverse.shape[:2], 1))
+    return xp.sum(w * xp.linalg.solve(inverse, w), axis=(1, 2)) / 2
+
+
+def block_factors(g, kept, *, block, damping):
+    """Return the Cholesky factors (blocks, B, B) of the blocks λ I + G_bᵀ G_b / m."""
+    return array_namespace(g).linalg.cholesky(_block_matrices(g, kept, block, damping))
+
+
+def block_diagonal(g, kept, *, block, damping):
+    """Return the diagonal of the inverse of every block: column sums of squares of L⁻¹."""
+    xp = array_namespace(g)
+    roots = inverse_cholesky(_block_matrices(g, kept, block, damping))
+    return xp.reshape(xp.sum(roots**2, axis=1), (-1,))[: g.shape[1]]
+
+
+def block_inverses(factors, *, size):
+    """Return the blocks of a smaller size along the diagonals of the inverses."""
+    xp, (blocks, block, _) = array_namespace(factors), factors.shape
+    eye = xp.eye(block, dtype=factors.dtype, device=device(factors))
+    roots = _solve_lower(factors, xp.broadcast_to(eye, factors.shape))
+    roots = xp.reshape(roots, (blocks, block, block // size, size))
+    roots = xp.permute_dims(roots, (0, 2, 3, 1))  # of each smaller block the columns, as rows
+    return xp.reshape(roots @ xp.permute_dims(roots, (0, 1, 3, 2)), (-1, size, size))
+
+
+def block_solve(factors, x, *, dtype):
+    """Solve L Lᵀ y = x for every block."""
+    xp, (blocks, block, _) = array_namespace(x), factors.shape
+    right = xp.reshape(_filled(widened(x), blocks * block), (blocks, block, -1))
+    half = _solve_lower(factors, right)
+    # The transpose is lower triangular with rows and columns in reverse.
+    flipped = xp.flip(xp.permute_dims(factors, (0, 2, 1)), axis=(1, 2))
+    y = xp.flip(_solve_lower(flipped, xp.flip(half, axis=1)), axis=1)
+    return xp.astype(xp.reshape(y, (blocks * block, *x.shape[1:]))[: x.shape[0], ...], dtype)
+
+
+def block_product(g, x, *, block, damping, dtype):
+    """Return λ x + G_bᵀ G_b x / m for every block."""
+    xp, (m, d) = array_namespace(g, x), g.shape
+    results, step = [], max(1, _ENTRIES // (m * block)) * block
+    for start in range(0, d, step):
+        piece = slice(start, min(d, start + step))
+        blocks = -(-(piece.stop - start) // block)
+        rows = xp.permute_dims(_filled(widened(g[:, piece]).T, blocks * block), (1, 0))
+        rows = xp.permute_dims(xp.reshape(rows, (m, blocks, block)), (1, 0, 2))
+        wide = widened(x[piece, ...])
+        right = xp.reshape(_filled(wide, blocks * block), (blocks, block, -1))
+        image = xp.permute_dims(rows, (0, 2, 1)) @ (rows @ right) / m
+        image = xp.reshape(image, (blocks * block, *x.shape[1:]))[: wide.shape[0], ...]
+        results.append(xp.astype(damping * wide + image, dtype))
+    return results[0] if len(results) == 1 else xp.concat(results, axis=0)
+
+
+def _block_matrices(g, kept, block, damping):
+    """Return the blocks; the last one is filled up by zero columns, and so is what is not kept."""
+    xp, (m, d) = array_namespace(g), g.shape
+    rows = widened(g)
+    if kept is not None:
+        rows = xp.where(kept, rows, xp.zeros_like(rows))
+    blocks = -(-d // block)
+    rows = xp.reshape(_filled(rows.T, blocks * block), (blocks, block, m))
+    eye = xp.eye(block, dtype=rows.dtype, device=device(g))
+    return damping * eye + rows @ xp.permute_dims(rows, (0, 2, 1)) / m
+
+
+def _filled(x, length):
+    """Append zeros along the first axis."""
+    xp, missing = array_namespace(x), length - x.shape[0]
+    if not missing:
+        return x
+    zeros = xp.zeros((missing, *x.shape[1:]), dtype=x.dtype, device=device(x))
+    return xp.concat([x, zeros], axis=0)
+
+
+def _solve_lower(factors, right):
+    scale = array_namespace(factors).linalg.diagonal(factors)
+    return solve_unit_lower(factors / scale[..., None, :], right) / scale[..., :, None]
+
+
+def _system(gradients, damping):
+    m = gradients.shape[0]
+    xp = array_namespace(gradients)
+    k = gram(gradients, tolerance=0.0)
+    return k + m * damping * xp.eye(m, dtype=k.dtype, device=device(k))
+
+
+def _pieces(g):
+    m, d = g.shape
+    step = max(1, _ENTRIES // m)
+    return [slice(start, min(d, start + step)) for start in range(0, d, step)]

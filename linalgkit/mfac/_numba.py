@@ -1,0 +1,317 @@
+"""CPU engine: G is read by kernels at the speed of memory, its Gram matrix is left to BLAS.
+
+NumPy's float16 and bits of bfloat16 (uint16) are widened within kernels. Gram matrix and diagonal
+go over pieces of columns, one thread each; products in float32 are of short pieces, whose sums are
+in float64, and only where their rounding does no harm.
+"""
+
+import numpy as np
+from scipy.linalg import lapack
+
+from .._checks import kernel_array
+from .._intrinsics import STORAGE
+from .._threads import chunk_bounds, run_chunks
+from . import _numba_blocks, _numba_rows
+
+DTYPES = "fdeH"  # uint16 are bits of bfloat16
+
+_COLUMNS = 16384  # of a chunk, at least
+_WORK = 1 << 20  # entries of G that a chunk reads, at least
+_ALONE = 1024  # rows of matrices that are factorised by one thread
+_SHORT = 512  # columns whose products are summed in float32
+
+
+def squared_lengths(g):
+    """Read G once."""
+    m, d = g.shape
+    g, kind = _bits(g)
+    bounds = chunk_bounds((d, m), minimum=_WORK)
+    return _summed(_numba_rows.squared_lengths, bounds, (m,), kind, g)
+
+
+def gram(g, *, tolerance):
+    """Sum products of pieces of columns by BLAS, in float32 if that is accurate enough."""
+    m, d = g.shape
+    g, kind = _bits(g)
+    # Rounding within pieces is independent of that in others.
+    is_rough = 2.0**-24 / max(1.0, d / _SHORT) ** 0.5 <= tolerance and g.dtype != np.float64
+    dtype = np.dtype(np.float32 if is_rough else np.float64)
+    bounds = chunk_bounds((d, m), minimum=max(_WORK, _COLUMNS * m))
+    return _summed(
+        _gram_of_columns, bounds, (m, m), kind, g,
+        scratch=lambda: np.empty(m * (min(d, _SHORT) + m), dtype), blas=True,
+    )  # fmt: skip
+
+
+def _summed(kernel, bounds, shape, *args, **options):
+    """Add what a kernel returns of each chunk, in their order."""
+    total = np.zeros(shape)
+
+    def add(_, part):
+        np.add(total, part, out=total)
+
+    run_chunks(kernel, bounds, *args, commit=add, **options)
+    return total
+
+
+def _gram_of_columns(start, stop, kind, g, buffer):
+    m, dtype = g.shape[0], buffer.dtype
+    total = np.zeros((m, m))
+    product = buffer[: m * m].reshape(m, m)
+    for begin in range(start, stop, _SHORT):
+        rows = _piece(begin, min(stop, begin + _SHORT), kind, g, buffer[m * m :], dtype)
+        np.matmul(rows, rows.T, out=product)
+        total += product
+    return total
+
+
+def _piece(begin, end, kind, g, buffer, dtype):
+    """Return columns of G in a dtype: a view where they are of it."""
+    if g.dtype == dtype:
+        return g[:, begin:end]
+    rows = buffer[: g.shape[0] * (end - begin)].reshape(g.shape[0], end - begin)
+    _numba_rows.widened(begin, end, kind, g, rows)
+    return rows
+
+
+def dots(g, x):
+    """Read G once for a vector; by pieces and BLAS for several."""
+    m, d = g.shape
+    g, kind = _bits(g)
+    x = _readable(x)
+    bounds = chunk_bounds((d, m), minimum=_WORK)
+    if x.ndim == 1:
+        return _summed(_numba_rows.dots, bounds, (m,), kind, g, x, scratch=_vector)
+    return _summed(
+        _dots_of_columns, bounds, (m, x.shape[1]), kind, g, x,
+        scratch=lambda: np.empty(m * min(d, _SHORT)), blas=True,
+    )  # fmt: skip
+
+
+def _dots_of_columns(start, stop, kind, g, x, buffer):
+    total = np.zeros((g.shape[0], x.shape[1]))
+    for begin in range(start, stop, _SHORT):
+        end = min(stop, begin + _SHORT)
+        total += _piece(begin, end, kind, g, buffer, buffer.dtype) @ x[begin:end]
+    return total
+
+
+def combine(coefficients, g, x, *, factor, dtype):
+    """Read G once for a vector; by pieces and BLAS for several."""
+    m, d = g.shape
+    g, kind = _bits(g)
+    coefficients = kernel_array(coefficients)
+    result = np.empty((d, *coefficients.shape[1:]), dtype)
+    bounds = chunk_bounds((d, m), minimum=_WORK)
+    if result.ndim == 1:
+        x = _readable(np.empty(0, dtype) if x is None else x)
+        run_chunks(
+            _numba_rows.combine, bounds, kind, g, coefficients, x, float(factor), result,
+            scratch=_vector,
+        )  # fmt: skip
+    else:
+        run_chunks(
+            _combine_columns, bounds, kind, g, coefficients, x, factor, result,
+            scratch=lambda: np.empty(m * min(d, _SHORT)), blas=True,
+        )  # fmt: skip
+    return result
+
+
+def _combine_columns(start, stop, kind, g, coefficients, x, factor, result, buffer):
+    for begin in range(start, stop, _SHORT):
+        end = min(stop, begin + _SHORT)
+        found = _piece(begin, end, kind, g, buffer, buffer.dtype).T @ coefficients
+        if x is not None:
+            found += factor * x[begin:end].astype(np.float64, copy=False)
+        result[begin:end] = found
+
+
+def _vector():
+    return np.empty(_numba_rows._PIECE)
+
+
+def column_norms(g, root):
+    """Multiply pieces of columns by W, in float32 where that is accurate enough."""
+    m, d = g.shape
+    g, kind = _bits(g)
+    result = np.empty(d)
+    narrow = kernel_array(root.astype(np.float32))
+    # |δ(W g)| is about 2⁻²⁴ |W| |g|, and 1 - |W g|² is what matters.
+    unit = 2.0**-23 * float(np.linalg.norm(root)) if g.dtype != np.float64 else np.inf
+    bounds = chunk_bounds((d, m), minimum=max(_WORK, _SHORT * m))
+    run_chunks(
+        _norms_of_columns, bounds, kind, g, kernel_array(root), narrow, unit, result,
+        scratch=lambda: np.empty(2 * m * min(d, _SHORT) + 2 * min(d, _SHORT)), blas=True,
+    )  # fmt: skip
+    return result
+
+
+def _norms_of_columns(start, stop, kind, g, root, narrow, unit, result, buffer):
+    single = buffer.view(np.float32)
+    for begin in range(start, stop, _SHORT):
+        end = min(stop, begin + _SHORT)
+        found = result[begin:end]
+        if np.isfinite(unit):
+            lengths = buffer[-found.size :]
+            rows = _piece(begin, end, kind, g, single, np.float32)
+            _triangle_norms(rows, narrow, single[rows.size :], found)
+            _numba_rows.squares(rows, lengths)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                wrong = np.sqrt(found * lengths) * unit > _DIAGONAL * (1 - found)
+            if not wrong.any():
+                continue
+        rows = _piece(begin, end, kind, g, buffer, np.float64)
+        _triangle_norms(rows, root, buffer[rows.size :], found)
+
+
+_DIAGONAL = 2e-7  # what rounding may change in 1 - |W g|², relatively
+_TRIANGLE = 64  # rows of W that are multiplied at a time, up to their diagonal
+
+
+def _triangle_norms(rows, root, buffer, result):
+    """Fill the squared lengths of the columns of W G."""
+    (m, count), total = rows.shape, np.zeros(rows.shape[1])
+    part = np.empty(count)
+    for begin in range(0, m, _TRIANGLE):
+        end = min(m, begin + _TRIANGLE)
+        product = buffer[: (end - begin) * count].reshape(end - begin, count)
+        np.matmul(root[begin:end, :end], rows[:end], out=product)
+        _numba_rows.squares(product, part)
+        total += part
+    result[:] = total
+
+
+def inverse_cholesky(matrix):
+    """Factorise and invert by LAPACK."""
+    inverse, status = _undivided(lapack.dtrtri, cholesky(matrix), lower=1)
+    if status:
+        raise np.linalg.LinAlgError("the Cholesky factor is singular")
+    return inverse
+
+
+def cholesky(matrix):
+    """Factorise by LAPACK."""
+    factor, status = _undivided(lapack.dpotrf, matrix, lower=1, clean=1)
+    if status:
+        raise np.linalg.LinAlgError("the matrix is not positive definite")
+    return factor
+
+
+def cholesky_solve(factor, right):
+    """Solve by LAPACK."""
+    return _undivided(lapack.dpotrs, factor, right, lower=1)[0]
+
+
+def _undivided(function, matrix, *args, **options):
+    """Call LAPACK in this thread alone where matrices are small.
+
+    Its threads gain little there, and wait long for each other beside other programs.
+    """
+    if matrix.shape[0] > _ALONE:
+        return function(matrix, *args, **options)
+    found = []
+
+    def call(start, stop):
+        return function(matrix, *args, **options)
+
+    run_chunks(call, [0, 1], blas=True, commit=lambda _, result: found.append(result))
+    return found[0]
+
+
+def fisher_solve(x, gradients, *, damping):
+    """Solve by Woodbury's identity."""
+    root = _root(gradients, damping)
+    return _solved(root, x, gradients, damping, x.dtype)
+
+
+def fisher_solve_vjp(cotangent, x, gradients, *, damping, wrt):
+    """Solve for the cotangent, and for x if the gradients' gradient is wanted."""
+    root = _root(gradients, damping)
+    of_x = _solved(root, cotangent, gradients, damping, np.float64)
+    if "gradients" not in wrt:
+        return of_x.astype(x.dtype), None
+    y = _solved(root, x, gradients, damping, np.float64)
+    a, b = (v[:, None] if v.ndim == 1 else v for v in (of_x, y))
+    m = gradients.shape[0]
+    # One matrix product: the sums of both terms, of at most m and d numbers.
+    left = np.concatenate([dots(gradients, a), dots(gradients, b)], axis=1)
+    right = np.concatenate([b, a], axis=1)
+    of_gradients = ((left / -m).astype(gradients.dtype)) @ right.T.astype(gradients.dtype)
+    return (of_x.astype(x.dtype) if "x" in wrt else None), of_gradients
+
+
+def _root(gradients, damping):
+    m = gradients.shape[0]
+    matrix = gram(gradients, tolerance=0.0)
+    matrix[np.diag_indices(m)] += m * damping
+    return inverse_cholesky(matrix)
+
+
+def _solved(root, x, gradients, damping, dtype):
+    coefficients = root.T @ (root @ dots(gradients, x)) / -damping
+    return combine(coefficients, gradients, x, factor=1 / damping, dtype=dtype)
+
+
+def block_factors(g, kept, *, block, damping):
+    """Form and factorise blocks, each in the cache."""
+    m, d = g.shape
+    result = np.empty((-(-d // block), block, block))
+    _run_blocks(
+        _numba_blocks.factors, g, kept, block, damping, (result,), lambda: np.empty((m, block))
+    )
+    return result
+
+
+def block_diagonal(g, kept, *, block, damping):
+    """Form, factorise and invert blocks, each in the cache."""
+    m, d = g.shape
+    result = np.empty(d)
+    _run_blocks(
+        _numba_blocks.diagonal, g, kept, block, damping, (block, result),
+        lambda: np.zeros((m + 2 * block, block)),
+    )  # fmt: skip
+    return result
+
+
+def _run_blocks(kernel, g, kept, block, damping, results, scratch):
+    m, d = g.shape
+    g, kind = _bits(g)
+    kept = kernel_array(np.empty(0, bool) if kept is None else kept)
+    scalars = kernel_array(np.array([1 / m, 0.0]))
+
+    def check(_, failed):
+        if failed >= 0:
+            raise np.linalg.LinAlgError(
+                f"block {failed} is not positive definite: the damping, {damping:.3g}, is lost "
+                f"beside the gradients."
+            )
+
+    bounds = chunk_bounds((-(-d // block), m * block * block), minimum=16 * _WORK)
+    run_chunks(
+        kernel, bounds, kind, g, kept, damping, scalars, *results,
+        scratch=scratch, blas=True, commit=check,
+    )  # fmt: skip
+
+
+def block_solve(factors, x, *, dtype):
+    """Substitute forwards and backwards within each block."""
+    blocks, block, _ = factors.shape
+    columns = _readable(x.reshape(x.shape[0], -1))
+    result = np.empty(columns.shape, dtype)
+    bounds = chunk_bounds((blocks, block * block * columns.shape[1]), minimum=_WORK)
+    run_chunks(
+        _numba_blocks.solve, bounds, kernel_array(factors), columns, result,
+        scratch=lambda: np.empty(block),
+    )  # fmt: skip
+    return result.reshape(x.shape)
+
+
+def _bits(g):
+    """Return gradients as kernels take them, and how they are stored."""
+    name = {"float16": "float16", "uint16": "bfloat16"}.get(g.dtype.name, "")
+    return kernel_array(g.view(np.uint16) if name else g), STORAGE[name]
+
+
+def _readable(x):
+    """Return vectors for kernels, which know no float16."""
+    return kernel_array(x.astype(np.float32) if x.dtype == np.float16 else x)

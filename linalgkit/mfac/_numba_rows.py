@@ -1,0 +1,116 @@
+"""Kernels that read the gradients once: dots of all rows with a vector, combinations of rows.
+
+Bounded by reading G. Sums are in float64 all the same: widening and its multiplications hide behind
+the reads. A range of columns is taken in pieces of _PIECE, whose vector stays in the first cache.
+"""
+
+import numpy as np
+from numba import njit
+
+from .._intrinsics import widen
+
+_PIECE = 2048
+_FAST = {"reassoc", "contract", "nsz"}  # NaN and Inf stay what they are
+
+
+@njit(nogil=True, cache=True, fastmath=_FAST)
+def dots(start, stop, kind, g, x, vector):
+    """Return G x over a range of columns."""
+    m = g.shape[0]
+    sums = np.zeros(m)
+    for begin in range(start, stop, _PIECE):
+        end = min(stop, begin + _PIECE)
+        n = end - begin
+        v = vector[:n]
+        for k in range(n):
+            v[k] = x[begin + k]
+        i = 0
+        while i + 4 <= m:
+            first, second = g[i, begin:end], g[i + 1, begin:end]
+            third, fourth = g[i + 2, begin:end], g[i + 3, begin:end]
+            a, b, c, e = 0.0, 0.0, 0.0, 0.0
+            for k in range(n):
+                a += widen(kind, first[k]) * v[k]
+                b += widen(kind, second[k]) * v[k]
+                c += widen(kind, third[k]) * v[k]
+                e += widen(kind, fourth[k]) * v[k]
+            sums[i] += a
+            sums[i + 1] += b
+            sums[i + 2] += c
+            sums[i + 3] += e
+            i += 4
+        while i < m:
+            first, a = g[i, begin:end], 0.0
+            for k in range(n):
+                a += widen(kind, first[k]) * v[k]
+            sums[i] += a
+            i += 1
+    return sums
+
+
+@njit(nogil=True, cache=True, fastmath=_FAST)
+def combine(start, stop, kind, g, coefficients, x, factor, result, vector):
+    """Fill a range of factor x + Gᵀ a; without x if that is empty."""
+    m = g.shape[0]
+    for begin in range(start, stop, _PIECE):
+        end = min(stop, begin + _PIECE)
+        n = end - begin
+        v = vector[:n]
+        if x.size:
+            for k in range(n):
+                v[k] = factor * x[begin + k]
+        else:
+            v[:] = 0
+        i = 0
+        while i + 4 <= m:
+            first, second = g[i, begin:end], g[i + 1, begin:end]
+            third, fourth = g[i + 2, begin:end], g[i + 3, begin:end]
+            a, b, c, e = (
+                coefficients[i], coefficients[i + 1], coefficients[i + 2], coefficients[i + 3],
+            )  # fmt: skip
+            for k in range(n):
+                v[k] += (a * widen(kind, first[k]) + b * widen(kind, second[k])) + (
+                    c * widen(kind, third[k]) + e * widen(kind, fourth[k])
+                )
+            i += 4
+        while i < m:
+            first, a = g[i, begin:end], coefficients[i]
+            for k in range(n):
+                v[k] += a * widen(kind, first[k])
+            i += 1
+        for k in range(n):
+            result[begin + k] = v[k]
+
+
+@njit(nogil=True, cache=True, fastmath=_FAST)
+def squared_lengths(start, stop, kind, g):
+    """Return the rows' squared lengths over a range of columns."""
+    m = g.shape[0]
+    sums = np.zeros(m)
+    for i in range(m):
+        row, total = g[i, start:stop], 0.0
+        for k in range(row.size):
+            value = widen(kind, row[k])
+            total += value * value
+        sums[i] = total
+    return sums
+
+
+@njit(nogil=True, cache=True)
+def widened(start, stop, kind, g, result):
+    """Copy some columns of G to `result` (m, stop - start), in its dtype."""
+    for i in range(g.shape[0]):
+        row = g[i, start:stop]
+        for k in range(stop - start):
+            result[i, k] = widen(kind, row[k])
+
+
+@njit(nogil=True, cache=True, fastmath=_FAST)
+def squares(rows, sums):
+    """Fill the sums of squares of columns, in float64."""
+    sums[:] = 0
+    for i in range(rows.shape[0]):
+        row = rows[i]
+        for k in range(row.size):
+            value = np.float64(row[k])
+            sums[k] += value * value

@@ -1,0 +1,301 @@
+"""Gradients as rows: leaves without copies put together, half precision in storage, scales.
+
+A *part* is a leaf as a matrix (m, size). Parts of NumPy and CuPy hold bfloat16 as bits in uint16.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+from array_api_compat import array_namespace, device, is_dask_array
+
+from .. import _checks
+from .._engine import Engines
+from ._array_api import wide_dtype, widened
+
+engine = Engines(__package__)
+
+STORAGE = ("float32", "float16", "bfloat16")
+
+
+class Layout(NamedTuple):
+    """The parameters' shapes: of leaves, or of one flat vector."""
+
+    shapes: tuple[tuple[int, ...], ...]
+    is_flat: bool
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return tuple(prod(shape) for shape in self.shapes)
+
+    @property
+    def size(self) -> int:
+        return sum(self.sizes)
+
+    def split(
+        self, name: str, x: Any, *, floating: bool = True
+    ) -> tuple[tuple[Any, ...], Callable[[Any], Any]]:
+        """Return a vector's parts, and what puts parts together in the vector's own form.
+
+        A vector has shape (d,), or (d, k) for many, or is a list of leaves like the parameters.
+        """
+        if isinstance(x, list | tuple) and not self.is_flat:
+            leaves = _as_arrays(name, x, floating)
+            shapes = tuple(tuple(leaf.shape) for leaf in leaves)
+            if shapes != self.shapes:
+                raise ValueError(
+                    f"{name} must have leaves of shapes {_listed(self.shapes)}; got "
+                    f"{_listed(shapes)}."
+                )
+            parts = tuple(_flattened(leaf) for leaf in leaves)
+            return parts, lambda parts: [
+                reshaped(part, shape) for part, shape in zip(parts, self.shapes, strict=True)
+            ]
+        (x,) = _as_arrays(name, (x,), floating)
+        if x.ndim not in (1, 2) or x.shape[0] != self.size:
+            raise ValueError(
+                f"{name} must have shape ({self.size},) or ({self.size}, k)"
+                f"{'' if self.is_flat else ', or be a list of leaves'}; got {tuple(x.shape)}."
+            )
+        if len(self.shapes) == 1:
+            return (x,), lambda parts: parts[0]
+        ends = np.cumsum((0, *self.sizes)).tolist()
+        pieces = tuple(x[a:b, ...] for a, b in itertools.pairwise(ends))
+        return pieces, lambda parts: array_namespace(*parts).concat(list(parts), axis=0)
+
+    def joined(self, parts: Sequence[Any]) -> Any:
+        """Put results that belong to no vector together: one array where gradients were one."""
+        if self.is_flat:
+            return parts[0]
+        return [reshaped(part, shape) for part, shape in zip(parts, self.shapes, strict=True)]
+
+
+class Rows:
+    """Gradients as the rows of one matrix G, row i of which is ``scales[i]`` times what is stored.
+
+    Parameters
+    ----------
+    parts : tuple of array, shape (m, size)
+    scales : array, shape (m,)
+    """
+
+    def __init__(self, parts: tuple[Any, ...], scales: Any) -> None:
+        self.parts, self.scales = parts, scales
+        self.m, self.is_lazy = parts[0].shape[0], is_dask_array(parts[0])
+
+    def squared_lengths(self) -> Any:
+        """Return the rows' squared lengths, in float64."""
+        total = _added(engine(part).squared_lengths(part) for part in self.parts)
+        return self.scales**2 * total
+
+    def gram(self, *, tolerance: float) -> Any:
+        """Return K = G Gᵀ (m, m) in float64, within `tolerance` times lengths of rows."""
+        total = _added(engine(part).gram(part, tolerance=tolerance) for part in self.parts)
+        return self.scales[:, None] * total * self.scales[None, :]
+
+    def dots(self, x: Sequence[Any]) -> Any:
+        """Return G x (m,) or (m, k), in float64."""
+        total = _added(engine(part, y).dots(part, y) for part, y in zip(self.parts, x, strict=True))
+        return self._scaled(total)
+
+    def combine(
+        self, coefficients: Any, x: Sequence[Any] | None, *, factor: float, dtype: Any
+    ) -> tuple[Any, ...]:
+        """Return ``factor * x + Gᵀ coefficients``, summed in float64, in parts of `dtype`."""
+        coefficients = self._scaled(coefficients)
+        vectors = (None,) * len(self.parts) if x is None else x
+        return tuple(
+            engine(part, y).combine(coefficients, part, y, factor=factor, dtype=dtype)
+            for part, y in zip(self.parts, vectors, strict=True)
+        )
+
+    def column_norms(self, root: Any) -> tuple[Any, ...]:
+        """Return the squared lengths of the columns of W G, for W lower triangular; float64."""
+        scaled = root * self.scales[None, :]
+        return tuple(engine(part).column_norms(part, scaled) for part in self.parts)
+
+    def column_grams(self, root: Any, block: int) -> Any:
+        """Return the Gram matrices (d / block, block, block) of the columns of W G in blocks."""
+        scaled = root * self.scales[None, :]
+        found = [engine(part).column_grams(part, scaled, block=block) for part in self.parts]
+        return found[0] if len(found) == 1 else array_namespace(*found).concat(found, axis=0)
+
+    def columns(self, places: Any, ends: Sequence[int]) -> Any:
+        """Return some columns of G (m, k), in float64; `places` are of NumPy, within range."""
+        pieces, order = [], []
+        for part, begin, end in zip(self.parts, ends[:-1], ends[1:], strict=True):
+            here = np.flatnonzero((places >= begin) & (places < end))
+            if here.size:
+                pieces.append(engine(part).columns(part, places[here] - begin))
+                order.append(here)
+        xp = array_namespace(*pieces)
+        together = xp.concat(pieces, axis=1) if len(pieces) > 1 else pieces[0]
+        if len(pieces) > 1:
+            index = np.argsort(np.concatenate(order))
+            together = xp.take(together, xp.asarray(index, device=device(together)), axis=1)
+        return self._scaled(together)
+
+    def _scaled(self, values: Any) -> Any:
+        return values * (self.scales if values.ndim == 1 else self.scales[:, None])
+
+
+def read_gradients(gradients: Any) -> tuple[Layout, tuple[Any, ...], Any]:
+    """Return the parameters' layout, the gradients' parts and the dtype of results."""
+    is_flat = not (
+        isinstance(gradients, list | tuple)
+        and len(gradients) > 0
+        and all(hasattr(leaf, "shape") and leaf.ndim > 0 for leaf in gradients)
+    )
+    leaves = _as_arrays("gradients", (gradients,) if is_flat else gradients, True)
+    shapes = tuple(tuple(leaf.shape) for leaf in leaves)
+    if is_flat and len(shapes[0]) != 2:
+        raise ValueError(f"gradients must have shape (m, d), or be leaves; got {shapes[0]}.")
+    for k, shape in enumerate(shapes):
+        if len(shape) < 2 or shape[0] != shapes[0][0]:
+            raise ValueError(
+                f"a leaf of gradients must have shape (m, ...), one gradient a row, with one m for "
+                f"all; leaf {k} has {shape}, leaf 0 has {shapes[0]}. Gradients that are vectors "
+                f"belong in one array of shape (m, d)."
+            )
+    if shapes[0][0] == 0 or sum(prod(shape) for shape in shapes) == 0:
+        raise ValueError(f"gradients must not be empty; got {_listed(shapes)}.")
+    m = shapes[0][0]
+    parts = tuple(leaf if leaf.ndim == 2 else reshaped(leaf, (m, -1)) for leaf in leaves)
+    return Layout(tuple(shape[1:] for shape in shapes), is_flat), parts, result_dtype(parts[0])
+
+
+def result_dtype(array: Any) -> Any:
+    """Return the dtype of results: that of an array, but at least float32."""
+    xp = np if is_dask_array(array) else array_namespace(array)
+    narrow = [getattr(xp, name) for name in ("float16", "bfloat16") if hasattr(xp, name)]
+    return xp.float32 if array.dtype in narrow else array.dtype
+
+
+def stored(parts: tuple[Any, ...], storage: str | None) -> tuple[tuple[Any, ...], Any]:
+    """Return parts in the dtype of storage, and the rows' scales."""
+    xp, m = array_namespace(parts[0]), parts[0].shape[0]
+    core = _core(parts[0])
+    ones = array_namespace(core).ones(m, dtype=wide_dtype(core), device=device(core))
+    if storage is None:
+        return parts, ones
+    if storage == "float16":
+        names = np if core is not parts[0] else xp
+        if not hasattr(names, "float16"):
+            raise TypeError(f"arrays of {xp.__name__} have no float16; store them in float32.")
+        scales = row_scales([row_maxima(part) for part in parts])
+        if core is not parts[0]:
+            scales = scales.compute()
+        divisors = array_namespace(scales).astype(scales, parts[0].dtype)[:, None]
+        return tuple(xp.astype(part / divisors, names.float16) for part in parts), scales
+    if storage == "bfloat16" and core is not parts[0]:
+        return tuple(part.map_blocks(to_bfloat16, dtype=np.uint16) for part in parts), ones
+    if storage == "bfloat16":
+        return tuple(to_bfloat16(part) for part in parts), ones
+    return tuple(xp.astype(part, xp.float32) for part in parts), ones
+
+
+def row_maxima(part: Any) -> Any:
+    """Return the largest absolute value of every row."""
+    xp = array_namespace(part)
+    return xp.max(xp.abs(part), axis=-1)
+
+
+def row_scales(maxima: Sequence[Any]) -> Any:
+    """Return the powers of two that are just above the rows' largest values; 1 for zeros."""
+    xp = array_namespace(*maxima)
+    largest = maxima[0]
+    for other in maxima[1:]:
+        largest = xp.where(other > largest, other, largest)
+    largest = xp.astype(largest, wide_dtype(largest))
+    largest = xp.where(largest > 0, largest, xp.ones_like(largest))
+    return 2.0 ** xp.ceil(xp.log2(largest))
+
+
+def to_bfloat16(x: Any) -> Any:
+    """Round to bfloat16: natively, or for NumPy and CuPy as bits in uint16, ties to even."""
+    xp = array_namespace(x)
+    if hasattr(xp, "bfloat16"):
+        return xp.astype(x, xp.bfloat16)
+    if not hasattr(x, "view") or not hasattr(xp, "uint16"):
+        raise TypeError(f"arrays of {xp.__name__} have no bfloat16; store them in float32.")
+    bits = xp.astype(x, xp.float32).view(xp.uint32)
+    bits = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+    return (bits >> np.uint32(16)).astype(xp.uint16)
+
+
+def damping_of(value: Any) -> float:
+    """Return a damping as float; it must be positive."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.floating | np.integer):
+        raise TypeError(f"damping must be a number; got {value!r} ({type(value).__name__}).")
+    number = float(value)
+    if number == 0:
+        raise np.linalg.LinAlgError(
+            "damping is 0: the Fisher matrix of m gradients has rank m at most and no inverse. "
+            "Take a small positive damping, such as 1e-5 times the squared length of a gradient."
+        )
+    if not 0 < number < float("inf"):
+        raise ValueError(f"damping must be positive and finite; got {value!r}.")
+    return number
+
+
+def check_rows(sums: Any, parts: Sequence[Any]) -> None:
+    """Raise ValueError where a gradient is not finite, which a sum of each (m,) tells."""
+    core = array_namespace(sums)
+    finite = core.isfinite(sums)
+    if bool(core.all(finite)):
+        return
+    row = int(core.argmin(core.astype(finite, core.int8)))
+    for k, part in enumerate(parts):
+        values = widened(part[row, ...])
+        xp = array_namespace(values)
+        good = xp.isfinite(values)
+        if not bool(xp.all(good)):
+            place = int(xp.argmin(xp.astype(good, xp.int8)))
+            leaf = f" of leaf {k}" if len(parts) > 1 else ""
+            raise ValueError(f"gradients[{row}]{leaf} is not finite at {place}.")
+    raise ValueError(f"gradients[{row}] is too large: a sum over it overflows.")
+
+
+def in_memory(name: str, array: Any) -> None:
+    """Raise TypeError for a Dask array."""
+    if is_dask_array(array):
+        raise TypeError(
+            f"{name} is a Dask array; this needs arrays in memory. Dask arrays are for "
+            f"empirical_fisher, its products and its diagonal."
+        )
+
+
+def _core(part: Any) -> Any:
+    """Return an array of the library that small matrices are of: NumPy beside Dask arrays."""
+    return np.empty(0) if is_dask_array(part) else part
+
+
+def _as_arrays(name: str, values: Sequence[Any], floating: bool) -> tuple[Any, ...]:
+    names = [f"{name}[{k}]" for k in range(len(values))] if len(values) > 1 else [name]
+    named = dict(zip(names, values, strict=True))
+    if not floating:
+        return _checks.arrays(**named)
+    found = _checks.floating(**named)
+    _checks.real(**dict(zip(names, found, strict=True)))
+    return found
+
+
+def _added(terms: Any) -> Any:
+    total = None
+    for term in terms:
+        total = term if total is None else total + term
+    return total
+
+
+def _flattened(leaf: Any) -> Any:
+    return leaf if leaf.ndim == 1 else reshaped(leaf, (-1,))
+
+
+def reshaped(array: Any, shape: tuple[int, ...]) -> Any:
+    return array_namespace(array).reshape(array, shape)
+
+
+def _listed(shapes: Sequence[tuple[int, ...]]) -> str:
+    return ", ".join(map(str, shapes))

@@ -1,0 +1,294 @@
+"""The Fisher matrix of the last m gradients, one of which is replaced at each step.
+
+Source: the dynamic algorithm of "M-FAC" (arXiv:2107.03356). The Gram matrix of the window is kept
+in float64; a new gradient changes one row of it, for one read of the window.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from array_api_compat import (
+    array_namespace,
+    device,
+    is_cupy_array,
+    is_jax_array,
+    is_numpy_array,
+)
+
+from .. import _checks
+from .._engine import Engines
+from ._array_api import wide_dtype, widened
+from ._fisher import damped
+from ._rows import (
+    Layout,
+    Rows,
+    damping_of,
+    in_memory,
+    result_dtype,
+    row_maxima,
+    row_scales,
+    to_bfloat16,
+)
+
+engine = Engines(__package__)
+
+_STORAGE = ("float64", "float32", "float16", "bfloat16")
+
+
+class SlidingWindowFisher:
+    """The damped empirical Fisher matrix of the last m gradients.
+
+    Parameters
+    ----------
+    m : int
+        Gradients of the window.
+    d : int or sequence of tuples of int
+        The number of parameters, or the shapes of leaves.
+    damping : float
+        The λ > 0 that is added to the diagonal.
+    storage : {"float32", "float64", "float16", "bfloat16"}
+        What the window is kept in. Rows in float16 are scaled by powers of two, so that small
+        gradients do not vanish.
+    warmup : {"paper", "count"}
+        While fewer than m gradients have come, their sum is divided by m, as the published
+        optimiser does, or by their number.
+    like : array, optional
+        An array whose library and device the window gets; NumPy by default.
+
+    Attributes
+    ----------
+    m, damping, storage, warmup
+        As given.
+    count : int
+        Gradients that have come, at most m.
+    shape : (int, int)
+        (d, d).
+
+    Raises
+    ------
+    ValueError
+        A size is not positive, or a name is not known.
+    numpy.linalg.LinAlgError
+        The damping is 0.
+
+    See Also
+    --------
+    empirical_fisher : For gradients that stay.
+    mfac_minimize : Steps preconditioned by it.
+
+    Notes
+    -----
+    ``F = λ I + Gᵀ G / m``. `push` reads the window once; `solve` reads it twice. For the gradient
+    that has just come, ``F⁻¹ g_j = m Gᵀ M⁻¹ e_j`` needs no subtraction and one more read:
+    `push_solve`. The published recurrences compute it as ``g / λ`` less a sum that takes all digits
+    away; in float32 they are wrong by more than the result for small dampings. Here results are
+    within a relative 1e-6 of float64. The Cholesky factor of M is made anew after each push, for
+    m³ / 3 operations, so that nothing drifts.
+
+    With half precision in storage F is the matrix of the rounded gradients, and `push_solve` solves
+    for the rounded one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from linalgkit.mfac import SlidingWindowFisher
+    >>> fisher = SlidingWindowFisher(2, 3, damping=0.5, storage="float64")
+    >>> fisher.push_solve(np.array([1.0, 0.0, 0.0]))  # F = I / 2 + g gᵀ / 2
+    array([1., 0., 0.])
+    >>> fisher.push(np.array([0.0, 3.0, 0.0]))
+    >>> fisher.solve(np.array([1.0, 10.0, 1.0]))
+    array([1., 2., 2.])
+    """
+
+    __module__ = "linalgkit.mfac"
+
+    def __init__(
+        self,
+        m: int,
+        d: int | Sequence[tuple[int, ...]],
+        *,
+        damping: float = 1e-5,
+        storage: str = "float32",
+        warmup: str = "paper",
+        like: Any = None,
+    ) -> None:
+        self.m = _checks.size("m", m, 1)
+        shapes = tuple(map(tuple, d)) if isinstance(d, list | tuple) else None
+        if shapes is None:
+            self.layout = Layout(((_checks.size("d", d, 1),),), True)
+        else:
+            self.layout = Layout(shapes, False)
+            if not shapes or 0 in self.layout.sizes:
+                raise ValueError(f"d must be the shapes of leaves that are not empty; got {d!r}.")
+        _checks.choice("storage", storage, _STORAGE)
+        _checks.choice("warmup", warmup, ("paper", "count"))
+        self.damping, self.storage, self.warmup = damping_of(damping), storage, warmup
+        self.shape = (self.layout.size,) * 2
+        self.count, self._next = 0, 0
+        like = np.empty(0) if like is None else like
+        in_memory("like", like)
+        xp, place = array_namespace(like), device(like)
+        bits = storage == "bfloat16" and (is_numpy_array(like) or is_cupy_array(like))
+        name = "uint16" if bits else storage
+        if not hasattr(xp, name):
+            raise TypeError(f"arrays of {xp.__name__} have no {storage}.")
+        parts = tuple(
+            xp.zeros((self.m, size), dtype=getattr(xp, name), device=place)
+            for size in self.layout.sizes
+        )
+        wide = wide_dtype(like)
+        self._rows = Rows(parts, xp.ones(self.m, dtype=wide, device=place))
+        self._gram = xp.zeros((self.m, self.m), dtype=wide, device=place)
+        self._factor: Any = None
+
+    def __repr__(self) -> str:
+        d = self.shape[0]
+        return (
+            f"<SlidingWindowFisher {d}×{d} ({self.count} of {self.m} gradients, stored in "
+            f"{self.storage}, damping {self.damping:.3g})>"
+        )
+
+    def push(self, g: Any, /) -> None:
+        """Put a gradient in, and the oldest one out.
+
+        Parameters
+        ----------
+        g : array, shape (d,), or list of arrays
+            The gradient.
+        """
+        self._push(g)
+
+    def solve(self, x: Any, /) -> Any:
+        """Return F⁻¹ x, for x of shape (d,), (d, k) or a list of leaves."""
+        parts, join = self.layout.split("x", x)
+        dots = self._rows.dots(parts)
+        if dots.ndim == 1:
+            coefficients = self._solved(dots)
+        else:
+            xp = array_namespace(dots)
+            coefficients = xp.stack(
+                [self._solved(dots[:, k]) for k in range(dots.shape[1])], axis=1
+            )
+        combined = self._rows.combine(
+            coefficients / -self.damping,
+            parts,
+            factor=1 / self.damping,
+            dtype=result_dtype(parts[0]),
+        )
+        return join(combined)
+
+    def push_solve(self, g: Any, /) -> Any:
+        """Put a gradient in, and return F⁻¹ g with it in the window: the published step.
+
+        Parameters
+        ----------
+        g : array, shape (d,), or list of arrays
+            The gradient.
+        """
+        row, parts, join = self._push(g)
+        xp = array_namespace(self._gram)
+        unit = xp.zeros_like(self._gram[:, 0])
+        unit = _set_row(unit, row, float(self._divisor))
+        combined = self._rows.combine(
+            self._solved(unit), None, factor=0.0, dtype=result_dtype(parts[0])
+        )
+        return join(combined)
+
+    def state(self) -> dict[str, Any]:
+        """Return what `restore` needs to go on from here: arrays and numbers, not copied."""
+        return {
+            "gradients": self._rows.parts,
+            "scales": self._rows.scales,
+            "gram": self._gram,
+            "count": self.count,
+            "next": self._next,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned; its arrays are copied.
+
+        Parameters
+        ----------
+        state : dict
+            From a window of the same sizes and storage.
+        """
+        parts = tuple(state["gradients"])
+        for got, own in zip(parts, self._rows.parts, strict=True):
+            if got.shape != own.shape or got.dtype != own.dtype:
+                raise ValueError(
+                    f"the state has gradients of shape {tuple(got.shape)} in {got.dtype}; this "
+                    f"window has {tuple(own.shape)} in {own.dtype}."
+                )
+        xp = array_namespace(*parts)
+        parts, (scales, gram) = (
+            tuple(xp.asarray(x, copy=True) for x in arrays)
+            for arrays in (parts, (state["scales"], state["gram"]))
+        )
+        self._rows, self._gram, self._factor = Rows(parts, scales), gram, None
+        self.count, self._next = int(state["count"]), int(state["next"])
+
+    @property
+    def _divisor(self) -> int:
+        return self.m if self.warmup == "paper" else max(1, self.count)
+
+    def _push(self, g: Any) -> tuple[int, tuple[Any, ...], Any]:
+        first = g[0] if isinstance(g, list | tuple) and g else g
+        _checks.concrete("push", "fisher_solve", g=first)
+        parts, join = self.layout.split("g", g)
+        for part in parts:
+            if part.ndim != 1:
+                raise ValueError(f"g must be one gradient; got shape {tuple(part.shape)}.")
+        maxima = [row_maxima(part) for part in parts]
+        for k, (largest, part) in enumerate(zip(maxima, parts, strict=True)):
+            xp = array_namespace(part)
+            if not bool(xp.isfinite(largest)):
+                place = int(xp.argmin(xp.astype(xp.isfinite(part), xp.int8)))
+                leaf = f" of leaf {k}" if len(parts) > 1 else ""
+                raise ValueError(f"g is not finite at {place}{leaf}; the window is as before.")
+        row, rows = self._next, self._rows
+        scales, written, read = rows.scales, [], []
+        if self.storage == "float16":
+            scale = row_scales(maxima)
+            scales = _set_row(scales, row, scale)
+            parts = tuple(part / array_namespace(part).astype(scale, part.dtype) for part in parts)
+        for part, own in zip(parts, rows.parts, strict=True):
+            kept = self._in_storage(part, own)
+            written.append(_set_row(own, row, kept))
+            read.append(_readable(kept))
+        self._rows = Rows(tuple(written), scales)
+        dots = self._rows.dots(read)
+        if self.storage == "float16":
+            dots = dots * scales[row]
+        self._gram = _set_row(self._gram, row, dots)
+        self._gram = _set_row(self._gram, (slice(None), row), dots)
+        self._factor = None
+        self._next, self.count = (row + 1) % self.m, min(self.m, self.count + 1)
+        return row, parts, join
+
+    def _in_storage(self, part: Any, own: Any) -> Any:
+        if self.storage == "bfloat16":
+            return to_bfloat16(part)
+        return array_namespace(part).astype(part, own.dtype, copy=False)
+
+    def _solved(self, right: Any) -> Any:
+        """Return M⁻¹ b; the factor is kept until the next push."""
+        if self._factor is None:
+            self._factor = damped(self._gram, self._divisor * self.damping, "cholesky")
+        return engine(self._gram).cholesky_solve(self._factor, right)
+
+
+def _readable(row: Any) -> Any:
+    """Return a stored row as a vector of at least float32."""
+    if row.dtype == getattr(array_namespace(row), "uint16", None):
+        return array_namespace(row).astype(widened(row), array_namespace(row).float32)
+    return array_namespace(row).astype(row, result_dtype(row), copy=False)
+
+
+def _set_row(array: Any, place: Any, values: Any) -> Any:
+    """Write rows in place, or for JAX in a copy."""
+    place = place if isinstance(place, tuple) else (place, ...)
+    if is_jax_array(array):
+        return array.at[place].set(values)
+    array[place] = values
+    return array

@@ -1,0 +1,220 @@
+"""The published M-FAC optimiser for torch models; it is imported by its own name alone."""
+
+from collections.abc import Callable, Iterable
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from ._window import SlidingWindowFisher
+
+
+class MFAC(torch.optim.Optimizer):
+    """Steps preconditioned by the inverse Fisher matrix of the last gradients.
+
+    Parameters
+    ----------
+    params : iterable
+        Parameters or groups of them; groups may have their own `lr`, `momentum` and
+        `weight_decay`. One window is over all of them.
+    lr : float
+        Length of a step.
+    n_gradients : int
+        Gradients of the window, m.
+    damping : float
+        The λ > 0 that is added to the diagonal of the Fisher matrix.
+    momentum : float
+        The μ of the running mean of the steps, at least 0 and less than 1.
+    weight_decay : float
+        This times the parameters is added to the gradient.
+    storage : {"float32", "float64", "float16", "bfloat16"}, optional
+        What the window is kept in; float64 for parameters in float64, else float32.
+    sparse : bool
+        Parameters that are 0 at the start stay 0: for pruned models.
+
+    Attributes
+    ----------
+    window : SlidingWindowFisher
+        The gradients.
+
+    Raises
+    ------
+    ValueError
+        An option is out of its range, or a gradient is not finite.
+
+    See Also
+    --------
+    linalgkit.mfac.mfac_minimize : The same steps for a function of arrays.
+
+    Notes
+    -----
+    With ``g = ∇f + weight_decay w`` the window gets g, and ``u = F⁻¹ g`` with g within it;
+    ``v = μ v + (1 - μ) u`` with momentum, else ``v = u``; ``w -= lr v``. In float64 the steps are
+    those of the published optimiser; in float32 they are right where the published ones are not.
+
+    The window of parameters on the CPU is in memory that the Numba engine reads; on CUDA devices
+    that CuPy reads, where it is installed. A parameter without a gradient counts as one whose
+    gradient is 0, and is not changed. The window is part of `state_dict`: m numbers a parameter.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from linalgkit.mfac.optim import MFAC
+    >>> _ = torch.manual_seed(0)
+    >>> inputs, model = torch.randn(64, 3), torch.nn.Linear(3, 1)
+    >>> answers = inputs @ torch.tensor([[1.0], [-2.0], [0.5]])
+    >>> optimizer = MFAC(model.parameters(), lr=0.1, n_gradients=16, damping=1.0)
+    >>> for _ in range(100):
+    ...     optimizer.zero_grad()
+    ...     loss = ((model(inputs) - answers) ** 2).mean()
+    ...     loss.backward()
+    ...     _ = optimizer.step()
+    >>> bool(loss < 1e-2)
+    True
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        *,
+        n_gradients: int = 1024,
+        damping: float = 1e-5,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        storage: str | None = None,
+        sparse: bool = False,
+    ) -> None:
+        for name, value in (("lr", lr), ("weight_decay", weight_decay)):
+            if not value >= 0:
+                raise ValueError(f"{name} must be at least 0; got {value!r}.")
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum must be at least 0 and less than 1; got {momentum!r}.")
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        super().__init__(params, defaults)
+        parameters = self._parameters()
+        if len({p.device for p in parameters}) > 1:
+            raise ValueError("all parameters must be on one device.")
+        if storage is None:
+            wide = any(p.dtype == torch.float64 for p in parameters)
+            storage = "float64" if wide else "float32"
+        self.window = SlidingWindowFisher(
+            n_gradients,
+            [tuple(p.shape) for p in parameters],
+            damping=damping,
+            storage=storage,
+            like=_array(parameters[0].detach()[..., :0]),
+        )
+        self._kept = [p.detach() != 0 for p in parameters] if sparse else None
+
+    def _parameters(self) -> list[torch.Tensor]:
+        return [p for group in self.param_groups for p in group["params"]]
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Take a group of parameters; only while the optimiser is made.
+
+        Parameters
+        ----------
+        param_group : dict
+            The parameters and their options.
+        """
+        if hasattr(self, "window"):
+            raise ValueError("the window is of a fixed set of parameters; make a new MFAC.")
+        super().add_param_group(param_group)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """Take one step.
+
+        Parameters
+        ----------
+        closure : callable, optional
+            Evaluates the model again and returns the loss.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        gradients = []
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    g = torch.zeros_like(p)
+                elif group["weight_decay"]:
+                    g = p.grad.add(p, alpha=group["weight_decay"])
+                else:
+                    g = p.grad
+                gradients.append(g)
+        if self._kept is not None:
+            gradients = [g * kept for g, kept in zip(gradients, self._kept, strict=True)]
+        steps = self.window.push_solve([_array(g) for g in gradients])
+        place = 0
+        for group in self.param_groups:
+            count = len(group["params"])
+            found = steps[place : place + count]
+            place += count
+            pairs = [
+                (p, _tensor(u, p))
+                for p, u in zip(group["params"], found, strict=True)
+                if p.grad is not None
+            ]
+            if pairs:
+                self._move(group, *map(list, zip(*pairs, strict=True)))
+        return loss
+
+    def _move(self, group: dict[str, Any], parameters: list[Any], steps: list[Any]) -> None:
+        if group["momentum"]:
+            means = []
+            for p in parameters:
+                if "mean" not in self.state[p]:
+                    self.state[p]["mean"] = torch.zeros_like(p)
+                means.append(self.state[p]["mean"])
+            torch._foreach_lerp_(means, steps, 1 - group["momentum"])
+            steps = means
+        torch._foreach_add_(parameters, steps, alpha=-group["lr"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state with the window's arrays as tensors."""
+        state = self.window.state()
+        arrays = {key: torch.as_tensor(state[key]) for key in ("scales", "gram")}
+        gradients = [torch.as_tensor(part) for part in state["gradients"]]
+        window = state | arrays | {"gradients": gradients}
+        return super().state_dict() | {"window": window}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned; its arrays are copied.
+
+        Parameters
+        ----------
+        state_dict : dict
+            From an optimiser of the same parameters and sizes.
+        """
+        rest = dict(state_dict)
+        window = rest.pop("window")
+        super().load_state_dict(rest)
+        arrays = {key: _memory(window[key]) for key in ("scales", "gram")}
+        gradients = [_memory(part) for part in window["gradients"]]
+        self.window.restore(window | arrays | {"gradients": gradients})
+
+
+def _array(tensor: torch.Tensor) -> Any:
+    """Return the tensor's memory as an array of the library whose engine reads it fastest."""
+    if tensor.dtype in (torch.bfloat16, torch.float16):
+        tensor = tensor.float()
+    return _memory(tensor)
+
+
+def _memory(tensor: torch.Tensor) -> Any:
+    if tensor.device.type == "cpu":
+        return tensor.numpy(force=True)
+    if tensor.device.type == "cuda" and find_spec("cupy"):
+        import cupy
+
+        return cupy.from_dlpack(tensor.detach())
+    return tensor.detach()
+
+
+def _tensor(array: Any, like: torch.Tensor) -> torch.Tensor:
+    if isinstance(array, torch.Tensor):
+        return array.to(like.dtype)
+    return torch.from_dlpack(array).to(like.dtype)

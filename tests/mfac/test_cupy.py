@@ -1,0 +1,113 @@
+"""The GPU engine: every storage, alignment and size against float64 on the host."""
+
+import numpy as np
+import pytest
+from mfac.cases import dense
+
+import linalgkit
+from linalgkit.mfac import SlidingWindowFisher, block_fisher, empirical_fisher, prune
+
+pytestmark = pytest.mark.gpu
+
+
+def operands(m, d, dtype=np.float32):
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((m, d)).astype(dtype), rng.standard_normal((d, 2)).astype(dtype)
+
+
+@pytest.mark.parametrize("storage", [None, "float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+# Aligned rows and others; less than a piece, and several; more rows than a block takes.
+@pytest.mark.parametrize(("m", "d"), [(3, 16), (5, 17), (70, 4096), (33, 9001), (1100, 100)])
+def test_products_and_diagonal(m, d, dtype, storage):
+    import cupy as cp
+
+    gradients, x = operands(m, d, dtype)
+    host = empirical_fisher(gradients, damping=0.5, storage=storage)
+    fisher = empirical_fisher(cp.asarray(gradients), damping=0.5, storage=storage)
+    right = cp.asarray(x)
+    for ours, theirs in (
+        (fisher.solve(right[:, 0]), host.solve(x[:, 0])),
+        (fisher.solve(right), host.solve(x)),
+        (fisher @ right[:, 1], host @ x[:, 1]),
+        (fisher.diagonal_inverse(), host.diagonal_inverse()),
+        (fisher.inverse_columns([0, d - 1]), host.inverse_columns([0, d - 1])),
+        (fisher.whiten(right), host.whiten(x)),
+    ):
+        assert isinstance(ours, cp.ndarray)
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_allclose(cp.asnumpy(ours), theirs, rtol=2e-6, atol=1e-6)
+    assert fisher.inverse_element(0, 1) == pytest.approx(host.inverse_element(0, 1), rel=1e-9)
+
+
+@pytest.mark.parametrize("storage", ["float16", "bfloat16"])
+@pytest.mark.parametrize("m", [5, 64, 130])
+def test_gram_of_half_precision_summed_in_float32(m, storage):
+    import cupy as cp
+
+    from linalgkit.mfac import _cupy
+    from linalgkit.mfac._rows import to_bfloat16
+
+    gradients, _ = operands(m, 300_000 if m == 5 else 40_000)
+    stored = to_bfloat16(gradients) if storage == "bfloat16" else gradients.astype(np.float16)
+    wide = linalgkit.mfac._array_api.widened(stored)
+    truth, lengths = wide @ wide.T, np.linalg.norm(wide, axis=1)
+    for tolerance, limit in ((1.0, 1e-6), (0.0, 1e-14)):
+        found = cp.asnumpy(_cupy.gram(cp.asarray(stored), tolerance=tolerance))
+        assert (np.abs(found - truth) / np.outer(lengths, lengths)).max() < limit
+
+
+@pytest.mark.parametrize("storage", ["float64", "float32", "float16", "bfloat16"])
+def test_window(storage):
+    import cupy as cp
+
+    gradients, x = operands(7, 50)
+    options = {"damping": 1e-3, "storage": storage}
+    host = SlidingWindowFisher(4, 50, **options)
+    fisher = SlidingWindowFisher(4, 50, like=cp.empty(0), **options)
+    for g in gradients:
+        ours, theirs = fisher.push_solve(cp.asarray(g)), host.push_solve(g)
+        np.testing.assert_allclose(cp.asnumpy(ours), theirs, rtol=1e-5, atol=1e-8)
+    ours, theirs = fisher.solve(cp.asarray(x)), host.solve(x)
+    np.testing.assert_allclose(cp.asnumpy(ours), theirs, rtol=1e-5, atol=1e-4)
+
+
+def test_blocks_and_pruning():
+    import cupy as cp
+
+    gradients, x = operands(6, 24, np.float64)
+    weights, device = x[:, 0], cp.asarray(gradients)
+    for ours, theirs in (
+        (block_fisher(device, 4, damping=0.1), block_fisher(gradients, 4, damping=0.1)),
+        (empirical_fisher(device, damping=0.1), empirical_fisher(gradients, damping=0.1)),
+    ):
+        for options in ({"sparsity": 0.5, "n_recompute": 2}, {"groups": "2:4", "update": "joint"}):
+            found = prune(cp.asarray(weights), ours, **options)
+            expected = prune(weights, theirs, **options)
+            np.testing.assert_allclose(cp.asnumpy(found.weights), expected.weights, atol=1e-10)
+            np.testing.assert_array_equal(cp.asnumpy(found.mask), expected.mask)
+
+
+def test_optimiser_on_the_device(require):
+    torch = require("torch")
+    from linalgkit.mfac.optim import MFAC
+
+    results = []
+    for device in ("cpu", "cuda"):
+        p = torch.nn.Parameter(torch.linspace(-1, 1, 10, dtype=torch.float64, device=device))
+        optimizer = MFAC([p], lr=0.1, n_gradients=3, damping=0.1, momentum=0.5)
+        for _ in range(6):
+            optimizer.zero_grad()
+            (p**4).sum().backward()
+            optimizer.step()
+        results.append(p.detach().cpu().numpy())
+    np.testing.assert_allclose(*results, rtol=1e-10)
+
+
+def test_dense_truth():
+    import cupy as cp
+
+    gradients, x = operands(9, 40, np.float64)
+    found = empirical_fisher(cp.asarray(gradients), damping=1e-6).solve(cp.asarray(x))
+    expected = np.linalg.solve(dense(gradients, 1e-6), x)
+    np.testing.assert_allclose(cp.asnumpy(found), expected, rtol=1e-7, atol=1e-3)

@@ -1,0 +1,422 @@
+"""The Fisher matrix and its inverse: dense truth, closed forms, and the traps of float32."""
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mfac.cases import dense, published_dynamic, published_static, random_gradients
+
+import linalgkit
+from linalgkit._testing import library as library_of
+from linalgkit.mfac import EmpiricalFisher, empirical_fisher, fisher_solve, woodbury_static
+
+LIBRARIES = ["numpy", "array_api_strict", "torch", "jax"]
+
+
+def _used(name, require):
+    return library_of(name if name == "numpy" else require(name).__name__)
+
+
+def relative(found, truth):
+    return np.linalg.norm(found - truth) / np.linalg.norm(truth)
+
+
+def in_window(gradients, j, damping):
+    """F⁻¹ g_j by push-through in float64, which has nothing to cancel."""
+    wide = gradients.astype(np.float64)
+    m = wide.shape[0]
+    coefficients = np.linalg.solve(wide @ wide.T + m * damping * np.eye(m), np.eye(m)[j])
+    return m * coefficients @ wide
+
+
+@given(st.integers(1, 40), st.integers(1, 30), st.integers(0, 2**32 - 1))
+def test_any_m_and_d(m, d, seed):
+    rng = np.random.default_rng(seed)
+    gradients, x = rng.standard_normal((m, d)), rng.standard_normal(d)
+    fisher, f = empirical_fisher(gradients, damping=0.3), dense(gradients, 0.3)
+    inverse = np.linalg.inv(f)
+    np.testing.assert_allclose(fisher @ x, f @ x, atol=1e-11)
+    np.testing.assert_allclose(fisher.solve(x), inverse @ x, atol=1e-11)
+    np.testing.assert_allclose(fisher.diagonal_inverse(), inverse.diagonal(), atol=1e-12)
+    np.testing.assert_allclose(fisher.diagonal(), f.diagonal(), rtol=1e-12)
+    assert fisher.logdet() == pytest.approx(np.linalg.slogdet(f)[1], abs=1e-10)
+
+
+@pytest.mark.parametrize("engine", ["numba", "array_api"])
+@pytest.mark.parametrize("m", [1, 33, 1300])
+def test_sizes_that_the_published_code_refuses(m, engine):
+    rng = np.random.default_rng(m)
+    gradients, x = rng.standard_normal((m, 50), np.float32), rng.standard_normal((50, 2))
+    f = dense(gradients)
+    with linalgkit.use_engine(engine):
+        fisher = empirical_fisher(gradients, damping=0.1)
+        np.testing.assert_allclose(fisher.solve(x), np.linalg.solve(f, x), rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(
+            fisher.diagonal_inverse(), np.linalg.inv(f).diagonal(), rtol=1e-6
+        )
+
+
+def test_many_columns_go_over_chunks_and_pieces():
+    rng = np.random.default_rng(1)
+    gradients, x = rng.standard_normal((5, 300_007)), rng.standard_normal((300_007, 3))
+    fisher = empirical_fisher(gradients, damping=2.0)
+    m_inverse = np.linalg.inv(10 * np.eye(5) + gradients @ gradients.T)
+    expected = (x - gradients.T @ (m_inverse @ (gradients @ x))) / 2
+    np.testing.assert_allclose(fisher.solve(x), expected, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(fisher.solve(x[:, 1]), expected[:, 1], rtol=1e-10, atol=1e-12)
+    columns = np.array([0, 16384, 200_001, 300_006])
+    truth = (np.eye(300_007, 4)[:0], gradients[:, columns].T @ m_inverse @ gradients[:, columns])
+    np.testing.assert_allclose(
+        fisher.diagonal_inverse()[columns], (1 - truth[1].diagonal()) / 2, rtol=1e-12
+    )
+    for p, q in [(0, 3), (2, 2)]:
+        element = fisher.inverse_element(columns[p], columns[q])
+        assert element == pytest.approx(((p == q) - truth[1][p, q]) / 2, rel=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+def test_same_bits_for_any_number_of_workers(dtype):
+    rng = np.random.default_rng(2)
+    gradients = rng.standard_normal((7, 400_000)).astype(dtype)
+    x = rng.standard_normal(400_000).astype(np.float32)
+    results = []
+    for workers in (1, 2, 3):
+        with linalgkit.use_workers(workers):
+            fisher = empirical_fisher(gradients, damping=1e-2)
+            results.append((fisher.solve(x).tobytes(), fisher.diagonal_inverse().tobytes()))
+    assert results[0] == results[1] == results[2]
+
+
+class TestClosedForms:
+    def test_copies_of_one_gradient(self):
+        g = np.random.default_rng(0).standard_normal(20)
+        for m in (1, 4, 64):  # without 1/m the second would differ from the first
+            fisher = empirical_fisher(np.tile(g, (m, 1)), damping=1e-3)
+            np.testing.assert_allclose(fisher.solve(g), g / (1e-3 + g @ g), rtol=1e-9)
+
+    def test_orthogonal_gradients(self):
+        q = np.linalg.qr(np.random.default_rng(0).standard_normal((9, 3)))[0].T
+        lengths = np.array([1.0, 5.0, 0.1])
+        fisher = empirical_fisher(lengths[:, None] * q, damping=0.2)
+        eigenvalues = 0.2 + lengths**2 / 3
+        np.testing.assert_allclose(fisher.solve(q.T), q.T / eigenvalues, atol=1e-12)
+        assert fisher.logdet() == pytest.approx(np.log(eigenvalues).sum() + 6 * np.log(0.2))
+
+    def test_order_of_gradients_does_not_matter(self):
+        rng = np.random.default_rng(0)
+        gradients, x = rng.standard_normal((6, 11)), rng.standard_normal(11)
+        found = [
+            empirical_fisher(gradients[order], damping=0.01).solve(x)
+            for order in (slice(None), slice(None, None, -1))
+        ]
+        np.testing.assert_allclose(*found, rtol=1e-11)
+
+    def test_zero_gradients(self):
+        fisher = empirical_fisher(np.zeros((3, 4)), damping=0.5)
+        np.testing.assert_allclose(fisher.solve(np.ones(4)), 2)
+
+    @pytest.mark.parametrize("power", [-0.5, 0.5, -1, 1, -2, 0.25])
+    @pytest.mark.parametrize("library", LIBRARIES)
+    def test_powers(self, library, power, require):
+        used = _used(library, require)
+        gradients = random_gradients(np.random.default_rng(0), "float64", 4, 7)
+        gradients[3] = gradients[2]  # an eigenvalue of the Gram matrix is 0
+        x = np.random.default_rng(1).standard_normal((7, 2))
+        values, vectors = np.linalg.eigh(dense(gradients))
+        found = empirical_fisher(used.asarray(gradients), damping=0.1).whiten(
+            used.asarray(x), power=power
+        )
+        expected = vectors * values**power @ vectors.T @ x
+        np.testing.assert_allclose(used.asnumpy(found), expected, atol=1e-10)
+
+
+# Gradients and dampings for which the published recurrences lose all digits in float32.
+TRAPS = {
+    "normal": (128, 4000, 1e-5, 0.0, 1.0, 0.3),
+    "common direction": (128, 4000, 1e-5, 3.0, 1.0, 10.0),
+    "more gradients than parameters": (128, 60, 6e-7, 0.0, 1.0, 0.1),
+    "small": (128, 4000, 1e-5, 0.0, 0.01, 1e-5),
+}
+
+
+def trap(name):
+    m, d, damping, mean, size, published = TRAPS[name]
+    rng = np.random.default_rng(0)
+    gradients = rng.standard_normal((m, d)) + mean * rng.standard_normal(d)
+    return (size * gradients).astype(np.float32), damping, published
+
+
+@pytest.mark.parametrize("name", TRAPS)
+class TestTraps:
+    def test_gradient_in_the_window(self, name):
+        gradients, damping, loss = trap(name)
+        truth = in_window(gradients, -1, damping)
+        assert (
+            relative(empirical_fisher(gradients, damping=damping).solve(gradients[-1]), truth)
+            < 1e-6
+        )
+        assert relative(published_dynamic(gradients, gradients[-1], damping), truth) > loss
+
+    def test_vector_that_nearly_lies_in_the_span(self, name):
+        gradients, damping, _ = trap(name)
+        rng, wide = np.random.default_rng(1), gradients.astype(np.float64)
+        x = rng.standard_normal(gradients.shape[0]) @ wide
+        x = x / np.linalg.norm(x) + 1e-5 * rng.standard_normal(x.size) / x.size**0.5
+        x = x.astype(np.float32).astype(np.float64)
+        q, r = np.linalg.qr(wide.T)  # F⁻¹ on the span and beside it
+        f = damping * np.eye(q.shape[1]) + r @ r.T / gradients.shape[0]
+        inside = q @ np.linalg.solve(f, q.T @ x)
+        truth = inside + (x - q @ (q.T @ x)) / damping
+        fisher = empirical_fisher(gradients, damping=damping)
+        assert relative(fisher.solve(x.astype(np.float32)), truth) < 1e-6
+
+    def test_diagonal_is_accurate_and_positive(self, name):
+        gradients, damping, _ = trap(name)
+        values = np.linalg.svd(gradients.astype(np.float64), full_matrices=False)[2]
+        sizes = np.linalg.svd(gradients.astype(np.float64), compute_uv=False)
+        shrunk = 1 / damping - 1 / (damping + sizes**2 / gradients.shape[0])
+        truth = 1 / damping - (shrunk[:, None] * values**2).sum(axis=0)
+        found = empirical_fisher(gradients, damping=damping).diagonal_inverse()
+        assert found.min() > 0
+        np.testing.assert_allclose(found, truth, rtol=2e-6)
+
+
+def test_published_diagonal_turns_negative_and_ours_does_not():
+    gradients = np.random.default_rng(0).standard_normal((256, 64), np.float32)
+    wide = gradients.astype(np.float64)
+    for damping in (1e-3, 1e-6, 1e-8):
+        truth = np.linalg.inv(dense(wide, damping)).diagonal()
+        found = empirical_fisher(gradients, damping=damping).diagonal_inverse()
+        np.testing.assert_allclose(found, truth, rtol=1e-6 if damping > 1e-7 else 1e-5)
+    y, c = published_static(gradients, 1e-8)
+    published = np.float32(1e8) - (y**2 / c[:, None]).sum(axis=0)
+    assert np.abs(published / truth - 1).max() > 1
+
+
+@pytest.mark.parametrize(("damping", "is_rough"), [(1e-2, False), (1e5, True)])
+def test_short_products_in_float32_are_used_only_where_they_do_no_harm(
+    damping, is_rough, monkeypatch
+):
+    from linalgkit.mfac import _numba
+
+    kinds, multiply = [], _numba._gram_of_columns
+
+    def seen(start, stop, *args):
+        kinds.append(args[-1].dtype)
+        return multiply(start, stop, *args)
+
+    monkeypatch.setattr(_numba, "_gram_of_columns", seen)
+    rng = np.random.default_rng(0)
+    gradients = rng.standard_normal((16, 100_000), np.float32)
+    gradients += 3 * rng.standard_normal(100_000, np.float32)
+    found = empirical_fisher(gradients, damping=damping).solve(gradients[3])
+    assert set(kinds) == {np.dtype(np.float32 if is_rough else np.float64)}
+    assert relative(found, in_window(gradients, 3, damping)) < 1e-6
+
+
+class TestStorage:
+    @pytest.mark.parametrize("size", [1e-12, 1.0, 1e12])
+    @pytest.mark.parametrize(("storage", "rounding"), [("float16", 1e-3), ("bfloat16", 1e-2)])
+    def test_half_precision(self, storage, rounding, size):
+        rng = np.random.default_rng(0)
+        gradients, x = size * rng.standard_normal((5, 40)), rng.standard_normal(40)
+        fisher = empirical_fisher(gradients, damping=0.1 * size**2, storage=storage)
+        kept = fisher.scales[:, None] * linalgkit.mfac._array_api.widened(fisher.gradients)
+        np.testing.assert_allclose(kept, gradients, rtol=rounding, atol=1e-4 * size)
+        assert fisher.gradients.itemsize == 2
+        assert fisher.dtype == np.float64
+        expected = np.linalg.solve(
+            dense(kept, 0.1 * size**2), x
+        )  # of the rounded gradients: all digits
+        np.testing.assert_allclose(fisher.solve(x), expected, rtol=1e-10)
+        inverse = np.linalg.inv(dense(kept, 0.1 * size**2))
+        np.testing.assert_allclose(fisher.diagonal_inverse(), inverse.diagonal(), rtol=1e-6)
+
+    @pytest.mark.parametrize("storage", ["float16", "bfloat16"])
+    @pytest.mark.parametrize("library", ["torch", "jax"])
+    def test_other_libraries_round_alike(self, library, storage, require):
+        used = _used(library, require)
+        rng = np.random.default_rng(0)
+        gradients = rng.standard_normal((5, 40)).astype(np.float32)
+        x = rng.standard_normal(40).astype(np.float32)
+        options = {"damping": 0.1, "storage": storage}
+        ours = empirical_fisher(gradients, **options).solve(x)
+        theirs = empirical_fisher(used.asarray(gradients), **options)
+        assert theirs.gradients.dtype.itemsize == 2
+        found = theirs.solve(used.asarray(x))
+        assert isinstance(found, used.array_type)
+        np.testing.assert_allclose(used.asnumpy(found), ours, rtol=1e-5)
+
+    def test_float16_gradients_as_they_are(self):
+        gradients = np.random.default_rng(0).standard_normal((3, 10)).astype(np.float16)
+        fisher = empirical_fisher(gradients, damping=0.1)
+        assert fisher.dtype == np.float32
+        found = fisher.solve(np.ones(10, np.float16))
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, np.linalg.solve(dense(gradients), np.ones(10)), rtol=1e-6)
+
+    def test_bfloat16_rounds_ties_to_even(self):
+        from linalgkit.mfac._rows import to_bfloat16
+
+        bits = np.array([0x3F808000, 0x3F818000, 0x3F808001, 0x3F807FFF, 0xC0008000], np.uint32)
+        found = to_bfloat16(bits.view(np.float32))
+        np.testing.assert_array_equal(found, [0x3F80, 0x3F82, 0x3F81, 0x3F80, 0xC000])
+
+    def test_array_api_strict_has_no_half_precision(self, require):
+        strict = require("array_api_strict")
+        for storage in ("float16", "bfloat16"):
+            with pytest.raises(TypeError, match="store them in float32"):
+                empirical_fisher(strict.asarray(np.ones((2, 3))), storage=storage)
+
+
+class TestLeaves:
+    shapes = ((3, 4), (5,), (2, 2, 2))
+
+    def leaves(self, flat):
+        ends = np.cumsum([0, 12, 5, 8])
+        pieces = zip(self.shapes, ends[:-1], ends[1:], strict=True)
+        return [flat[..., a:b].reshape(*flat.shape[:-1], *s) for s, a, b in pieces]
+
+    @pytest.mark.parametrize("library", LIBRARIES)
+    def test_like_one_array(self, library, require):
+        used = _used(library, require)
+        rng = np.random.default_rng(0)
+        gradients, x = rng.standard_normal((4, 25)), rng.standard_normal(25)
+        inverse = np.linalg.inv(dense(gradients))
+        fisher = empirical_fisher([used.asarray(g) for g in self.leaves(gradients)], damping=0.1)
+        found = fisher.solve([used.asarray(v) for v in self.leaves(x)])
+        for got, wanted in zip(found, self.leaves(inverse @ x), strict=True):
+            np.testing.assert_allclose(used.asnumpy(got), wanted, atol=1e-11)
+        for got, wanted in zip(
+            fisher.diagonal_inverse(), self.leaves(inverse.diagonal()), strict=True
+        ):
+            np.testing.assert_allclose(used.asnumpy(got), wanted, atol=1e-11)
+        flat = fisher.solve(used.asarray(x))  # a vector comes back as a vector
+        np.testing.assert_allclose(used.asnumpy(flat), inverse @ x, atol=1e-11)
+        columns = fisher.inverse_columns([24, 0, -9])
+        for got, wanted in zip(
+            columns, self.leaves(np.moveaxis(inverse[:, [24, 0, 16]], 0, -1)), strict=True
+        ):
+            np.testing.assert_allclose(used.asnumpy(got), np.moveaxis(wanted, 0, -1), atol=1e-11)
+        assert fisher.inverse_element(3, 20) == pytest.approx(inverse[3, 20])
+
+    def test_no_copies(self):
+        leaves = self.leaves(np.random.default_rng(0).standard_normal((4, 25)))
+        leaves = [np.ascontiguousarray(leaf) for leaf in leaves]
+        fisher = empirical_fisher(leaves)
+        for own, leaf in zip(fisher._rows.parts, leaves, strict=True):
+            assert np.shares_memory(own, leaf)
+
+
+def test_operator_manners():
+    gradients = np.random.default_rng(0).standard_normal((3, 10)).astype(np.float32)
+    fisher = empirical_fisher(gradients, damping=0.1, storage="bfloat16")
+    assert linalgkit.dottest(fisher, rng=0) < 1e-5
+    assert linalgkit.dottest(fisher.inverse, rng=0) < 1e-5
+    x = np.random.default_rng(1).standard_normal((10, 2))
+    np.testing.assert_allclose(fisher.inverse @ (fisher.aslinearoperator() @ x), x, rtol=1e-9)
+    assert repr(fisher) == (
+        "<EmpiricalFisher 10×10 (3 gradients, stored in uint16, damping 0.1), float32>"
+    )
+    file = io.BytesIO()
+    fisher.save(file)
+    file.seek(0)
+    again = linalgkit.load(file)
+    assert isinstance(again, EmpiricalFisher)
+    assert again.dtype == np.float32
+    np.testing.assert_array_equal(again.solve(x), fisher.solve(x))
+    leaves = empirical_fisher([gradients[:, :4].reshape(3, 2, 2), gradients[:, 4:]], damping=0.1)
+    file = io.BytesIO()
+    leaves.save(file)
+    file.seek(0)
+    again = linalgkit.load(file)
+    assert again.layout == leaves.layout
+    np.testing.assert_array_equal(again.solve(x), leaves.solve(x))
+
+
+def test_published_static_arrays():
+    gradients = random_gradients(np.random.default_rng(0), "float64", 5, 8)
+    y, c = woodbury_static(gradients, 0.01)
+    inverse = np.linalg.inv(dense(gradients, 0.01))
+    np.testing.assert_allclose(np.eye(8) / 0.01 - (y.T / c) @ y, inverse, atol=1e-10)
+
+
+def test_torch_uses_the_tensors_memory_and_gives_gradients(require):
+    torch = require("torch")
+    gradients = torch.randn(4, 12, dtype=torch.float64, requires_grad=True)
+    fisher = empirical_fisher(gradients, damping=0.1)
+    fisher.solve(torch.ones(12, dtype=torch.float64)).sum().backward()
+    (expected,) = torch.autograd.grad(
+        fisher_solve(torch.ones(12, dtype=torch.float64), gradients, damping=0.1).sum(), gradients
+    )
+    torch.testing.assert_close(gradients.grad, expected)
+
+
+BAD = {
+    "one axis": (lambda: empirical_fisher(np.ones(3)), ValueError, r"shape \(m, d\).*got \(3,\)"),
+    "vectors": (
+        lambda: empirical_fisher([np.ones(3), np.ones(3)]), ValueError, "one array of shape"
+    ),
+    "two counts": (
+        lambda: empirical_fisher([np.ones((2, 3)), np.ones((3, 3))]), ValueError, "leaf 1 has"
+    ),
+    "empty": (lambda: empirical_fisher(np.ones((0, 3))), ValueError, "must not be empty"),
+    "complex": (lambda: empirical_fisher(np.ones((2, 3), complex)), TypeError, "must be real"),
+    "NaN": (
+        lambda: empirical_fisher(np.array([[1.0, 2], [0, np.nan]])), ValueError,
+        r"gradients\[1\] is not finite at 1",
+    ),
+    "infinity": (
+        lambda: empirical_fisher([np.ones((2, 2)), np.array([[1.0], [np.inf]])]), ValueError,
+        r"gradients\[1\] of leaf 1 is not finite at 0",
+    ),
+    "no damping": (
+        lambda: empirical_fisher(np.ones((2, 3)), damping=0), np.linalg.LinAlgError,
+        "small positive damping",
+    ),
+    "lost damping": (
+        lambda: empirical_fisher(np.ones((2, 3)), damping=1e-30), np.linalg.LinAlgError,
+        "damping of at least",
+    ),
+    "negative": (lambda: empirical_fisher(np.ones((2, 3)), damping=-1.0), ValueError, "positive"),
+    "no number": (lambda: empirical_fisher(np.ones((2, 3)), damping="x"), TypeError, "a number"),
+    "storage": (
+        lambda: empirical_fisher(np.ones((2, 3)), storage="int8"), ValueError, "storage must be"
+    ),
+    "vector": (
+        lambda: empirical_fisher(np.ones((2, 3))).solve(np.ones(4)), ValueError,
+        r"shape \(3,\) or \(3, k\); got \(4,\)",
+    ),
+    "leaves": (
+        lambda: empirical_fisher([np.ones((2, 3)), np.ones((2, 1))]).solve([np.ones(3)]),
+        ValueError, r"leaves of shapes \(3,\), \(1,\); got \(3,\)",
+    ),
+    "index": (
+        lambda: empirical_fisher(np.ones((2, 3))).inverse_element(0, 3), IndexError, "within the 3"
+    ),
+    "blocks": (
+        lambda: empirical_fisher(np.ones((2, 3))).inverse_blocks(2), ValueError, "must divide"
+    ),
+    "libraries": (
+        lambda: empirical_fisher(np.ones((2, 3))).solve(_strict_ones()), TypeError, "libraries"
+    ),
+    "wrt": (
+        lambda: linalgkit.mfac.fisher_solve_vjp(np.ones(3), np.ones(3), np.ones((2, 3)), wrt="y"),
+        ValueError, "wrt must be one of",
+    ),
+}  # fmt: skip
+
+
+def _strict_ones():
+    import array_api_strict
+
+    return array_api_strict.ones(3)
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input(name):
+    call, error, words = BAD[name]
+    with pytest.raises(error, match=words):
+        call()

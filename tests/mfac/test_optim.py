@@ -1,0 +1,130 @@
+"""The torch optimiser: the published trajectory in float64, and torch's manners."""
+
+import io
+
+import numpy as np
+import pytest
+from mfac.cases import descent
+
+
+@pytest.fixture(scope="module")
+def torch(require):
+    return require("torch")
+
+
+@pytest.fixture(scope="module")
+def mfac(torch):
+    from linalgkit.mfac.optim import MFAC
+
+    return MFAC
+
+
+OPTIONS = {"lr": 0.05, "n_gradients": 4, "damping": 0.1, "momentum": 0.9, "weight_decay": 0.01}
+
+
+def net(torch, dtype=None):
+    torch.manual_seed(0)
+    layers = torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1)
+    return torch.nn.Sequential(*layers).to(dtype or torch.float64)
+
+
+def data(torch, dtype=None):
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(40, 3, generator=generator, dtype=dtype or torch.float64)
+
+
+def train(torch, model, optimizer, begin, end):
+    inputs = data(torch, next(model.parameters()).dtype)
+    for step in range(begin, end):
+        batch = inputs[step % 5 * 8 : step % 5 * 8 + 8]
+
+        def closure(batch=batch):
+            optimizer.zero_grad()
+            loss = ((model(batch).squeeze(1) - batch.sum(1).sin()) ** 2).mean()
+            loss.backward()
+            return loss
+
+        loss = optimizer.step(closure)
+    return loss
+
+
+def flat(torch, model):
+    return torch.nn.utils.parameters_to_vector(model.parameters()).detach().numpy().copy()
+
+
+def test_published_trajectory_in_float64(torch, mfac):
+    model, inputs = net(torch), data(torch)
+
+    def fun_and_grad(x):
+        step, fun_and_grad.calls = fun_and_grad.calls, fun_and_grad.calls + 1
+        other = net(torch)
+        torch.nn.utils.vector_to_parameters(torch.from_numpy(x), other.parameters())
+        batch = inputs[step % 5 * 8 : step % 5 * 8 + 8]
+        loss = ((other(batch).squeeze(1) - batch.sum(1).sin()) ** 2).mean()
+        loss.backward()
+        return loss.item(), np.concatenate([p.grad.numpy().ravel() for p in other.parameters()])
+
+    fun_and_grad.calls = 0
+    expected, _, _ = descent(fun_and_grad, flat(torch, model), **OPTIONS, maxiter=30)
+    train(torch, model, mfac(model.parameters(), **OPTIONS), 0, 30)
+    np.testing.assert_allclose(flat(torch, model), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("storage", [None, "float16", "bfloat16"])
+def test_state_goes_through_a_file(torch, mfac, storage):
+    model = net(torch, torch.float32)
+    optimizer = mfac(model.parameters(), **OPTIONS, storage=storage)
+    train(torch, model, optimizer, 0, 6)
+    file = io.BytesIO()
+    torch.save((model.state_dict(), optimizer.state_dict()), file)
+    train(torch, model, optimizer, 6, 10)
+    file.seek(0)
+    again = net(torch, torch.float32)
+    other = mfac(again.parameters(), **OPTIONS, storage=storage)
+    weights, state = torch.load(file)
+    again.load_state_dict(weights)
+    other.load_state_dict(state)
+    train(torch, again, other, 6, 10)
+    np.testing.assert_array_equal(flat(torch, again), flat(torch, model))
+
+
+def test_groups_have_their_own_rates(torch, mfac):
+    model = net(torch)
+    first, last = list(model[0].parameters()), list(model[2].parameters())
+    before = flat(torch, model)
+    groups = [{"params": first, "lr": 0.0}, {"params": last}]
+    train(torch, model, mfac(groups, **OPTIONS), 0, 1)
+    after = flat(torch, model)
+    assert (after[:16] == before[:16]).all()
+    assert (after[16:] != before[16:]).all()
+
+
+def test_zeros_stay_in_a_sparse_model(torch, mfac):
+    model = net(torch)
+    with torch.no_grad():
+        model[0].weight[:, 1] = 0
+    train(torch, model, mfac(model.parameters(), **OPTIONS, sparse=True), 0, 8)
+    assert (model[0].weight[:, 1] == 0).all()
+    assert (model[0].weight[:, 0] != 0).all()
+
+
+def test_parameter_without_gradient_is_left(torch, mfac):
+    one, two = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
+    optimizer = mfac([one, two], weight_decay=0.1, n_gradients=2, damping=0.1)
+    (one**2).sum().backward()
+    optimizer.step()
+    assert (two == 1).all()
+    assert (one != 1).all()
+
+
+def test_refusals(torch, mfac):
+    p = torch.nn.Parameter(torch.ones(2))
+    for options, words in (({"lr": -1}, "lr must"), ({"momentum": 1.0}, "momentum must")):
+        with pytest.raises(ValueError, match=words):
+            mfac([p], **options)
+    optimizer = mfac([p], n_gradients=2)
+    with pytest.raises(ValueError, match="fixed set"):
+        optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(1))]})
+    p.grad = torch.tensor([0.0, float("nan")])
+    with pytest.raises(ValueError, match="g is not finite at 1"):
+        optimizer.step()
