@@ -42,7 +42,7 @@ REFLECTIONS = tuple((r, m) for m in (64, 256, 1024) for r in (64, 256, 512, 1024
 def tables(engine: str) -> list[Table]:
     """Return what is run on an engine's arrays."""
     if engine == "cupy":
-        raise SystemExit("householder has no engine for CuPy arrays yet.")
+        raise SystemExit("householder has no tables for CuPy arrays yet.")
 
     def table(title: str, ours: str, peers: tuple[str, ...], contest: Any, sizes: Any) -> Table:
         cases = {"{} heads, L={}, d={}".format(*size): partial(contest, *size) for size in sizes}

@@ -153,8 +153,8 @@ for damping in dampings:
 # %%
 # What it shows
 # -------------
-# On this small task M-FAC begins slowly, as its window is divided by m from the start, and ends with
-# Adam, ahead of gradient descent; each step costs two passes over the window. On larger tasks
+# On this small task M-FAC begins slowly, as its window is divided by m from the start, and ends
+# with Adam, ahead of gradient descent; each step costs two passes over the window. On larger tasks
 # published results go both ways. The
 # right-hand picture is about arithmetic alone: the smaller the damping, the fewer digits the
 # published step has in float32, until none is left. The step here keeps all that float32 can hold.
