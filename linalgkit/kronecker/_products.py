@@ -348,10 +348,9 @@ def product(name: str, array: Any, shape: tuple[int, ...]) -> None:
 
 def wanted_arrays(wrt: Collection[str] | None, vector: str, count: int) -> tuple[str, ...]:
     """Return the engine's names of the arrays whose gradients are wanted."""
-    for name in wrt or ():
-        _checks.choice("wrt", name, ("factors", vector))
-    names = [vector] if wrt is None or vector in wrt else []
-    if wrt is None or "factors" in wrt:
+    wanted = _checks.wanted(wrt, (vector, "factors"))
+    names = [vector] if vector in wanted else []
+    if "factors" in wanted:
         names += [f"factors[{k}]" for k in range(count)]
     return tuple(names)
 
@@ -361,9 +360,10 @@ def as_asked(
 ) -> tuple[Any, Any]:
     """Return the factors' gradients and the vector's, each in the dtype of its argument."""
     *of_factors, of_vector = map(_checks.as_dtype_of, gradients, originals)
+    wanted = _checks.wanted(wrt, (vector, "factors"))
     return (
-        tuple(of_factors) if wrt is None or "factors" in wrt else None,
-        of_vector if wrt is None or vector in wrt else None,
+        tuple(of_factors) if "factors" in wanted else None,
+        of_vector if vector in wanted else None,
     )
 
 
