@@ -1,8 +1,12 @@
-"""householder's contests: the delta rule beside torch's chunk forms, with gradients and decays.
+"""householder's contests: the delta rule beside torch's chunk forms, reflections beside LAPACK's.
 
 "torch solve" walks the chunks with one triangular solve each, at its best of three chunk sizes for
 each case; "torch rows" is the published chunk form, which inverts by a loop over rows. Both are
 written here from the equations. Useful operations are 6 L d² a head: the recurrence's own.
+
+A product of r reflections multiplies m columns in column-major order, which LAPACK wants, with
+LAPACK's best workspace; "explicit Q" is a dense product with the matrix that they are. "new
+operator" is another way of ours: made for one product, so that it computes the triangles T.
 """
 
 import sys
@@ -10,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import scipy.linalg
 from contest import Call, Contest, Table
 
 from linalgkit import householder
@@ -29,11 +34,15 @@ SIZES = ((8, 2048, 128), (16, 2048, 64), (8, 2048, 256), (1, 8192, 128))
 TRAINED = SIZES[:2]
 CHUNKS = (16, 32, 64)
 
+# Reflections and columns, of 1024 rows.
+ROWS = 1024
+REFLECTIONS = tuple((r, m) for m in (64, 256, 1024) for r in (64, 256, 512, 1024))
+
 
 def tables(engine: str) -> list[Table]:
     """Return what is run on an engine's arrays."""
     if engine == "cupy":
-        raise SystemExit("householder has no engine for CuPy arrays yet.")
+        raise SystemExit("householder has no tables for CuPy arrays yet.")
 
     def table(title: str, ours: str, peers: tuple[str, ...], contest: Any, sizes: Any) -> Table:
         cases = {"{} heads, L={}, d={}".format(*size): partial(contest, *size) for size in sizes}
@@ -52,6 +61,18 @@ def tables(engine: str) -> list[Table]:
             TRAINED,
         ),
         table("Gradients, float32", "delta_rule_vjp", backward, vjp_contest, TRAINED),
+        *(
+            Table(
+                f"Products of reflections of {ROWS} rows, {dtype}",
+                "ReflectionProduct @",
+                ("LAPACK ormqr", "explicit Q", "new operator"),
+                {
+                    f"{r} reflections, {m} columns": partial(reflections_contest, dtype, r, m)
+                    for r, m in REFLECTIONS
+                },
+            )
+            for dtype in ("float32", "float64")
+        ),
     ]
 
 
@@ -124,6 +145,29 @@ def vjp_contest(heads: int, length: int, width: int) -> Contest:
 
     ours = partial(householder.delta_rule_vjp, g, *arrays)
     return Contest(ours, calls, expected, differs)
+
+
+def reflections_contest(dtype: str, r: int, m: int) -> Contest:
+    """Multiply the orthogonal factor of a QR decomposition to columns."""
+    rng = np.random.default_rng(0)
+    (raw, tau), _ = scipy.linalg.qr(rng.standard_normal((ROWS, r)).astype(dtype), mode="raw")
+    x = np.asfortranarray(rng.standard_normal((ROWS, m)).astype(dtype))
+    operator = householder.ReflectionProduct.from_qr(raw, tau)
+    dense = np.asfortranarray(operator.to_dense())
+    ormqr = scipy.linalg.get_lapack_funcs("ormqr", (raw,))
+    lwork = int(ormqr("L", "N", raw, tau, x, -1)[1][0])
+    wide = [array.astype(np.float64) for array in (raw, tau, x)]
+    limit = 3e-6 if dtype == "float32" else 1e-14
+
+    def expected() -> Any:
+        return scipy.linalg.lapack.dormqr("L", "N", *wide, 64 * ROWS)[0]
+
+    calls: dict[str, Call] = {
+        "LAPACK ormqr": lambda: ormqr("L", "N", raw, tau, x, lwork)[0],
+        "explicit Q": lambda: dense @ x,
+        "new operator": lambda: householder.ReflectionProduct.from_qr(raw, tau) @ x,
+    }
+    return Contest(lambda: operator @ x, calls, expected, partial(_differs, limit=limit))
 
 
 def solved_chunks(torch: Any, q: Any, k: Any, v: Any, beta: Any, size: int) -> Any:

@@ -1,4 +1,4 @@
-from . import householder, mfac, monarch, spgemm
+from . import householder, kronecker, mfac, monarch, spgemm
 from ._capabilities import capabilities
 from ._config import show_config
 from ._engine import EngineError, use_engine
@@ -12,6 +12,7 @@ __all__ = [
     "capabilities",
     "dottest",
     "householder",
+    "kronecker",
     "load",
     "mfac",
     "monarch",

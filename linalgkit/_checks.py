@@ -5,8 +5,9 @@ checks of values run on concrete values only.
 """
 
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import cache
+from math import isfinite
 from operator import index
 from typing import Any
 
@@ -135,6 +136,27 @@ def choice(name: str, value: Any, options: Collection[Any]) -> None:
     if not any(value == option for option in options):  # a list, say, has no hash
         known = ", ".join(repr(option) for option in options)
         raise ValueError(f"{name} must be one of {known}; got {value!r}.")
+
+
+def wanted(wrt: Collection[str] | None, names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the gradients that are asked for, in their order; all for None."""
+    if wrt is None:
+        return tuple(names)
+    asked = (wrt,) if isinstance(wrt, str) else tuple(wrt)
+    for name in asked:
+        choice("wrt", name, names)
+    return tuple([name for name in names if name in asked])
+
+
+def number(name: str, value: Any) -> float:
+    """Return a finite real argument as float; TypeError or ValueError if it is none."""
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number; got {value!r}.") from None
+    if not isfinite(found):
+        raise ValueError(f"{name} must be finite; got {found}.")
+    return found
 
 
 def size(name: str, value: Any, minimum: int = 0) -> int:

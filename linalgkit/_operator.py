@@ -54,6 +54,8 @@ class Operator:
 
     def __matmul__(self, x: Any) -> Any:
         """Return A x for a vector, A X for a matrix."""
+        if not hasattr(x, "ndim"):
+            (x,) = _checks.arrays(x=x)
         return self.matvec(x) if x.ndim == 1 else self.matmat(x)
 
     def aslinearoperator(self) -> Any:

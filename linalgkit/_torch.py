@@ -42,12 +42,13 @@ def dispatch(room: str, function: str, *arrays: Any, **options: Any) -> Any:
     """Call an engine function on tensors: by a fast engine where one serves, by the reference."""
     kinds = tuple([(a.device.type, a.dtype) for a in _flat(arrays) if a is not None])
     if torch.compiler.is_compiling():
-        is_fast, origin = _constant_plan(room, function, kinds)
+        is_fast, origin = _constant_plan(room, function, kinds, len(arrays))
         if not is_fast:
             reference = sys.modules[room + "._array_api"]
             return getattr(reference, function)(*arrays, **options)
     else:
-        is_fast, origin = _is_served(room, function, kinds), _origin(room, function)
+        is_fast = _is_served(room, function, kinds, len(arrays))
+        origin = _origin(room, function, len(arrays))
         if not is_fast:
             return _reference(room, function)(*arrays, **options)
         if _is_plain(arrays):
@@ -67,22 +68,29 @@ def dispatch(room: str, function: str, *arrays: Any, **options: Any) -> Any:
 def has_gradients(room: str, function: str) -> bool:
     """Tell whether a function is a vjp or has one; also loads the room's reference engine."""
     import_module(room + "._array_api")  # from here on it is found in sys.modules
-    return _origin(room, function) is not None
+    return _origin(room, function, 1) is not None
 
 
 @cache
-def _origin(room: str, function: str) -> tuple[str, ...] | None:
-    """Return nothing in particular of a function with a vjp; of a vjp its function and arrays."""
+def _origin(room: str, function: str, count: int) -> tuple[str, ...] | None:
+    """Return nothing in particular of a function with a vjp; of a vjp its function and arrays.
+
+    `count` is how many arrays it is called with, the cotangent or the tuple of them as one.
+    """
     kind = registry.get((room, function))
     if kind is not None and kind.vjp is not None:
         return ()
     pairs = [f for (r, f), k in registry.items() if r == room and k.vjp == function]
-    return (pairs[0], *_names(room, pairs[0])) if pairs else None
+    return (pairs[0], *_names(room, pairs[0], count - 1)) if pairs else None
 
 
 @cache
-def _is_served(room: str, function: str, kinds: tuple[tuple[str, torch.dtype], ...]) -> bool:
-    """Tell whether a fast engine serves tensors of these devices and dtypes."""
+def _is_served(
+    room: str, function: str, kinds: tuple[tuple[str, torch.dtype], ...], count: int
+) -> bool:
+    """Tell whether a fast engine serves so many tensors, of these devices and dtypes."""
+    if count - bool(_origin(room, function, count)) > _ARRAYS:  # a cotangent stands apart
+        return False
     devices = {device for device, _ in kinds}
     name = ON_DEVICE.get(*devices) if len(devices) == 1 else None
     if name is None:
@@ -98,10 +106,11 @@ def _is_served(room: str, function: str, kinds: tuple[tuple[str, torch.dtype], .
 
 
 @torch.compiler.assume_constant_result
-def _constant_plan(room: str, function: str, kinds: Any) -> Any:
+def _constant_plan(room: str, function: str, kinds: Any, count: int) -> Any:
     # Compiled transforms look past autograd Functions, and an operator alone has gradient zero.
     is_plain = not torch._C._are_functorch_transforms_active() and forward_ad._current_level < 0
-    return is_plain and _is_served(room, function, kinds), _origin(room, function)
+    is_fast = is_plain and _is_served(room, function, kinds, count)
+    return is_fast, _origin(room, function, count)
 
 
 class _Call(torch.autograd.Function):
@@ -288,7 +297,7 @@ def _call_eagerly(function, arrays, options):
 
 def _pull_eagerly(function, cotangents, arrays, options, wrt):
     room, _, name = function.rpartition(".")
-    names = _names(room, name)
+    names = _names(room, name, len(arrays))
     keywords = _options(options) | {"wrt": tuple(names[k] for k in wrt)}
     first = cotangents[0] if len(cotangents) == 1 else tuple(cotangents)
     gradients = _run(room, _kind(function).vjp, (first, *arrays), keywords)
@@ -346,7 +355,7 @@ torch.library.register_fake("linalgkit::pull", _pull_shapes, lib=_library)
 
 def _reference_pull(function, cotangents, arrays, options, wrt):
     room, _, name = function.rpartition(".")
-    names = _names(room, name)
+    names = _names(room, name, len(arrays))
     keywords = _options(options) | {"wrt": tuple(names[k] for k in wrt)}
     first = cotangents[0] if len(cotangents) == 1 else tuple(cotangents)
     gradients = _reference(room, _kind(function).vjp)(first, *arrays, **keywords)
@@ -423,10 +432,12 @@ def _reference(room: str, function: str) -> Callable[..., Any]:
 
 
 @cache
-def _names(room: str, function: str) -> tuple[str, ...]:
-    """Names of a function's arrays: what engines take by position."""
+def _names(room: str, function: str, count: int) -> tuple[str, ...]:
+    """Names of a function's arrays, what engines take by position; of ``*a``, "a[0]"…."""
     parameters = signature(_reference(room, function)).parameters.values()
-    return tuple(p.name for p in parameters if p.kind is not Parameter.KEYWORD_ONLY)
+    names = [p.name for p in parameters if p.kind is Parameter.POSITIONAL_OR_KEYWORD]
+    more = [p.name for p in parameters if p.kind is Parameter.VAR_POSITIONAL]
+    return (*names, *(f"{name}[{k}]" for name in more for k in range(count - len(names))))
 
 
 def _kind(key: str) -> Kind:

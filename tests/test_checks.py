@@ -160,6 +160,24 @@ def test_choice():
         _checks.choice("method", "Exact", ("exact", "fast"))
 
 
+def test_wanted():
+    assert _checks.wanted(None, ("x", "left")) == ("x", "left")
+    assert _checks.wanted("left", ("x", "left")) == ("left",)
+    assert _checks.wanted({"left", "x"}, ["x", "left"]) == ("x", "left")
+    with pytest.raises(ValueError, match="wrt must be one of 'x', 'left'; got 'right'"):
+        _checks.wanted(["x", "right"], ("x", "left"))
+
+
+def test_number():
+    assert _checks.number("scale", np.float32(0.5)) == 0.5
+    for value in ("a", None, np.ones(2)):
+        with pytest.raises(TypeError, match="scale must be a number; got "):
+            _checks.number("scale", value)
+    for value in (np.nan, -np.inf):
+        with pytest.raises(ValueError, match="scale must be finite; got "):
+            _checks.number("scale", value)
+
+
 @pytest.mark.parametrize("value", [3, np.int8(3), np.uint64(3), np.array(3)], ids=repr)
 def test_size(value):
     number = _checks.size("n", value)

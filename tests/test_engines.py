@@ -146,8 +146,26 @@ def _sum_of_squares(result):
 
 
 def _has_arrays(function):
-    arrays, _ = TRACED[function].make(library("numpy"), "float64", np.random.default_rng(0))
+    arguments, _ = TRACED[function].make(library("numpy"), "float64", np.random.default_rng(0))
+    arrays = flat(arguments)
     return bool(arrays) and all(isinstance(array, np.ndarray) for array in arrays)
+
+
+def _call_on_arrays(call, function, name):
+    """The function of its arrays alone, those in sequences too; and the arrays of a library."""
+    used = library(name)
+    arguments, options = TRACED[function].make(used, "float64", np.random.default_rng(0))
+
+    def called(*arrays):
+        return call(*_refilled(arguments, iter(arrays)), **options)
+
+    return called, flat(arguments)
+
+
+def _refilled(value, arrays):
+    if isinstance(value, tuple | list):
+        return tuple(_refilled(part, arrays) for part in value)
+    return next(arrays)
 
 
 # Some make arrays from numbers alone.
@@ -160,11 +178,10 @@ FAST = sorted(name for name, row in ROWS.items() if row.vjp)
 @pytest.mark.parametrize("function", DIFFERENTIABLE)
 def test_gradient(function, name, require):
     require(name)
-    call = _traced(function)
-    arrays, options = TRACED[function].make(library("numpy"), "float64", np.random.default_rng(0))
+    call, arrays = _call_on_arrays(_traced(function), function, "numpy")
 
     def loss(*parts):
-        return _sum_of_squares(call(*parts, **options))
+        return _sum_of_squares(call(*parts))
 
     expected = central_gradient(loss, [np.array(array) for array in arrays])
     for got, wanted in zip(autograd(name, loss, list(arrays)), expected, strict=True):
@@ -176,12 +193,12 @@ def test_jit_and_vmap(function, require):
     require("jax")
     import jax
 
-    call, used = _traced(function), library("jax")
-    arrays, options = TRACED[function].make(used, "float64", np.random.default_rng(0))
-    plain = [used.asnumpy(array) for array in flat(call(*arrays, **options))]
-    jitted = flat(jax.jit(lambda *parts: call(*parts, **options))(*arrays))
+    used = library("jax")
+    call, arrays = _call_on_arrays(_traced(function), function, "jax")
+    plain = [used.asnumpy(array) for array in flat(call(*arrays))]
+    jitted = flat(jax.jit(call)(*arrays))
     twice = [jax.numpy.stack([array, array]) for array in arrays]
-    mapped = flat(jax.vmap(lambda *parts: call(*parts, **options))(*twice))
+    mapped = flat(jax.vmap(call)(*twice))
     for alone, traced, batch in zip(plain, jitted, mapped, strict=True):
         np.testing.assert_allclose(used.asnumpy(traced), alone, rtol=1e-12, atol=1e-12)
         np.testing.assert_allclose(used.asnumpy(batch[1]), alone, rtol=1e-12, atol=1e-12)
@@ -192,11 +209,10 @@ def test_torch_vmap(function, require):
     require("torch")
     import torch
 
-    call, used = _traced(function), library("torch")
-    arrays, options = TRACED[function].make(used, "float64", np.random.default_rng(0))
-    plain = flat(call(*arrays, **options))
+    call, arrays = _call_on_arrays(_traced(function), function, "torch")
+    plain = flat(call(*arrays))
     twice = [torch.stack([array, array]) for array in arrays]
-    mapped = flat(torch.func.vmap(lambda *parts: call(*parts, **options))(*twice))
+    mapped = flat(torch.func.vmap(call)(*twice))
     for alone, batch in zip(plain, mapped, strict=True):
         torch.testing.assert_close(batch[1], alone)
 
@@ -210,12 +226,12 @@ def test_torch_through_the_fast_engine(function, require, monkeypatch):
 
     ran, run = [], _torch._run
     monkeypatch.setattr(_torch, "_run", lambda *a: ran.append(a[1]) or run(*a))
-    call, row = public(function), ROWS[function]
-    arrays, options = CASES[function].make(library("torch"), "float64", np.random.default_rng(0))
+    row = ROWS[function]
+    call, arrays = _call_on_arrays(public(function), function, "torch")
     arrays = [array.requires_grad_() for array in arrays]
 
     def loss(*parts):
-        return _sum_of_squares(call(*parts, **options))
+        return _sum_of_squares(call(*parts))
 
     assert torch.autograd.gradgradcheck(loss, arrays)
     assert set(ran) == {row.function, row.vjp}
@@ -232,12 +248,11 @@ def test_jax_hessian_and_forward_mode(function, require):
     require("jax")
     import jax
 
-    call = public(function)
-    arrays, options = CASES[function].make(library("jax"), "float64", np.random.default_rng(0))
+    call, arrays = _call_on_arrays(public(function), function, "jax")
     places = tuple(range(len(arrays)))
 
     def loss(*parts):
-        return _sum_of_squares(call(*parts, **options))
+        return _sum_of_squares(call(*parts))
 
     forward, backward = (f(loss, places)(*arrays) for f in (jax.jacfwd, jax.grad))
     for one, other in zip(forward, backward, strict=True):

@@ -95,6 +95,7 @@ def test_products(dtype):
         assert got.shape == expected.shape
         assert got.dtype == dtype
         np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(operator @ x.tolist(), dense @ x, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

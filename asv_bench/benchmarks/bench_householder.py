@@ -1,4 +1,4 @@
-"""The delta rule and its gradients: small versions of compare.py's cases."""
+"""The delta rule, its gradients, reflection products: small versions of compare.py's cases."""
 
 import compare_householder
 
@@ -44,4 +44,19 @@ class PeerDeltaRule:
         self.call()
 
     def time_delta_rule(self, size, peer):
+        self.call()
+
+
+class Reflections:
+    """Time a product of reflections with columns, and LAPACK's."""
+
+    params = ([(64, 64), (256, 256)], ["ours", "LAPACK ormqr", "new operator"])
+    param_names = ("reflections, columns", "who")
+
+    def setup(self, size, who):
+        contest = compare_householder.reflections_contest("float64", *size)
+        self.call = {"ours": contest.ours, **contest.peers}[who]
+        self.call()
+
+    def time_reflections(self, size, who):
         self.call()

@@ -1,8 +1,8 @@
 """Parts of the site that are written at build time, into ``docs/_generated``.
 
 The capability table comes from ``linalgkit.capabilities()``, the performance tables from the
-results that ``asv_bench/compare.py`` stored, the figures of growth from ``growth_<room>.py`` there.
-All is reStructuredText to be included.
+results that ``asv_bench/compare.py`` stored, the figures of growth from ``growth_<room>.py`` there,
+the table of exactness from ``exact_householder.py``. All is reStructuredText to be included.
 """
 
 import json
@@ -44,6 +44,7 @@ def _write(app: Any) -> None:
         "capabilities.rst": capability_table(linalgkit.capabilities()),
         "performance.rst": performance_tables(r for r in results if "tables" in r),
         "growth.rst": growth_figures([r for r in results if "panels" in r], target),
+        "exactness.rst": exactness_table(r for r in results if "automata" in r),
     }
     for name, lines in pages.items():
         text = "\n".join(lines) + "\n"
@@ -95,6 +96,33 @@ def growth_figures(results: Iterable[dict[str, Any]], target: Path) -> Iterator[
         if disturbed := [note for note in result.get("notes", []) if "disturbed" in note]:
             points = _count(len(disturbed), "point")
             yield from (f"At {points} other programs took part of the cores.", "")
+
+
+def exactness_table(results: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """Yield where it was run, a row per group and construction, a sentence on automata."""
+    for result in results:
+        dtypes = list(dict.fromkeys(row["dtype"] for row in result["groups"]))
+        cells: dict[tuple[str, str], dict[str, str]] = {}
+        for row in result["groups"]:
+            error = "overflow" if row["error"] is None else f"error {row['error']:.2g}"
+            cell = _lines(f"{row['wrong']:,} wrong", error) if row["error"] != 0 else "exact"
+            cells.setdefault((row["group"], row["keys"]), {})[row["dtype"]] = cell
+        yield from (" ".join(_machine(result)), "")
+        yield from _table(
+            ["group", "keys", *dtypes],
+            [[*name, *(row[dtype] for dtype in dtypes)] for name, row in cells.items()],
+        )
+        automata = result["automata"]
+        tokens = result["length"] * sum(row["layers"] for row in automata)
+        seconds = sum(row["seconds"] for row in automata)
+        yield (
+            f"{len(automata)} random automata of "
+            f"{min(row['states'] for row in automata)} to "
+            f"{max(row['states'] for row in automata)} states, a word of {result['length']:,} "
+            f"letters each, float32: {sum(row['wrong'] for row in automata):,} wrong states; "
+            f"{len(automata) * result['length']:,} letters through {tokens:,} letters of layers "
+            f"took {seconds / 60:.0f} minutes."
+        )
 
 
 def _draw_growth(result: dict[str, Any], path: Path) -> None:

@@ -18,9 +18,9 @@ _CHUNK_OF_VECTORS = 16  # a decay for each entry takes C² d_k numbers
 def delta_rule(q, k, v, beta, log_decay, initial_state, *, scale, reflections, chunk):
     """Walk the chunks in order, with the state from one to the next."""
     dtype = q.dtype
-    arrays, state = _prepared(q, k, v, beta, log_decay, initial_state, reflections)
-    step = _Step(scale, reflections)
-    size = _size(chunk, arrays[-1], reflections)
+    arrays, state = prepared(q, k, v, beta, log_decay, initial_state, reflections)
+    step = Step(scale, reflections)
+    size = chunk_size(chunk, arrays[-1], reflections)
     outputs, _, state = _walk(step.forward, state, arrays, size, reflections)
     return array_namespace(q).astype(_joined(outputs, v, q), dtype, copy=False), state
 
@@ -31,9 +31,9 @@ def delta_rule_vjp(
     """Walk forwards for the states at the chunks' starts, then backwards with their cotangents."""
     xp = array_namespace(q)
     of_output, of_state = cotangent
-    arrays, state = _prepared(q, k, v, beta, log_decay, initial_state, reflections)
-    step = _Step(scale, reflections)
-    size = _size(chunk, arrays[-1], reflections)
+    arrays, state = prepared(q, k, v, beta, log_decay, initial_state, reflections)
+    step = Step(scale, reflections)
+    size = chunk_size(chunk, arrays[-1], reflections)
     _, states, end = _walk(step.forward, state, arrays, size, reflections)
     of_output = xp.astype(of_output, end.dtype, copy=False)
     # Backwards: the ragged chunk first, then the whole ones.
@@ -74,8 +74,8 @@ def delta_rule_vjp(
     return tuple(gradient if name in wrt else None for name, gradient in found.items())
 
 
-class _Rows(NamedTuple):
-    """What both directions need of a chunk."""
+class Chunk(NamedTuple):
+    """What a chunk is before it meets a state; leading axes as those of its rows."""
 
     scores: Any  # k_i · k_j, with the decay between: (..., C, C)
     reads: Any  # q_t · k_j up to its row, with the decay between: (..., T, C)
@@ -85,28 +85,30 @@ class _Rows(NamedTuple):
     left: Any  # the part of the state that is left at the end: (..., 1 or d_k, 1), or None
     between: Any  # decays (..., C, C, 1 or d_k) from row j to row i, or None
     since: Any  # decays (..., C, 1 or d_k) from the start, or None
-    errors: Any  # v_i less its prediction from the start's state
-    writes: Any  # u_i, what the rule adds to the state by k_i
 
 
-class _Step(NamedTuple):
+class Step(NamedTuple):
     """The chunk form and its backward pass; section "Chunk form" of the delta rule's papers."""
 
     scale: float
     reflections: int
 
     def forward(self, state, items):
-        """Return the state at the end, with outputs and the state at the start."""
-        q, *_ = items
-        xp = array_namespace(q)
-        rows = self.rows(state, items)
-        output = self.scale * (xp.matmul(rows.queries, state) + xp.matmul(rows.reads, rows.writes))
-        kept = state if rows.left is None else rows.left * state
-        return kept + xp.matmul(adjoint(rows.late_keys), rows.writes), (output, state)
+        """Return the state at the end, with outputs and the state at the start.
 
-    def rows(self, state, items):
-        """Solve for what the chunk writes: N = (I + tril(B K Kᵀ, -1))⁻¹ B (V - K H)."""
+        What the chunk writes is solved for: N = (I + tril(B K Kᵀ, -1))⁻¹ B (V - K H).
+        """
         q, k, v, beta, decay = items
+        xp, chunk = array_namespace(q), self.chunk(q, k, decay)
+        errors = v - xp.matmul(chunk.keys, state)
+        writes = solve_unit_lower(beta * chunk.scores, beta * errors)
+        output = xp.matmul(chunk.queries, state) + xp.matmul(chunk.reads, writes)
+        kept = state if chunk.left is None else chunk.left * state
+        end = kept + xp.matmul(adjoint(chunk.late_keys), writes)
+        return end, (self.scale * output, state)
+
+    def chunk(self, q, k, decay):
+        """Return what does not depend on the state."""
         xp, n = array_namespace(q), self.reflections
         between = since = left = None
         keys, queries, late_keys = k, q, k
@@ -120,45 +122,49 @@ class _Step(NamedTuple):
             late_keys = between[..., -1, :, :] * k
             left = since[..., -1, :, None]
         reads = _up_to_the_row(reads, n)
-        errors = v - xp.matmul(keys, state)
-        writes = solve_unit_lower(beta * scores, beta * errors)
-        return _Rows(scores, reads, keys, queries, late_keys, left, between, since, errors, writes)
+        return Chunk(scores, reads, keys, queries, late_keys, left, between, since)
 
     def backward(self, of_end, items):
-        """Return the cotangent of the state at the start, with the gradients of the rows.
+        """Return the cotangent of the state at the start, with the gradients of the rows."""
+        q, k, v, beta, decay, of_output, state, _ = items
+        xp, chunk = array_namespace(q), self.chunk(q, k, decay)
+        g = self.scale * of_output
+        errors = v - xp.matmul(chunk.keys, state)
+        writes = solve_unit_lower(beta * chunk.scores, beta * errors)
+        of_writes = xp.matmul(adjoint(chunk.reads), g) + xp.matmul(chunk.late_keys, of_end)
+        solved = _solve_transposed(beta * chunk.scores, of_writes)
+        of_start = of_end if chunk.left is None else chunk.left * of_end
+        of_start = of_start + xp.matmul(adjoint(chunk.queries), g)
+        of_start = of_start - xp.matmul(adjoint(chunk.keys), beta * solved)
+        return of_start, self.gradients(chunk, items, errors, writes, solved, of_end)
+
+    def gradients(self, chunk, items, errors, writes, solved, of_end):
+        """Return the gradients of the rows, with those of the states at hand.
 
         A decay's gradient follows from the others: scores hold q_i, k_i and k_j only as
         exp(c_i) q_i, exp(c_i) k_i and exp(-c_j) k_j, c the running sum of decays.
         """
-        q, k, v, beta, decay, of_output, state, end = items
+        q, k, _, beta, decay, of_output, state, end = items
         xp, n = array_namespace(q), self.reflections
-        rows = self.rows(state, (q, k, v, beta, decay))
         g = self.scale * of_output
-        of_writes = xp.matmul(adjoint(rows.reads), g) + xp.matmul(rows.late_keys, of_end)
-        of_reads = _up_to_the_row(xp.matmul(g, adjoint(rows.writes)), n)
-        solved = _solve_transposed(beta * rows.scores, of_writes)
-        lower = xp.tril(rows.scores, k=-1)
-        of_beta = xp.sum(
-            solved * (rows.errors - xp.matmul(lower, rows.writes)), axis=-1, keepdims=True
-        )
+        of_reads = _up_to_the_row(xp.matmul(g, adjoint(writes)), n)
+        lower = xp.tril(chunk.scores, k=-1)
+        of_beta = xp.sum(solved * (errors - xp.matmul(lower, writes)), axis=-1, keepdims=True)
         of_errors = beta * solved
-        of_scores = -xp.tril(xp.matmul(of_errors, adjoint(rows.writes)), k=-1)
-        between = rows.between
+        of_scores = -xp.tril(xp.matmul(of_errors, adjoint(writes)), k=-1)
+        between = chunk.between
         reading = None if between is None else between[..., n - 1 :: n, :, :]
         since_q = since_k = late = 1.0
         if between is not None:
-            since_q, since_k = rows.since[..., n - 1 :: n, :], rows.since
+            since_q, since_k = chunk.since[..., n - 1 :: n, :], chunk.since
             late = between[..., -1, :, :]
         of_q = since_q * xp.matmul(g, adjoint(state)) + _mixed(of_reads, reading, k)
         of_later = _mixed(of_scores, between, k) - since_k * xp.matmul(of_errors, adjoint(state))
         of_earlier = (
             _mixed_back(of_reads, reading, q)
             + _mixed_back(of_scores, between, k)
-            + late * xp.matmul(rows.writes, adjoint(of_end))
+            + late * xp.matmul(writes, adjoint(of_end))
         )
-        of_start = of_end if rows.left is None else rows.left * of_end
-        of_start = of_start + xp.matmul(adjoint(rows.queries), g)
-        of_start = of_start - xp.matmul(adjoint(rows.keys), of_errors)
         of_decay = xp.zeros_like(q[..., :1])
         if decay is not None:
             of_sums = k * (of_later - of_earlier)
@@ -169,10 +175,10 @@ class _Step(NamedTuple):
                 of_all = xp.sum(of_all, axis=-1, keepdims=True)
             later = xp.flip(xp.cumulative_sum(xp.flip(of_sums, axis=-2), axis=-2), axis=-2)
             of_decay = (later + of_all)[..., ::n, :]
-        return of_start, (of_q, of_later + of_earlier, of_errors, of_beta, of_decay)
+        return of_q, of_later + of_earlier, of_errors, of_beta, of_decay
 
 
-def _prepared(q, k, v, beta, log_decay, initial_state, reflections):
+def prepared(q, k, v, beta, log_decay, initial_state, reflections):
     """Return the rows in the dtype of the state, at least float32, and the state at the start."""
     xp = array_namespace(q)
     dtype = q.dtype if xp.finfo(q.dtype).bits >= 32 else xp.float32
@@ -193,7 +199,7 @@ def _prepared(q, k, v, beta, log_decay, initial_state, reflections):
     return (q, k, v, beta, decay), state
 
 
-def _size(chunk, decay, reflections):
+def chunk_size(chunk, decay, reflections):
     """Return the number of tokens in a chunk."""
     if chunk is None:
         chunk = _CHUNK if decay is None or decay.shape[-1] == 1 else _CHUNK_OF_VECTORS

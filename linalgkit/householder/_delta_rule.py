@@ -65,7 +65,8 @@ def delta_rule(
     Parameters
     ----------
     q : array, shape (..., L, d_k)
-        Queries, a row a token. Heads are a batch axis, before the tokens.
+        Queries, a row a token. Heads are a batch axis, before the tokens: arrays of shape
+        (batch, tokens, heads, entries) have to be transposed first, and are not noticed.
     k : array, shape (..., n L, d_k)
         Keys: n = `reflections` rows a token.
     v : array, shape (..., n L, d_v)
@@ -89,8 +90,8 @@ def delta_rule(
     return_state : bool, optional
         Return the state after the last token, too.
     check : bool, optional
-        Warn where ``beta |k|² > 2``, beyond which states may grow without bound. It reads values,
-        so it is not for ``jit``.
+        Warn where ``beta |k|² > 2`` or ``log_decay > 0``, beyond which states may grow without
+        bound. It reads values, so it is not for ``jit``.
 
     Returns
     -------
@@ -163,7 +164,7 @@ def delta_rule(
         q, k, v, beta, log_decay, initial_state, reflections
     )
     if check:
-        _warn_of_growth(k, beta, normalize)
+        _warn_of_growth(k, beta, log_decay, normalize)
     if normalize:
         q, k = normalized(q), normalized(k)
     output, state = engine(q, k, v, beta, log_decay, initial_state).delta_rule(
@@ -187,8 +188,8 @@ def delta_rule_step(
 
     Parameters
     ----------
-    state : array, shape (..., d_k, d_v)
-        State before the token.
+    state : array, shape (..., d_k, d_v), or None
+        State before the token; None for zeros.
     q : array, shape (..., d_k)
         Query.
     k : array, shape (..., d_k)
@@ -236,6 +237,7 @@ def delta_rule_step(
     state, q, k, v, beta, log_decay = _checks.arrays(
         state=state, q=q, k=k, v=v, beta=beta, log_decay=log_decay
     )
+    _present(q=q, k=k, v=v, beta=beta)
     for name, array in (("q", q), ("k", k), ("v", v)):
         if array.ndim < 1:
             raise ValueError(f"{name} must have at least one axis; got a number.")
@@ -353,9 +355,7 @@ def delta_rule_vjp(
     ):
         if array is not None and tuple(array.shape) != shape:
             raise ValueError(f"{name} must have shape {shape}; got {tuple(array.shape)}.")
-    wanted = _NAMES if wrt is None else tuple(name for name in _NAMES if name in wrt)
-    for name in wrt or ():
-        _checks.choice("wrt", name, _NAMES)
+    wanted = _checks.wanted(wrt, _NAMES)
     xp = array_namespace(q)
     if of_output is None:
         shape = (*batch, q.shape[-2], v.shape[-1])
@@ -391,7 +391,7 @@ def _options(q: Any, scale: float | None, reflections: int, chunk: int | None) -
     """Return the static options of the engines' functions."""
     width = max(q.shape[-1], 1)
     return {
-        "scale": float(width) ** -0.5 if scale is None else float(scale),
+        "scale": float(width) ** -0.5 if scale is None else _checks.number("scale", scale),
         "reflections": reflections,
         "chunk": None if chunk is None else _checks.size("chunk", chunk, 1),
     }
@@ -428,6 +428,7 @@ def _fit(
     q: Any, k: Any, v: Any, beta: Any, log_decay: Any, initial_state: Any, reflections: int
 ) -> None:
     """Raise ValueError unless the shapes fit each other."""
+    _present(q=q, k=k, v=v, beta=beta)
     for name, array in (("q", q), ("k", k), ("v", v)):
         if array.ndim < 2:
             raise ValueError(
@@ -456,6 +457,12 @@ def _fit(
             )
 
 
+def _present(**named: Any) -> None:
+    for name, array in named.items():
+        if array is None:
+            raise TypeError(f"{name} must be an array; got None.")
+
+
 def _is_half(array: Any) -> bool:
     xp = array_namespace(array)
     return xp.isdtype(array.dtype, "real floating") and xp.finfo(array.dtype).bits < 32
@@ -466,8 +473,8 @@ def _wider(array: Any) -> Any:
     return array_namespace(array).float32 if _is_half(array) else array.dtype
 
 
-def _warn_of_growth(k: Any, beta: Any, normalize: bool) -> None:
-    """Warn once where some β|k|² is beyond 2."""
+def _warn_of_growth(k: Any, beta: Any, log_decay: Any, normalize: bool) -> None:
+    """Warn once where some β|k|² is beyond 2, or a state is not shrunk."""
     import warnings
 
     _checks.concrete("delta_rule with check=True", "check=False", k=k, beta=beta)
@@ -480,6 +487,12 @@ def _warn_of_growth(k: Any, beta: Any, normalize: bool) -> None:
         warnings.warn(
             f"beta |k|² reaches {largest:.3g}, more than 2: the state may grow without bound. "
             f"Normalise the keys (normalize=True) or bound beta.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    if log_decay is not None and bool(xp.any(log_decay > 0)):
+        warnings.warn(
+            f"log_decay reaches {float(xp.max(log_decay)):.3g}, more than 0: the state grows.",
             RuntimeWarning,
             stacklevel=3,
         )

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from .._intrinsics import prefetch
 from .._tiles import (
     ROW,
     TALL,
@@ -71,13 +72,16 @@ def forward(
             for panel in range(first, last):
                 h = held[(panel - first) * dk : (panel - first + 1) * dk]
                 column = panel * lanes
+                fetch(v[head, end * n : (end + sizes.tokens) * n], column)
                 multiply(like, chunk.seen[:rows], dk, h, writes, 0)
                 if len(errors):
+                    fetch(errors[head, end * n : (end + sizes.tokens) * n], column)
                     part = errors[head, begin * n : end * n]
                 else:
                     part = errors[:0].reshape(0, sizes.values)
                 solve(like, chunk.scores, strengths, values, column, writes, part)
                 if len(output):
+                    fetch(output[head, end : end + sizes.tokens], column)
                     multiply(like, chunk.seen[at : at + len(queries)], dk, h, reads, 0)
                     read(like, chunk.scores, rows, len(queries), writes, reads)
                     put(reads, scale, output[head, begin:end], column)
@@ -449,6 +453,14 @@ def mask_reads(scores, rows, tokens):
 
 
 @njit(nogil=True, cache=True)
+def fetch(rows, column):
+    """Ask for the cache lines of a panel's columns in rows that come next."""
+    flat, width = rows.reshape(rows.size), rows.shape[1]
+    for i in range(len(rows)):
+        prefetch(flat, i * width + column)
+
+
+@njit(nogil=True, cache=True)
 def solve(like, scores, strengths, values, column, writes, errors):
     """Turn `writes`, K H, into N: row by row n_i = β_i (v_i - (K H)_i - Σ_j<i scores_ji n_j)."""
     rows, size, step = len(strengths), like.itemsize, scores.shape[1] * like.itemsize
@@ -468,15 +480,20 @@ def solve(like, scores, strengths, values, column, writes, errors):
                     c + i * ROW, ROW, i - block, 1,
                 )  # fmt: skip
             strength = strengths[i]
-            if len(errors):
-                for lane in range(used):
-                    errors[i, column + lane] = values[i, column + lane] - writes[i, lane]
-            if used == lanes:
+            if used == lanes and len(errors):
+                for lane in range(lanes):
+                    error = values[i, column + lane] - writes[i, lane]
+                    errors[i, column + lane] = error
+                    writes[i, lane] = strength * error
+            elif used == lanes:
                 for lane in range(lanes):
                     writes[i, lane] = strength * (values[i, column + lane] - writes[i, lane])
             else:
                 for lane in range(used):
-                    writes[i, lane] = strength * (values[i, column + lane] - writes[i, lane])
+                    error = values[i, column + lane] - writes[i, lane]
+                    if len(errors):
+                        errors[i, column + lane] = error
+                    writes[i, lane] = strength * error
 
 
 @njit(nogil=True, cache=True)

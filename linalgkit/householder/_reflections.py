@@ -222,7 +222,8 @@ class ReflectionProduct(Operator):
             raise ValueError(f"r must be at most n = {n}; got {r}.")
         xp = np if like is None else array_namespace(like)
         if dtype is None:
-            dtype = np.dtype(np.float64) if like is None else like.dtype
+            dtype = np.float64 if like is None else like.dtype
+        dtype = np.dtype(dtype) if like is None else dtype
         rng = np.random.default_rng(rng)
         x = np.tril(rng.standard_normal((n, r)))
         if xp.isdtype(dtype, "complex floating"):

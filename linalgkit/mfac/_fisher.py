@@ -467,9 +467,7 @@ def fisher_solve_vjp(
         raise ValueError(
             f"cotangent must have the shape of x, {tuple(x.shape)}; got {tuple(cotangent.shape)}."
         )
-    names = FisherSolveGradients._fields if wrt is None else tuple(wrt)
-    for name in names:
-        _checks.choice("wrt", name, FisherSolveGradients._fields)
+    names = _checks.wanted(wrt, FisherSolveGradients._fields)
     found = engine(cotangent, x, gradients).fisher_solve_vjp(
         cotangent, x, gradients, damping=damping_of(damping), wrt=names
     )

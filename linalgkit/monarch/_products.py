@@ -165,9 +165,7 @@ def monarch_matmul_vjp(
             f"cotangent must have the product's shape {tuple(expected)}; "
             f"got {tuple(cotangent.shape)}."
         )
-    wanted = _NAMES if wrt is None else tuple(name for name in _NAMES if name in wrt)
-    for name in wrt or ():
-        _checks.choice("wrt", name, _NAMES)
+    wanted = _checks.wanted(wrt, _NAMES)
     gradients = engine(cotangent, x, left, right).monarch_matmul_vjp(
         cotangent, x, left, right, axis=axis, wrt=wanted
     )

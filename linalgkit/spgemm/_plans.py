@@ -218,11 +218,7 @@ class Plan:
             ("cotangent", "a_data", "b_data"), arrays, (self.nnz, *self._sizes), strict=True
         ):
             self._check(name, array, size)
-        wanted = DataGradients._fields if wrt is None else tuple(wrt)
-        if isinstance(wrt, str):
-            wanted = (wrt,)
-        for name in wanted:
-            _checks.choice("wrt", name, DataGradients._fields)
+        wanted = _checks.wanted(wrt, DataGradients._fields)
         cotangent, a_data, b_data = arrays
         xp = array_namespace(*arrays)
         dtype = xp.result_type(*arrays)

@@ -275,6 +275,8 @@ def test_check_warns_of_growth():
     k = np.full((4, 2), 3.0)
     with pytest.warns(RuntimeWarning, match="36, more than 2"):
         delta_rule(k, k, k, np.full(4, 2.0), check=True)
+    with pytest.warns(RuntimeWarning, match="log_decay reaches 0.5"):
+        delta_rule(k, k, k, np.zeros(4), log_decay=np.array([0, 0.5, -1, 0]), check=True)
 
 
 @pytest.mark.parametrize(
@@ -300,6 +302,19 @@ def test_what_does_not_fit_is_said(change, message):
     first = [arguments.pop(name) for name in ("q", "k", "v", "beta")]
     with pytest.raises(ValueError, match=message):
         delta_rule(*first, **arguments)
+
+
+@pytest.mark.parametrize("name", ["q", "k", "v", "beta"])
+def test_arrays_that_are_missing(name):
+    named = dict(zip(("q", "k", "v", "beta"), random_arrays(rng(), "float64"), strict=False))
+    with pytest.raises(TypeError, match=f"{name} must be an array; got None"):
+        delta_rule(*(named | {name: None}).values())
+
+
+@pytest.mark.parametrize(("scale", "kind"), [(np.nan, ValueError), ("a", TypeError)])
+def test_scales_that_are_no_numbers(scale, kind):
+    with pytest.raises(kind, match="scale must be"):
+        delta_rule(*random_arrays(rng(), "float64")[:4], scale=scale)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float64"])

@@ -99,7 +99,7 @@ def test_factor_of_a_qr_decomposition(dtype, shape):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_dense_matrices_and_back(dtype):
-    q = ReflectionProduct.random(40, rng=0, dtype=np.dtype(dtype))
+    q = ReflectionProduct.random(40, rng=0, dtype=dtype)
     dense = q.to_dense()
     close(dense @ dense.conj().T, np.eye(40), dtype, 30)
     signs = np.diag(np.where(np.arange(40) % 3, 1, -1)).astype(dtype)

@@ -41,8 +41,8 @@ def test_products_and_diagonal(m, d, dtype, storage):
 
 
 @pytest.mark.parametrize("storage", ["float16", "bfloat16"])
-@pytest.mark.parametrize("m", [5, 64, 130])
-def test_gram_of_half_precision_summed_in_float32(m, storage):
+@pytest.mark.parametrize("m", [5, 130])
+def test_gram_of_half_precision(m, storage):
     import cupy as cp
 
     from linalgkit.mfac import _cupy
@@ -52,9 +52,8 @@ def test_gram_of_half_precision_summed_in_float32(m, storage):
     stored = to_bfloat16(gradients) if storage == "bfloat16" else gradients.astype(np.float16)
     wide = linalgkit.mfac._array_api.widened(stored)
     truth, lengths = wide @ wide.T, np.linalg.norm(wide, axis=1)
-    for tolerance, limit in ((1.0, 1e-6), (0.0, 1e-14)):
-        found = cp.asnumpy(_cupy.gram(cp.asarray(stored), tolerance=tolerance))
-        assert (np.abs(found - truth) / np.outer(lengths, lengths)).max() < limit
+    found = cp.asnumpy(_cupy.gram(cp.asarray(stored), tolerance=1.0))
+    assert (np.abs(found - truth) / np.outer(lengths, lengths)).max() < 1e-14
 
 
 @pytest.mark.parametrize("storage", ["float64", "float32", "float16", "bfloat16"])

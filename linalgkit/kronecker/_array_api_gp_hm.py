@@ -1,0 +1,298 @@
+"""The log joint probability of GP-HM and its maximisation, by the gradients of torch or JAX."""
+
+import math
+import sys
+from importlib import import_module
+
+import numpy as np
+from array_api_compat import array_namespace, device, is_jax_array, is_torch_array
+
+from ._array_api_kernels import spectral_mixture, student_t_mixture
+from ._hosts import to_host
+
+
+def maximised_joint(
+    grid,
+    equation,
+    source,
+    conditions,
+    pointwise,
+    *,
+    is_gaussian,
+    terms,
+    highest,
+    boundary_weight,
+    learning_rate,
+    maxiter,
+    jitter,
+    callback,
+):
+    """Maximise over everything; the last iterate."""
+    original = source
+    source = _with_gradients(source)
+    joint = Joint(
+        grid, equation, source, conditions, pointwise, is_gaussian, boundary_weight, jitter
+    )
+    start = joint.start(terms, highest)
+    value_and_gradient = _differentiated(joint, source)
+    is_stopped = []
+
+    def report(step, parameters):
+        if callback is not None:
+            try:
+                callback(step, _as(parameters[0], original))
+            except StopIteration:
+                is_stopped.append(True)
+        return bool(is_stopped)
+
+    parameters, nit = _adam(value_and_gradient, start, maxiter, learning_rate, report)
+    return Found(joint, parameters, nit, bool(is_stopped), original)
+
+
+class Joint:
+    """The objective, to be minimised: minus the log joint probability."""
+
+    def __init__(
+        self, grid, equation, source, conditions, pointwise, is_gaussian, boundary_weight, jitter
+    ):
+        self.xp, self.grid = array_namespace(source), grid
+        self.is_gaussian, self.weight, self.jitter = is_gaussian, boundary_weight, jitter
+        self.source, self.pointwise = source, pointwise
+        self.distances = [_Distances(g, self.like) for g in grid]
+        self.equation = [
+            (orders, [self._factor(c, axis) for axis, c in enumerate(factors)])
+            for orders, factors in equation
+        ]
+        self.conditions = [
+            (axis, side, order, self.like(values))
+            for axis, rows in enumerate(conditions)
+            for side, order, values in rows
+        ]
+
+    def like(self, values):
+        return self.xp.asarray(values, dtype=self.source.dtype, device=device(self.source))
+
+    def _factor(self, factor, axis):
+        if np.ndim(factor) == 0:
+            return factor
+        shape = [-1 if k == axis else 1 for k in range(self.source.ndim)]
+        return self.like(np.reshape(factor, shape))
+
+    def start(self, terms, highest):
+        """U = 0, equal weights, frequencies equally spaced, ρ = 1 or ℓ = 1, noises 1."""
+        means = self.like(np.linspace(0, 1, terms) * highest)
+        scale = 1 / (math.sqrt(2) * math.pi) if self.is_gaussian else 1.0
+        parameters = [0 * self.source, self.like(0.0), self.like(0.0)]
+        for _ in self.distances:
+            parameters += [
+                self.like(np.full(terms, -math.log(terms))),
+                means,
+                self.like(np.full(terms, math.log(scale))),
+            ]
+        return parameters
+
+    def kernels(self, parameters):
+        """Weights, means and scales of each axis."""
+        xp = self.xp
+        parts = parameters[3:]
+        return [
+            (xp.exp(parts[i]), parts[i + 1], xp.exp(parts[i + 2])) for i in range(0, len(parts), 3)
+        ]
+
+    def kernel_at(self, d, kernel, order=0):
+        if self.is_gaussian:
+            return spectral_mixture(d, *kernel, order=order)
+        return student_t_mixture(d, *kernel, nu=2.5, order=order)
+
+    def inverses(self, kernels):
+        """Inverses and log determinants of the Gram matrices."""
+        xp, results = self.xp, []
+        for d, kernel in zip(self.distances, kernels, strict=True):
+            gram = d.spread(self.kernel_at(d.values, kernel))
+            identity = xp.eye(gram.shape[0], dtype=gram.dtype, device=device(gram))
+            factor = xp.linalg.cholesky(gram + self.jitter * identity)
+            half = xp.linalg.solve(factor, identity)
+            inverse = xp.matmul(xp.permute_dims(half, (1, 0)), half)
+            results.append((inverse, 2 * xp.sum(xp.log(xp.linalg.diagonal(factor)))))
+        return results
+
+    def equation_residual(self, u, kernels, inverses):
+        """H at all nodes, and the differentiation along an axis."""
+        known = {}
+
+        def derivative(orders):
+            result = u
+            for axis, order in enumerate(orders):
+                if order == 0:
+                    continue
+                if (axis, order) not in known:
+                    d = self.distances[axis]
+                    gram = d.spread(self.kernel_at(d.values, kernels[axis], order))
+                    known[axis, order] = self.xp.matmul(gram, inverses[axis][0])
+                result = _along(known[axis, order], result, axis)
+            return result
+
+        total = -self.source
+        for orders, factors in self.equation:
+            term = derivative(orders)
+            for factor in factors:
+                term = term * factor
+            total = total + term
+        if self.pointwise is not None:
+            function, arguments = self.pointwise
+            total = total + function(*(derivative(orders) for orders in arguments))
+        return total, derivative
+
+    def __call__(self, parameters):
+        xp = self.xp
+        u, log_boundary, log_equation = parameters[:3]
+        kernels = self.kernels(parameters)
+        inverses = self.inverses(kernels)
+        count = math.prod(u.shape)
+        whitened = u
+        prior = 0.0
+        for axis, (inverse, logarithm) in enumerate(inverses):
+            whitened = _along(inverse, whitened, axis)
+            prior = prior - 0.5 * (count / u.shape[axis]) * logarithm
+        prior = prior - 0.5 * xp.sum(u * whitened)
+        residual, derivative = self.equation_residual(u, kernels, inverses)
+        edge = 0.0
+        for axis, side, order, values in self.conditions:
+            field = derivative(tuple(order * (k == axis) for k in range(u.ndim)))
+            misfit = _face(field, axis, side) - values
+            edge = edge + 0.5 * math.prod(values.shape) * log_boundary
+            edge = edge - 0.5 * xp.exp(log_boundary) * xp.sum(misfit * misfit)
+        inside = 0.5 * count * log_equation
+        inside = inside - 0.5 * xp.exp(log_equation) * xp.sum(residual * residual)
+        return -(prior + self.weight * edge + inside)
+
+
+class _Distances:
+    """The distances of an axis: on an equispaced grid 2n − 1 instead of n²."""
+
+    def __init__(self, grid, like):
+        n = grid.size
+        steps = np.diff(grid)
+        self.shape = (n, n)
+        self.index = None
+        if np.ptp(steps) <= 1e-9 * steps[0]:
+            self.values = like((grid[-1] - grid[0]) / (n - 1) * np.arange(1 - n, n))
+            index = (np.arange(n)[:, None] - np.arange(n) + n - 1).ravel()
+            xp = array_namespace(self.values)
+            self.index = xp.asarray(index, device=device(self.values))
+        else:
+            self.values = like(grid[:, None] - grid)
+
+    def spread(self, values):
+        """Values at the distances as the matrix of all pairs."""
+        if self.index is None:
+            return values
+        xp = array_namespace(values)
+        return xp.reshape(xp.take(values, self.index, axis=0), self.shape)
+
+
+class Found:
+    """The last iterate."""
+
+    def __init__(self, joint, parameters, nit, is_stopped, original):
+        self.nit, self.is_stopped, self.original = nit, is_stopped, original
+        self.joint, self.kernels = (
+            joint,
+            [tuple(_detached(part) for part in kernel) for kernel in joint.kernels(parameters)],
+        )
+        parameters = [_detached(part) for part in parameters]
+        self.fun = -float(joint(parameters))
+        self.raw_u = parameters[0]
+        self.inverses = joint.inverses(self.kernels)
+        residual, _ = joint.equation_residual(self.raw_u, self.kernels, self.inverses)
+        scale = float(joint.xp.linalg.vector_norm(joint.source))
+        self.residual = float(joint.xp.linalg.vector_norm(residual)) / max(scale, 1e-300)
+        if scale == 0:
+            self.residual = float(joint.xp.linalg.vector_norm(residual)) / max(
+                float(joint.xp.linalg.vector_norm(self.raw_u)), 1e-300
+            )
+        self.u = _as(self.raw_u, original)
+        self.parameters = [tuple(_as(part, original) for part in k) for k in self.kernels]
+
+    def predicted(self, points):
+        """Conditional mean on another grid."""
+        result = self.raw_u
+        for axis, x in enumerate(points):
+            d = self.joint.like(x[:, None] - self.joint.grid[axis])
+            cross = self.joint.kernel_at(d, self.kernels[axis])
+            matrix = self.joint.xp.matmul(cross, self.inverses[axis][0])
+            result = _along(matrix, result, axis)
+        return _as(result, self.original)
+
+
+def _along(matrix, array, axis):
+    """Apply a matrix along one axis."""
+    xp = array_namespace(array)
+    product = xp.tensordot(matrix, array, axes=((1,), (axis,)))
+    order = list(range(1, array.ndim))
+    order.insert(axis, 0)
+    return xp.permute_dims(product, tuple(order))
+
+
+def _face(array, axis, side):
+    place = 0 if side == 0 else array.shape[axis] - 1
+    return array[tuple(place if k == axis else slice(None) for k in range(array.ndim))]
+
+
+def _with_gradients(array):
+    """NumPy arrays in torch's or JAX's; others as they are."""
+    if is_torch_array(array) or is_jax_array(array):
+        return array
+    for name in ("torch", "jax.numpy"):
+        if name.partition(".")[0] in sys.modules:
+            return import_module(name).asarray(np.array(array))
+    for name in ("torch", "jax.numpy"):
+        try:
+            return import_module(name).asarray(np.array(array))
+        except ImportError:
+            continue
+    raise ImportError("solve_gp_hm needs the gradients of torch or JAX, and neither is installed.")
+
+
+def _as(values, original):
+    """Detached values in the library of the caller."""
+    if isinstance(original, np.ndarray):
+        return to_host(values).astype(original.dtype)
+    return _detached(values)
+
+
+def _detached(value):
+    return value.detach() if hasattr(value, "detach") else value
+
+
+def _differentiated(joint, like):
+    """Return parameters → (value, gradients)."""
+    if is_jax_array(like):
+        import jax
+
+        return jax.jit(jax.value_and_grad(joint))
+
+    import torch
+
+    def value_and_gradient(parameters):
+        leaves = [part.detach().requires_grad_() for part in parameters]
+        value = joint(leaves)
+        return value.detach(), torch.autograd.grad(value, leaves)
+
+    return value_and_gradient
+
+
+def _adam(value_and_gradient, parameters, maxiter, learning_rate, report):
+    xp = array_namespace(parameters[0])
+    first = [0 * part for part in parameters]
+    second = [0 * part for part in parameters]
+    for step in range(1, maxiter + 1):
+        _, gradients = value_and_gradient(parameters)
+        for k, gradient in enumerate(gradients):
+            first[k] = 0.9 * first[k] + 0.1 * gradient
+            second[k] = 0.999 * second[k] + 0.001 * gradient * gradient
+            change = (first[k] / (1 - 0.9**step)) / (xp.sqrt(second[k] / (1 - 0.999**step)) + 1e-8)
+            parameters[k] = parameters[k] - learning_rate * change
+        if report(step, parameters):
+            return parameters, step
+    return parameters, maxiter

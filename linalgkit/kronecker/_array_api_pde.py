@@ -1,0 +1,118 @@
+"""The solver of equations: find the functions, solve on all nodes, and what can be said of it."""
+
+from math import prod
+
+import numpy as np
+from scipy import linalg
+
+from ._array_api_pde_search import (
+    Judge,
+    axis_frequencies,
+    basis_of,
+    searched,
+    stationary_kernels,
+)
+from ._array_api_pde_systems import Problem, multiplied, solution
+from ._pde import Envelopes
+
+SHOWN = 1e-6  # frequencies that explain less than this part of the data are not reported
+STRONG = 1e-3  # nor are those warned of
+_DENSE = 2500
+_DRAWS = 200
+
+
+def pde_solution(
+    grid, terms, source, conditions, nonlinearity, *, kernel, tolerance, maxiter, report
+):
+    """Return the solution with all that is known of it; arrays are NumPy's, on the host."""
+    problem = Problem(grid, terms, source, conditions, nonlinearity)
+    found = axis_frequencies(problem)
+    if isinstance(kernel, tuple):
+        kernels, residual = kernel, Judge(problem, maxiter)(kernel)
+        report(kernels, residual)
+    elif kernel == "auto":
+        kernels, residual = searched(
+            problem, found, tolerance=tolerance, maxiter=maxiter, report=report
+        )
+    else:
+        kernels, residual = stationary_kernels(
+            problem, found, kernel, maxiter=maxiter, report=report
+        )
+    if kernels is None:
+        raise np.linalg.LinAlgError(
+            "no trial had a solution: the grid may have too few nodes, the conditions depend on "
+            "each other, or Newton's method diverges."
+        )
+    return Fitted(problem, kernels, residual, found, maxiter)
+
+
+class Fitted:
+    """The solution on all nodes."""
+
+    def __init__(self, problem, kernels, residual, found, maxiter):
+        self.problem, self.kernels, self.residual = problem, kernels, float(residual)
+        self.bases = [
+            basis_of(g, kernel, (g[0], g[-1]))
+            for g, kernel in zip(problem.grid, kernels, strict=True)
+        ]
+        x, self.nit, self.at_rest, self.system = solution(problem, self.bases, maxiter=maxiter)
+        self.x = x
+        self.u = multiplied([basis.q for basis in self.bases], x)
+        if not np.all(np.isfinite(self.u)):
+            raise np.linalg.LinAlgError(
+                "the equation is singular with these conditions: the solution is not finite."
+            )
+        left, scale = problem.left_side(self.bases, x)
+        self.misfit = linalg.norm(left - problem.source)
+        # Standard deviation of the equation's errors, as the held-out nodes show it.
+        self.noise = max(self.residual, 1e-16) * max(
+            scale, linalg.norm(problem.source) / np.sqrt(problem.source.size)
+        )
+        self.frequencies = [_reported(k, f, SHOWN) for k, f in zip(kernels, found, strict=True)]
+        self.log_evidence = self._log_evidence()
+        self.strong = [omega[part >= STRONG] / (2 * np.pi) for omega, part in found]
+
+    @property
+    def sizes(self):
+        return self.x.shape
+
+    def predicted(self, points, orders):
+        factors = [
+            basis.values(p, order)
+            for basis, p, order in zip(self.bases, points, orders, strict=True)
+        ]
+        return multiplied(factors, self.x)
+
+    def deviation(self, points):
+        """Spread of the coefficients by the equation's errors, seen at the points."""
+        rows = [basis.values(p) for basis, p in zip(self.bases, points, strict=True)]
+        return self.noise * self.system.spread(rows)
+
+    def _log_evidence(self):
+        """Laplace's approximation: exact for linear equations where the noise is small."""
+        weights = self.x
+        logs = 0.0
+        for axis, basis in enumerate(self.bases):
+            scaled = 1 / basis.singular
+            weights = multiplied([scaled[:, None] * np.eye(basis.size) if k == axis else None
+                                  for k in range(len(self.bases))], weights)  # fmt: skip
+            logs += prod(self.x.shape) / basis.size * float(np.sum(np.log(basis.singular)))
+        count, nodes = self.x.size, self.problem.source.size
+        amplitude = max(linalg.norm(weights) ** 2 / count, 1e-300)
+        noise = max(self.misfit**2 / nodes, self.noise**2 * 1e-4)
+        return float(
+            -0.5 * count * (np.log(2 * np.pi * amplitude) + 1)
+            - logs
+            - self.system.log_determinant()
+            - 0.5 * max(nodes - count, 0) * np.log(2 * np.pi * noise)
+            - 0.5 * self.misfit**2 / noise
+        )
+
+
+def _reported(kernel, found, least):
+    """Frequencies of an axis in cycles per unit, the most important first."""
+    omega, part = found
+    if not isinstance(kernel, Envelopes):
+        return np.asarray(kernel.means, dtype=float)
+    order = np.argsort(-part[part >= least], kind="stable")
+    return omega[part >= least][order] / (2 * np.pi)

@@ -1,0 +1,150 @@
+"""Few functions per axis whose span holds the solution, orthonormal on the grid.
+
+`FeatureBasis`: T_j(s) exp(μ x) with Chebyshev T_j on the box and complex rates μ. Imaginary μ = iω
+are oscillations with smooth envelopes, real ones boundary layers, μ = 0 the smooth rest. The span
+is closed under differentiation. `KernelBasis`: the leading eigenvectors of a Gram matrix.
+Both have `q` (N, k), orthonormal columns on the grid, and `values(x, order)`, the derivatives of
+the same functions anywhere.
+"""
+
+from math import comb
+
+import numpy as np
+from numpy.polynomial import chebyshev
+from scipy import linalg
+
+REACH = 8.0  # standard deviations, where a normal density is 1e-14 of its peak
+CUT = 1e-13  # of the largest singular value: directions below are rounding
+
+
+class FeatureBasis:
+    """Chebyshev polynomials times exponentials, one family for each rate.
+
+    `rates` are complex with imaginary parts of at least 0, `degrees` the number of polynomials of
+    each, `amplitudes` the prior deviations of their weights.
+    """
+
+    def __init__(self, grid, rates, degrees, box=None, cut=CUT, amplitudes=None):
+        self.grid = grid
+        self.box = box or (grid[0], grid[-1])
+        self.rates, self.degrees = tuple(rates), tuple(degrees)
+        features = self._features(grid, 0)
+        norms = linalg.norm(features, axis=0)
+        norms[norms == 0] = 1
+        if amplitudes is not None:
+            norms = norms / np.concatenate(
+                [
+                    np.full(degree * (2 if rate.imag else 1), amplitude)
+                    for rate, degree, amplitude in zip(rates, degrees, amplitudes, strict=True)
+                ]
+            )
+        factor, triangle = linalg.qr(features / norms, mode="economic", check_finite=False)
+        u, s, vh = _svd(triangle)
+        kept = s > cut * s[0]
+        self.singular = s[kept]
+        self.q = factor @ u[:, kept]
+        self.transform = vh[kept].T / s[kept] / norms[:, None]
+
+    @property
+    def size(self):
+        return self.q.shape[1]
+
+    @property
+    def largest_rate(self):
+        """The rate that scales derivatives: of the exponentials, or of the polynomials."""
+        width = (self.box[1] - self.box[0]) / 2
+        rates = zip(self.rates, self.degrees, strict=True)
+        return max(abs(rate) + (degree / 2) / width for rate, degree in rates)
+
+    def values(self, x, order=0):
+        return self._features(x, order) @ self.transform
+
+    def _features(self, x, order):
+        start, end = self.box
+        half = (end - start) / 2
+        s = (x - (start + end) / 2) / half
+        degree = max(self.degrees)
+        polynomials = [chebyshev.chebvander(s, degree - 1)]
+        step = _differentiation(degree) / half
+        power = np.eye(degree)
+        for _ in range(order):
+            power = power @ step
+            polynomials.append(polynomials[0] @ power)
+        columns = []
+        for rate, count in zip(self.rates, self.degrees, strict=True):
+            if rate == 0:
+                columns.append(polynomials[order][:, :count])
+                continue
+            exponential = np.exp(rate * (x - (end if rate.real > 0 else start)))[:, None]
+            part = sum(
+                comb(order, i) * rate ** (order - i) * polynomials[i][:, :count]
+                for i in range(order + 1)
+            )
+            part = part * exponential
+            columns.append(part.real)
+            if rate.imag != 0:
+                columns.append(part.imag)
+        return np.hstack(columns)
+
+
+def _svd(matrix):
+    try:
+        return linalg.svd(matrix, full_matrices=False, check_finite=False)
+    except linalg.LinAlgError:  # the quick driver gives up where half the values are rounding
+        return linalg.svd(matrix, full_matrices=False, check_finite=False, lapack_driver="gesvd")
+
+
+class KernelBasis:
+    """Eigenvectors of the Gram matrix K = V Λ Vᵀ of a stationary kernel, Λ above rounding.
+
+    The function of a column v is k(·, grid) v / λ, which has the values v on the grid.
+    """
+
+    def __init__(self, grid, kernel, box=None):
+        self.grid, self.kernel = grid, kernel
+        self.box = box or (grid[0], grid[-1])
+        values, vectors = linalg.eigh(kernel.gram(grid), check_finite=False)
+        kept = values > 1e-14 * values[-1]
+        self.singular = np.sqrt(values[kept])[::-1]
+        self.q = np.ascontiguousarray(vectors[:, kept][:, ::-1])
+        self.transform = self.q / values[kept][::-1]
+
+    @property
+    def size(self):
+        return self.q.shape[1]
+
+    @property
+    def largest_rate(self):
+        curvature = -float(self.kernel(np.zeros(1), 2)[0]) / float(self.kernel(np.zeros(1))[0])
+        return np.sqrt(curvature)
+
+    def values(self, x, order=0):
+        return self.kernel.gram(x, self.grid, (order, 0)) @ self.transform
+
+
+def spectral_basis(grid, kernel, box):
+    """Make a spectral mixture's functions from its density, by the trapezoidal rule.
+
+    The sum over frequencies repeats the kernel with a period of 2.5 boxes; for envelopes that are
+    shorter the rule is exact to rounding. Singular values of the features are square roots of
+    those of the Gram matrix: half the digits more.
+    """
+    step = 1 / (2.5 * (box[1] - box[0]))
+    rates, amplitudes = [], []
+    for weight, mean, scale in zip(kernel.weights, kernel.means, kernel.scales, strict=True):
+        reach = int(np.ceil(REACH * scale / step))
+        s = mean + step * np.arange(-reach, reach + 1)
+        density = np.exp(-(((s - mean) / max(scale, 1e-300)) ** 2) / 2)
+        amplitude = np.sqrt(weight * density / density.sum())
+        rates += [2j * np.pi * abs(frequency) for frequency in s]
+        amplitudes += list(amplitude)
+    return FeatureBasis(grid, rates, [1] * len(rates), box, CUT, amplitudes)
+
+
+def _differentiation(degree):
+    """Matrix D with T' = T D for the Chebyshev polynomials T_0 … T_{degree−1}."""
+    matrix = np.zeros((degree, degree))
+    for j in range(1, degree):
+        column = chebyshev.chebder(np.eye(degree)[j])
+        matrix[: column.size, j] = column
+    return matrix

@@ -1,0 +1,254 @@
+"""Which features: frequencies, degrees and their number, judged on nodes held out of the fit.
+
+Candidates go from few functions to many, in stages; a stage is entered when the one before missed
+the tolerance. The exact solution is never seen: only source, boundary data and the operator.
+"""
+
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from ._array_api_frequencies import LEAST_CYCLES, columns_of, pursued
+from ._array_api_pde_basis import CUT, FeatureBasis, KernelBasis, spectral_basis
+from ._array_api_pde_systems import solution
+from ._kernels import SpectralMixture, StudentTMixture
+from ._pde import Envelopes
+
+ROUGH_CUT = 1e-9  # keeps functions out that are wild at the ends, for what is barely resolved
+GOOD = 2e-14  # a residual that more functions cannot improve
+NEARLY = 1e-12  # one that more functions seldom improve
+MOST = 12  # frequencies of an axis
+EXTENSION = 1.25  # period of a comb, in boxes
+# Lengths of envelopes in boxes, as e^(−½) of a Gaussian or ℓ of a Matérn kernel.
+LENGTHS = {
+    SpectralMixture: (0.1, 0.2, 0.4, 1.0, 3.0),
+    StudentTMixture: (0.03, 0.1, 0.3, 1.0, 3.0),
+}
+DEGREES = (5, 8, 11, 15)
+THRESHOLDS = (3e-2, 1e-3, 1e-5, 0.0)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Complex rates of each axis, beside 0, with the number of polynomials of each."""
+
+    rates: tuple
+    degree: int
+    smooth_degree: int
+    cut: float = CUT
+
+    @property
+    def sizes(self):
+        """Functions of each axis, before those are dropped that are nearly dependent."""
+        counts = [sum(2 if rate.imag else 1 for rate in rates) for rates in self.rates]
+        return tuple(self.smooth_degree + self.degree * count for count in counts)
+
+    @property
+    def kernels(self):
+        """What makes the functions of each axis."""
+        return tuple(
+            Envelopes((0j, *rates), (self.smooth_degree, *(self.degree for _ in rates)), self.cut)
+            for rates in self.rates
+        )
+
+
+def basis_of(grid, kernel, box):
+    """Make the functions of one axis, from envelopes or from a stationary kernel."""
+    if isinstance(kernel, Envelopes):
+        return FeatureBasis(grid, kernel.rates, kernel.degrees, box, kernel.cut)
+    if isinstance(kernel, SpectralMixture):
+        longest = (box[1] - box[0]) / (2 * np.pi)
+        if np.max(kernel.scales) * longest * 5 < grid.size / 8:
+            return spectral_basis(grid, kernel, box)
+    return KernelBasis(grid, kernel, box)
+
+
+def held_out(n):
+    """Tell which nodes of an axis are held out: every ninth, none at the ends."""
+    mask = np.zeros(n, bool)
+    if n >= 15:
+        mask[2:-2:9] = True
+    return mask
+
+
+def searched(problem, frequencies, *, tolerance, maxiter, report):
+    """Return the best candidate's kernels, and its held-out residual."""
+    judge = Judge(problem, maxiter)
+    best, least, seen = None, np.inf, set()
+    for stage in (_waves, _with_roots, _combs):
+        candidates, misfit = stage(problem, frequencies), None
+        while True:
+            try:
+                candidate = candidates.send(misfit)
+            except StopIteration:
+                break
+            misfit = np.inf
+            if candidate in seen:
+                continue
+            seen.add(candidate)
+            misfit = judge(candidate.kernels, candidate.sizes)
+            if misfit < least:
+                best, least = candidate.kernels, misfit
+            if report(candidate.kernels, misfit) or least <= GOOD:
+                return best, least
+        if least <= tolerance:
+            break
+    return best, least
+
+
+class Judge:
+    """The residual on nodes that were held out: of a solution on the other nodes."""
+
+    def __init__(self, problem, maxiter):
+        self.maxiter = maxiter
+        self.boxes = [(g[0], g[-1]) for g in problem.grid]
+        masks = [held_out(g.size) for g in problem.grid]
+        self.train = problem.restricted([np.flatnonzero(~mask) for mask in masks])
+        self.test = problem.restricted([np.flatnonzero(mask) for mask in masks])
+
+    def __call__(self, kernels, sizes=None):
+        grid = self.train.grid
+        if sizes and any(size > 1.2 * g.size for size, g in zip(sizes, grid, strict=True)):
+            return np.inf
+        axes = zip(grid, kernels, self.boxes, strict=True)
+        bases = [basis_of(x, kernel, box) for x, kernel, box in axes]
+        if any(basis.size > 0.95 * basis.grid.size for basis in bases):
+            return np.inf
+        try:
+            x = solution(self.train, bases, maxiter=self.maxiter)[0]
+            with np.errstate(over="ignore", invalid="ignore"):
+                misfit = self.test.residual(bases, x)
+        except np.linalg.LinAlgError:
+            return np.inf
+        return misfit if np.isfinite(misfit) else np.inf
+
+
+def _waves(problem, frequencies):
+    """The frequencies found, more of them, with envelopes of higher degree."""
+    chosen = []
+    for threshold in THRESHOLDS:
+        rates = tuple(
+            tuple(1j * omega for omega, part in zip(*found, strict=True) if part >= threshold)
+            for found in frequencies
+        )
+        if problem.ndim == 1:
+            rates = (_merged(rates[0], _roots(problem, 0, ())),)
+        if rates not in chosen:
+            chosen.append(rates)
+    yield from _raised(chosen)
+
+
+def _raised(chosen):
+    """Raise the degree while that helps; end where rounding is what is left."""
+    least = np.inf
+    for rates in chosen:
+        before = np.inf
+        for degree in DEGREES:
+            misfit = yield Candidate(rates, degree, degree + 6)
+            least = min(least, misfit)
+            if misfit > before / 3:
+                break
+            before = misfit
+        if least <= NEARLY:
+            return
+
+
+def _with_roots(problem, frequencies):
+    """Also what solves the equation without a source: waves and boundary layers."""
+    waves = [tuple(1j * omega for omega in found) for found, _ in frequencies]
+    rates = []
+    for axis, found in enumerate(waves):
+        others = [(0j, *w)[:5] for k, w in enumerate(waves) if k != axis]
+        roots = [root for other in product(*others) for root in _roots(problem, axis, other)]
+        rates.append(_merged(found[:6], roots)[:MOST])
+    yield from _raised([tuple(rates)])
+
+
+def _roots(problem, axis, others):
+    """Rates μ of solutions exp(μ x) with constant coefficients: at the ends, and of the mean."""
+    width = problem.grid[axis][-1] - problem.grid[axis][0]
+    found = []
+    for reduce in (np.mean, lambda c: np.ravel(c)[0], lambda c: np.ravel(c)[-1]):
+        coefficients = np.zeros(1 + max(orders[axis] for orders, _ in problem.terms), complex)
+        for orders, factors in problem.terms:
+            rest = [order for k, order in enumerate(orders) if k != axis]
+            value = np.prod([reduce(factor) for factor in factors])
+            waves = [rate**order for rate, order in zip(others, rest, strict=True)]
+            coefficients[orders[axis]] += value * np.prod(waves)
+        for root in np.roots(coefficients[::-1]):
+            if not abs(root) * width < 2 * np.pi * LEAST_CYCLES:
+                real = 0.0 if abs(root.real) < 1e-9 * abs(root) else root.real
+                imaginary = 0.0 if abs(root.imag) < 1e-9 * abs(root) else abs(root.imag)
+                found.append(complex(real, imaginary))
+    return found
+
+
+def _merged(rates, more):
+    kept = list(rates)
+    for rate in more:
+        if all(abs(rate - other) > 1e-6 * abs(rate) for other in kept):
+            kept.append(rate)
+    return tuple(kept)
+
+
+def _combs(problem, frequencies):
+    """All waves of a period a little longer than the box, up to parts of the Nyquist rate.
+
+    Such a Fourier extension holds whatever the grid resolves: packets, chirps, steep layers.
+    """
+    for part in (0.3, 0.45, 0.6, 0.75):
+        rates = []
+        for grid in problem.grid:
+            step = 2 * np.pi / (EXTENSION * (grid[-1] - grid[0]))
+            highest = part * np.pi / np.max(np.diff(grid))
+            rates.append(tuple(1j * step * m for m in range(1, int(highest / step) + 1)))
+        for cut in (CUT, ROUGH_CUT):
+            yield Candidate(tuple(rates), 1, 4, cut)
+
+
+def axis_frequencies(problem, most=MOST):
+    """Angular frequencies of each axis and their parts, from the source and the boundary data."""
+    return [
+        pursued(grid, axis_columns(problem, axis), most) for axis, grid in enumerate(problem.grid)
+    ]
+
+
+def axis_columns(problem, axis):
+    """Functions of one coordinate that source and boundary data are made of."""
+    parts = [columns_of(problem.source, axis)]
+    scale = np.linalg.norm(parts[0])
+    parts = [parts[0] / scale] if scale > 0 else []
+    faces = [
+        (columns_of(values, axis - (axis > other)), order)
+        for other, rows in enumerate(problem.conditions)
+        for _, order, values in rows
+        if other != axis and problem.ndim > 1
+    ]
+    for order in {order for _, order in faces}:
+        largest = max(np.linalg.norm(columns) for columns, m in faces if m == order)
+        if largest > 0:
+            parts += [columns / largest for columns, m in faces if m == order and columns.size]
+    return np.hstack(parts) if parts else np.zeros((problem.grid[axis].size, 1))
+
+
+def stationary_kernels(problem, frequencies, family, *, maxiter, report):
+    """The paper's kernels with the frequencies found and one length, by the held-out residual."""
+    judge = Judge(problem, maxiter)
+    best, least = None, np.inf
+    for length in LENGTHS[family]:
+        kernels = []
+        for grid, (omega, part) in zip(problem.grid, frequencies, strict=True):
+            means = np.concatenate([[0.0], omega[part >= 1e-5]]) / (2 * np.pi)
+            weights, width = np.full(means.size, 1 / means.size), grid[-1] - grid[0]
+            if family is SpectralMixture:
+                scales = np.full(means.size, 1 / (2 * np.pi * length * width))
+                kernels.append(SpectralMixture(weights, means, scales))
+            else:
+                kernels.append(StudentTMixture(weights, means, np.full(means.size, length * width)))
+        misfit = judge(tuple(kernels))
+        if misfit < least:
+            best, least = tuple(kernels), misfit
+        if report(tuple(kernels), misfit):
+            break
+    return best, least

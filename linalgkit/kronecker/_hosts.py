@@ -1,0 +1,52 @@
+"""Values on the host: what the solvers compute with, whatever library they came from."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace, device
+
+from .._blas_limit import blas_limit
+
+
+def finite(**named: Any) -> None:
+    """Raise ValueError that names the argument and the first index of NaN or an infinity."""
+    for name, array in named.items():
+        xp = array_namespace(array)
+        good = xp.isfinite(array)
+        if not bool(xp.all(good)):
+            first = int(xp.argmin(xp.astype(xp.reshape(good, (-1,)), xp.int8)))
+            index = tuple(int(i) for i in np.unravel_index(first, array.shape))
+            raise ValueError(f"{name} must be finite; entry {index} is {array[index]}.")
+
+
+def to_host(array: Any) -> np.ndarray:
+    """Return an array of any library as float64 on the host."""
+    if hasattr(array, "detach"):  # torch
+        array = array.detach().cpu()
+    elif hasattr(array, "get"):  # CuPy
+        array = array.get()
+    return np.asarray(array, dtype=np.float64)
+
+
+def like(values: Any, original: Any) -> Any:
+    """Return values of the host in the library, on the device and in the dtype of an array."""
+    xp = array_namespace(original)
+    is_floating = xp.isdtype(original.dtype, "real floating")
+    dtype = original.dtype if is_floating else None
+    return xp.asarray(values, dtype=dtype, device=device(original))
+
+
+@contextmanager
+def one_blas_thread(wanted: bool = True) -> Iterator[None]:
+    """Hold BLAS to one thread: waking others for matrices of a few dozen rows costs more."""
+    holder = object()
+    if wanted:
+        blas_limit.hold(holder)
+    try:
+        with blas_limit.this_thread(wanted):
+            yield
+    finally:
+        if wanted:
+            blas_limit.release(holder)

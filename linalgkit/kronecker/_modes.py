@@ -1,0 +1,126 @@
+"""Factors as the modes of a grid: their checks, and the order in which they are applied.
+
+Row-major: a vector of n_1 ⋯ n_d entries is an array of shape (n_1, …, n_d). Mode k of it is seen
+as (left, n_k, right), with left = n_1 ⋯ n_{k-1} and right = n_{k+1} ⋯ n_d, which moves nothing.
+"""
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from .. import _checks
+
+
+def is_operator(factor: Any) -> bool:
+    """Tell a linear operator from an array."""
+    return type(factor) is not np.ndarray and hasattr(factor, "matvec") and hasattr(factor, "shape")
+
+
+def checked(factors: Sequence[Any], **others: Any) -> tuple[Any, ...]:
+    """Return the factors as a tuple of matrices, then the other arrays, all of one dtype."""
+    factors = sequence(factors)
+    named = {f"factors[{k}]": factor for k, factor in enumerate(factors)}
+    converted = _checks.floating(**others, **named)
+    count = len(others)
+    matrices(converted[count:])
+    return (converted[count:], *converted[:count])
+
+
+def sequence(factors: Any) -> tuple[Any, ...]:
+    """Return the factors as a tuple; TypeError where they are no sequence of matrices."""
+    if is_operator(factors) or not hasattr(factors, "__iter__"):
+        raise TypeError(
+            f"factors must be a sequence of matrices; got one {type(factors).__name__}."
+        )
+    factors = tuple(factors)
+    if not factors:
+        raise ValueError("factors must hold at least one matrix; got none.")
+    return factors
+
+
+def matrices(factors: Sequence[Any]) -> None:
+    """Raise ValueError unless every factor is a matrix, with batch axes that fit together."""
+    for k, factor in enumerate(factors):
+        if len(factor.shape) < 2:
+            raise ValueError(
+                f"factors[{k}] must be a matrix of shape (..., m, n); got shape "
+                f"{tuple(factor.shape)}."
+            )
+    batch_shape(factors)
+
+
+def batch_shape(factors: Sequence[Any], *others: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the batch axes of the factors (and of others) after broadcasting."""
+    shapes = [tuple(factor.shape[:-2]) for factor in factors]
+    if not any(shapes) and len(others) < 2:
+        return others[0] if others else ()
+    try:
+        return np.broadcast_shapes(*shapes, *others)
+    except ValueError:
+        raise ValueError(
+            f"the batch axes must fit together by broadcasting; the factors have {shapes}"
+            + "".join(f", the vectors {other}" for other in others)
+            + "."
+        ) from None
+
+
+def square(factors: Sequence[Any], what: str) -> None:
+    """Raise ValueError unless every factor is square."""
+    for k, factor in enumerate(factors):
+        if factor.shape[-1] != factor.shape[-2]:
+            raise ValueError(
+                f"{what} needs square factors; factors[{k}] has shape {tuple(factor.shape)}."
+            )
+
+
+def grid(name: str, x: Any, sizes: Sequence[int], axis: int = -1) -> None:
+    """Raise ValueError unless `x` has one entry a grid point on its last axis (or `axis`)."""
+    if x.ndim < -axis or x.shape[axis] != prod(sizes):
+        where = "last" if axis == -1 else "second-to-last"
+        raise ValueError(
+            f"{name} must have {'·'.join(map(str, sizes))} = {prod(sizes)} entries on its {where} "
+            f"axis, one a point of the grid; got shape {tuple(x.shape)}."
+        )
+
+
+def columns_of(factors: Sequence[Any]) -> tuple[int, ...]:
+    """Return n_1, …, n_d."""
+    return tuple([factor.shape[-1] for factor in factors])
+
+
+def rows_of(factors: Sequence[Any]) -> tuple[int, ...]:
+    """Return m_1, …, m_d."""
+    return tuple([factor.shape[-2] for factor in factors])
+
+
+def steps(rows: Sequence[int], columns: Sequence[int]) -> list[tuple[int, int, int]]:
+    """Return (mode, left, right) of each mode product, in the order of fewest operations.
+
+    Modes j and k applied one after the other cost m_j n_j n_k + m_j m_k n_k times what both orders
+    share, against m_k n_k n_j + m_k m_j n_j: j goes first where 1/m_j - 1/n_j is larger. So modes
+    that shrink the grid come first, and those that grow it last.
+    """
+    sizes, found = list(columns), []
+    # (An empty mode counts as half a point: first where it empties the grid, last where it fills.)
+    gains = [1 / (m or 0.5) - 1 / (n or 0.5) for m, n in zip(rows, columns, strict=True)]
+    for k in sorted(range(len(sizes)), key=lambda k: (-gains[k], -k)):
+        found.append((k, prod(sizes[:k]), prod(sizes[k + 1 :])))
+        sizes[k] = rows[k]
+    return found
+
+
+def modes(sizes: Sequence[int]) -> list[tuple[int, int, int]]:
+    """Return (mode, left, right) of every mode of a grid, in their order."""
+    return [(k, prod(sizes[:k]), prod(sizes[k + 1 :])) for k in range(len(sizes))]
+
+
+def finite(name: str, array: Any) -> None:
+    """Raise ValueError at the first entry that is NaN or infinite."""
+    xp = array_namespace(array)
+    is_bad = ~xp.isfinite(array)
+    if bool(xp.any(is_bad)):
+        first = tuple(int(axis[0]) for axis in xp.nonzero(is_bad))
+        raise ValueError(f"{name} must be finite; its entry {first} is {array[first]}.")

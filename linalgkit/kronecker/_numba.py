@@ -1,0 +1,15 @@
+"""CPU engine: small modes fused in register tiles, large ones by BLAS on views of the grid."""
+
+from ._numba_products import (  # noqa: F401
+    kron_matvec,
+    kron_matvec_vjp,
+    kronsum_matvec,
+    kronsum_matvec_vjp,
+)
+from ._numba_solves import (  # noqa: F401
+    kron_solve,
+    kron_solve_vjp,
+    kronsum_solve,
+    kronsum_solve_vjp,
+    shifted_solve,
+)

@@ -1,0 +1,102 @@
+"""The paper's optimisation: the objective against a dense formula, and where it goes."""
+
+import numpy as np
+import pytest
+
+from linalgkit.kronecker import (
+    Dirichlet,
+    Nonlinearity,
+    SpectralMixture,
+    StudentTMixture,
+    solve_gp_hm,
+)
+
+X = np.linspace(0, 1, 9)
+Y = np.array([0.0, 0.1, 0.35, 0.5, 0.6, 0.8, 0.95, 1.1])  # not equispaced
+
+
+def density(found, source, edges, weight, taus, jitter):
+    """The log joint of Δu + u³ − f in dense Kronecker products, by NumPy alone."""
+    first, second = (
+        kernel.gram(nodes) + jitter * np.eye(nodes.size)
+        for kernel, nodes in zip(found.kernel, (X, Y), strict=True)
+    )
+    covariance = np.kron(first, second)
+    u = found.u.ravel()
+    prior = -0.5 * np.linalg.slogdet(covariance)[1] - 0.5 * u @ np.linalg.solve(covariance, u)
+    along_x, along_y = (
+        kernel.gram(nodes, orders=(2, 0)) @ np.linalg.inv(gram)
+        for kernel, nodes, gram in zip(found.kernel, (X, Y), (first, second), strict=True)
+    )
+    residual = along_x @ found.u + found.u @ along_y.T + found.u**3 - source
+    misfit = np.concatenate([edge - values for edge, values in edges])
+    boundary = 0.5 * misfit.size * np.log(taus[0]) - 0.5 * taus[0] * misfit @ misfit
+    inside = 0.5 * source.size * np.log(taus[1]) - 0.5 * taus[1] * np.sum(residual**2)
+    return prior + weight * boundary + inside, np.linalg.norm(residual) / np.linalg.norm(source)
+
+
+@pytest.mark.parametrize("family", [SpectralMixture, StudentTMixture])
+def test_objective(family, require):
+    require("torch")
+    rng = np.random.default_rng(0)
+    source, values = rng.standard_normal((9, 8)), rng.standard_normal(8)
+    found = solve_gp_hm(
+        {(2, 0): 1.0, (0, 2): 1.0},
+        source,
+        {(0, 1): Dirichlet(values), (1, 0): Dirichlet(0.5)},
+        (X, Y),
+        kernel=family,
+        terms=2,
+        highest=2.0,
+        nonlinearity=Nonlinearity(lambda u: u**3, [lambda u: 3 * u**2]),
+        boundary_weight=3.0,
+        learning_rate=1e-3,
+        maxiter=1,
+        jitter=1e-3,
+    )
+    # One step of Adam: each noise has moved by the learning rate, down or up.
+    edges = [(found.u[-1], values), (found.u[:, 0], np.full(9, 0.5))]
+    signs = [(a, b) for a in (-1, 1) for b in (-1, 1)]
+    wanted = [
+        density(found, source, edges, 3.0, np.exp(1e-3 * np.array(sign)), 1e-3) for sign in signs
+    ]
+    assert min(abs(found.fun - value) for value, _ in wanted) < 1e-6 * abs(found.fun)
+    np.testing.assert_allclose(found.residual, wanted[0][1], rtol=1e-6)
+
+
+def test_libraries_agree(require):
+    require("torch")
+    require("jax")
+    import jax.numpy as jnp
+    import torch
+
+    results = []
+    for asarray in (torch.asarray, jnp.asarray):
+        found = solve_gp_hm(
+            {(2,): 1.0}, asarray(np.sin(3 * X)), {(0, 0): Dirichlet(0.0)}, asarray(X),
+            terms=3, highest=2.0, maxiter=4,
+        )  # fmt: skip
+        results.append(np.asarray(found.u))
+        assert type(found.predict(X[:2])) is type(found.u)
+    np.testing.assert_allclose(results[0], results[1], rtol=0, atol=1e-8)
+
+
+def test_adam_approaches_the_solution(require):
+    require("torch")
+    x = np.linspace(0, 1, 24)
+    steps = []
+    found = solve_gp_hm(
+        {(2,): 1.0}, -100 * np.sin(10 * x),
+        {(0, 0): Dirichlet(0.0), (0, 1): Dirichlet(float(np.sin(10)))}, x,
+        terms=2, highest=1.6, maxiter=60, learning_rate=0.05,
+        callback=lambda step, u: steps.append(np.abs(u - np.sin(10 * x)).max()),
+    )  # fmt: skip
+    assert len(steps) == found.nit == 60
+    assert steps[-1] < 0.8 * steps[0]
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="kernel must be"):
+        solve_gp_hm({(2,): 1.0}, np.ones(9), {}, np.linspace(0, 1, 9), kernel="rbf")
+    with pytest.raises(ValueError, match="jitter must be greater"):
+        solve_gp_hm({(2,): 1.0}, np.ones(9), {}, np.linspace(0, 1, 9), jitter=0.0)

@@ -1,0 +1,113 @@
+"""The operators: the protocol, composition, files."""
+
+import io
+
+import numpy as np
+import pytest
+from kronecker.cases import dense, dense_sum, random
+from scipy.linalg import expm
+from scipy.sparse.linalg import cg
+
+import linalgkit
+from linalgkit import kronecker
+
+
+def made(rng, dtype, *shapes):
+    return kronecker.KroneckerProduct([random(rng, dtype, *shape) for shape in shapes])
+
+
+@pytest.mark.parametrize("dtype", "fD")
+def test_protocol(dtype):
+    rng = np.random.default_rng(0)
+    operator = made(rng, dtype, (2, 3), (4, 2), (3, 3))
+    matrix = dense(operator.factors)
+    assert operator.shape == matrix.shape
+    for got, expected in (
+        (operator, matrix), (operator.T, matrix.T), (operator.H, matrix.conj().T),
+        (operator.conj(), matrix.conj()),
+    ):  # fmt: skip
+        np.testing.assert_allclose(got.to_dense(), expected, rtol=1e-5, atol=1e-6)
+        linalgkit.dottest(got)
+    np.testing.assert_allclose(operator.norm(), np.linalg.norm(matrix), rtol=1e-5)
+    x = random(rng, dtype, 18)
+    np.testing.assert_allclose(operator @ x, matrix @ x, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(operator.rmatvec(operator @ x), matrix.conj().T @ (matrix @ x),
+                               rtol=1e-3, atol=1e-2)  # fmt: skip
+    b = random(rng, dtype, 24, 2)
+    expected = np.linalg.lstsq(matrix, b, rcond=1e-3)[0]
+    np.testing.assert_allclose(
+        operator.lstsq(b, rcond=1e-3), expected, rtol=0, atol=1e-3 * abs(expected).max()
+    )
+
+
+def test_square_products():
+    rng = np.random.default_rng(1)
+    operator = made(rng, "d", (3, 3), (4, 4))
+    matrix = operator.to_dense()
+    np.testing.assert_allclose(operator.diagonal(), np.diag(matrix))
+    np.testing.assert_allclose(operator.trace(), np.trace(matrix))
+    np.testing.assert_allclose(operator.slogdet(), np.linalg.slogdet(matrix), rtol=1e-12)
+    np.testing.assert_allclose(operator.inv().to_dense(), np.linalg.inv(matrix), atol=1e-9)
+    b = rng.standard_normal((12, 3))
+    np.testing.assert_allclose(operator.solve(b), np.linalg.solve(matrix, b), atol=1e-9)
+
+
+def test_products_of_products():
+    rng = np.random.default_rng(2)
+    first, second = made(rng, "d", (2, 3), (4, 2)), made(rng, "d", (3, 5), (2, 2))
+    both = first @ second
+    assert isinstance(both, kronecker.KroneckerProduct)
+    np.testing.assert_allclose(both.to_dense(), first.to_dense() @ second.to_dense())
+    with pytest.raises(ValueError, match="fit one by one"):
+        first @ made(rng, "d", (2, 2), (3, 3))
+
+
+def test_sums():
+    rng = np.random.default_rng(3)
+    operator = kronecker.KroneckerSum([random(rng, "D", n, n) for n in (2, 3, 2)])
+    matrix = dense_sum(operator.factors)
+    for got, expected in (
+        (operator, matrix), (operator.T, matrix.T), (operator.H, matrix.conj().T),
+        (operator.conj(), matrix.conj()),
+    ):  # fmt: skip
+        np.testing.assert_allclose(got.to_dense(), expected, atol=1e-14)
+        linalgkit.dottest(got)
+    np.testing.assert_allclose(operator.diagonal(), np.diag(matrix))
+    np.testing.assert_allclose(operator.trace(), np.trace(matrix))
+    np.testing.assert_allclose(operator.expm(0.5).to_dense(), expm(0.5 * matrix), atol=1e-12)
+    x = random(rng, "D", 12)
+    np.testing.assert_allclose(operator.solve(operator @ x + x, shift=1.0), x, atol=1e-11)
+
+
+def test_batches():
+    rng = np.random.default_rng(4)
+    operator = made(rng, "d", (5, 2, 2), (3, 3))
+    assert (operator.batch_shape, operator.shape) == ((5,), (6, 6))
+    b = rng.standard_normal((5, 6, 2))
+    expected = np.linalg.solve(operator.to_dense(), b)
+    np.testing.assert_allclose(operator.solve(b), expected, rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(operator.solve(b[..., 0]), expected[..., 0], rtol=1e-8, atol=1e-8)
+    operator = kronecker.KroneckerSum([rng.standard_normal((5, 2, 2)), np.eye(3)])
+    np.testing.assert_allclose(operator @ b, operator.to_dense() @ b, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["KroneckerProduct", "KroneckerSum"])
+def test_files(kind):
+    rng = np.random.default_rng(5)
+    operator = getattr(kronecker, kind)([rng.standard_normal((n, n)) for n in (2, 3)])
+    file = io.BytesIO()
+    operator.save(file)
+    file.seek(0)
+    loaded = linalgkit.load(file)
+    assert type(loaded) is type(operator)
+    assert np.array_equal(loaded.to_dense(), operator.to_dense())
+    assert "2×2" in repr(loaded)
+
+
+def test_in_scipys_solvers():
+    d = 2 * np.eye(6) - np.eye(6, k=1) - np.eye(6, k=-1)
+    operator = kronecker.KroneckerSum([d, d, d])
+    b = np.random.default_rng(6).standard_normal(216)
+    x, status = cg(operator.aslinearoperator(), b, rtol=1e-12)
+    assert status == 0
+    np.testing.assert_allclose(x, operator.solve(b), rtol=0, atol=1e-9)

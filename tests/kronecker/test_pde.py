@@ -1,0 +1,431 @@
+"""Equations with known solutions; the solver sees source, boundary data and operator only."""
+
+import numpy as np
+import pytest
+from kronecker.problems import OTHERS, TABLE, problem
+
+from linalgkit.kronecker import (
+    Dirichlet,
+    Envelopes,
+    Neumann,
+    Nonlinearity,
+    SpectralMixture,
+    StudentTMixture,
+    solve_pde,
+)
+
+T = np.linspace(0, 1, 83)  # where solutions are compared, no nodes
+ZERO = {(0, 0): Dirichlet(0.0), (0, 1): Dirichlet(0.0)}
+
+
+def error(found, exact):
+    """Relative to the largest value; `exact` takes as many coordinates as there are axes."""
+    ndim = len(found.grid)
+    points = [np.linspace(float(g[0]), float(g[-1]), T.size) for g in found.grid]
+    truth = exact(*np.meshgrid(*points, indexing="ij", sparse=ndim > 2))
+    return np.abs(found.predict(points) - truth).max() / np.abs(truth).max()
+
+
+def dirichlet(exact, grid, faces=None):
+    """Values of a function on all faces."""
+    ndim = len(grid)
+    u = exact(*np.meshgrid(*grid, indexing="ij"))
+    return {
+        (axis, side): Dirichlet(np.take(u, -side, axis=axis))
+        for axis in range(ndim)
+        for side in (0, 1)
+        if faces is None or (axis, side) in faces
+    }
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_table(name):
+    *parts, promised = TABLE[name]
+    case = problem(*parts)
+    found = case.solved(solve_pde)
+    assert found.success
+    assert found.residual < 1e-11
+    assert case.error(found) < promised
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_no_one_tuned_for(name):
+    *parts, promised = OTHERS[name]
+    case = problem(*parts)
+    found = case.solved(solve_pde)
+    assert found.success
+    assert case.error(found) < promised
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_frequencies(seed):
+    rng = np.random.default_rng(seed)
+    omega, phase, size = rng.uniform(20, 150, 3), rng.uniform(0, 6, 3), rng.uniform(0.2, 2, 3)
+    x = np.linspace(-1, 2, 500)
+
+    def exact(x, power=0):
+        waves = size * (-(omega**2)) ** power * np.cos(np.multiply.outer(x, omega) + phase)
+        return waves.sum(axis=-1)
+
+    found = solve_pde({(2,): 1.0}, exact(x, 1), dirichlet(exact, (x,)), x)
+    assert found.success
+    assert error(found, exact) < 1e-9
+    strong = np.sort(found.frequencies[0][:3]) * 2 * np.pi
+    if np.diff(np.sort(omega)).min() > 8:
+        np.testing.assert_allclose(strong, np.sort(omega), atol=0.2)
+
+
+def test_helmholtz():
+    k, x = 24 * np.pi, np.linspace(0, 1, 120)
+
+    def exact(x, y):
+        return np.sin(k * x) * np.sin(k * y)
+
+    source = k**2 * exact(x[:, None], x)
+    operator = {(2, 0): -1.0, (0, 2): -1.0, (0, 0): -(k**2)}
+    found = solve_pde(operator, source, dirichlet(exact, (x, x)), (x, x))
+    assert error(found, exact) < 1e-12
+    # Again with the functions that were found: no search, the same solution.
+    calls = []
+    again = solve_pde(operator, source, dirichlet(exact, (x, x)), (x, x), kernel=found.kernel,
+                      callback=lambda *trial: calls.append(trial))  # fmt: skip
+    assert len(calls) == 1
+    np.testing.assert_array_equal(again.u, found.u)
+
+
+def test_three_dimensions():
+    grid = (np.linspace(0, 1, 40), np.linspace(0, 1.5, 44), np.linspace(-1, 0, 48))
+
+    def exact(x, y, z):
+        return np.sin(30 * x) * np.cos(35 * y) * np.sin(25 * z + 1) + x * y * z
+
+    x, y, z = np.meshgrid(*grid, indexing="ij")
+    source = -(30**2 + 35**2 + 25**2) * (exact(x, y, z) - x * y * z)
+    operator = {(2, 0, 0): 1.0, (0, 2, 0): 1.0, (0, 0, 2): 1.0}
+    found = solve_pde(operator, source, dirichlet(exact, grid), grid)
+    assert found.success
+    assert error(found, exact) < 5e-11
+
+
+def test_solution_that_the_source_does_not_show():
+    """The frequency stands in the operator alone: u'' + k²u = exp(x)."""
+    k, x = 80.3, np.linspace(0, 1, 250)
+
+    def exact(x):
+        return np.sin(k * x) + np.exp(x) / (1 + k**2)
+
+    found = solve_pde({(2,): 1.0, (0,): k**2}, np.exp(x), dirichlet(exact, (x,)), x)
+    assert error(found, exact) < 5e-11
+
+
+def test_boundary_layer():
+    """εu'' + u' = 1 has a layer of a third of the grid's step."""
+    eps, x = 1e-3, np.linspace(0, 1, 300)
+
+    def exact(x):
+        return x - (1 - np.exp(-x / eps)) / (1 - np.exp(-1 / eps))
+
+    found = solve_pde({(2,): eps, (1,): 1.0}, np.ones(300), ZERO, x)
+    assert found.success
+    assert error(found, exact) < 1e-10
+
+
+def test_laplace_with_an_oscillating_edge():
+    x = np.linspace(0, 1, 100)
+
+    def exact(x, y):
+        return np.sinh(30 * (1 - x)) / np.sinh(30) * np.sin(30 * y)
+
+    operator = {(2, 0): 1.0, (0, 2): 1.0}
+    found = solve_pde(operator, np.zeros((100, 100)), dirichlet(exact, (x, x)), (x, x))
+    assert found.success
+    assert error(found, exact) < 1e-10
+
+
+def test_heat_with_a_neumann_end():
+    t, x = np.linspace(0, 1, 60), np.linspace(0, 1, 120)
+
+    def exact(t, x):
+        return np.exp(-3 * t) * np.sin(40 * x) + np.sin(5 * t) * x
+
+    decay, wave = np.exp(-3 * t)[:, None], np.sin(40 * x)
+    source = (1600 - 3) * decay * wave + 5 * np.cos(5 * t)[:, None] * x
+    boundary = dirichlet(exact, (t, x), {(0, 0), (1, 0)})
+    slope = 40 * np.cos(40) * np.exp(-3 * t) + np.sin(5 * t)
+    boundary[1, 1] = Neumann(slope)
+    found = solve_pde({(1, 0): 1.0, (0, 2): -1.0}, source, boundary, (t, x))
+    assert found.success
+    assert error(found, exact) < 1e-9
+    at_end = found.predict([t, [1.0]], orders=(0, 1))
+    np.testing.assert_allclose(at_end[:, 0], slope, rtol=0, atol=1e-8)
+
+
+def test_wave_equation_from_initial_values():
+    t, x = np.linspace(0, 1, 150), np.linspace(0, 1, 120)
+
+    def exact(t, x):
+        return np.cos(40 * (x - 2 * t))
+
+    boundary = dirichlet(exact, (t, x), {(0, 0), (1, 0), (1, 1)})
+    boundary[0, 0] = [boundary[0, 0], Neumann(80 * np.sin(40 * x))]
+    found = solve_pde({(2, 0): 1.0, (0, 2): -4.0}, np.zeros((150, 120)), boundary, (t, x))
+    assert found.success
+    assert error(found, exact) < 1e-10
+
+
+def test_biharmonic():
+    x = np.linspace(0, 1, 300)
+
+    def exact(x):
+        return np.sin(50 * x) + x**3
+
+    boundary = {
+        (0, 0): [Dirichlet(0.0), Neumann(50.0)],
+        (0, 1): [Dirichlet(exact(1.0)), Neumann(50 * np.cos(50) + 3)],
+    }
+    found = solve_pde({(4,): 1.0}, 50.0**4 * np.sin(50 * x), boundary, x)
+    assert error(found, exact) < 1e-10
+
+
+def test_clamped_plate():
+    x = np.linspace(0, 1, 100)
+
+    def exact(x, y):
+        return np.sin(20 * x) * np.cos(25 * y)
+
+    source = (20**2 + 25**2) ** 2 * exact(x[:, None], x)
+    boundary = dirichlet(exact, (x, x))
+    for side in (0, 1):
+        along_x = Neumann(20 * np.cos(20 * side) * np.cos(25 * x))
+        along_y = Neumann(-25 * np.sin(20 * x) * np.sin(25 * side))
+        boundary[0, side] = [boundary[0, side], along_x]
+        boundary[1, side] = [boundary[1, side], along_y]
+    found = solve_pde({(4, 0): 1.0, (2, 2): 2.0, (0, 4): 1.0}, source, boundary, (x, x))
+    assert found.success
+    assert error(found, exact) < 1e-10
+
+
+@pytest.mark.parametrize("separable", [True, False])
+def test_variable_coefficients(separable):
+    x = np.linspace(0, 1, 100)
+
+    def exact(x, y):
+        return np.sin(25 * x) * np.cos(30 * y)
+
+    u = exact(x[:, None], x)
+    if separable:  # each term acts on one axis: a Sylvester equation
+        operator = {(2, 0): (1 + x**2, 1.0), (0, 2): (1.0, 2 + np.cos(x)), (0, 0): 3.0}
+        source = u * (3 - 625 * (1 + x[:, None] ** 2) - 900 * (2 + np.cos(x)))
+    else:
+        operator = {(2, 0): (1 + x, 1 + x), (0, 2): 1.0, (1, 1): 0.1}
+        mixed = -750 * np.cos(25 * x)[:, None] * np.sin(30 * x)
+        source = u * (-625 * np.outer(1 + x, 1 + x) - 900) + 0.1 * mixed
+    found = solve_pde(operator, source, dirichlet(exact, (x, x)), (x, x))
+    assert found.success
+    assert error(found, exact) < 1e-10
+
+
+def test_burgers():
+    nu, x = 0.1, np.linspace(0, 1, 250)
+
+    def exact(x):
+        return np.sin(40 * x) + x
+
+    source = 1600 * nu * np.sin(40 * x) + exact(x) * (40 * np.cos(40 * x) + 1)
+    convection = Nonlinearity(
+        lambda u, slope: u * slope, [lambda u, slope: slope, lambda u, slope: u], [(0,), (1,)]
+    )
+    found = solve_pde({(2,): -nu}, source, dirichlet(exact, (x,)), x, nonlinearity=convection)
+    assert found.success
+    assert found.nit > 1
+    assert error(found, exact) < 1e-10
+
+
+def test_burgers_in_two_dimensions():
+    x = np.linspace(0, 1, 80)
+
+    def exact(x, y):
+        return np.sin(20 * x) * np.cos(15 * y)
+
+    u, slope = exact(x[:, None], x), 20 * np.outer(np.cos(20 * x), np.cos(15 * x))
+    convection = Nonlinearity(
+        lambda u, slope: u * slope, [lambda u, slope: slope, lambda u, slope: u], [(0, 0), (1, 0)]
+    )
+    found = solve_pde({(2, 0): 1.0, (0, 2): 1.0}, -625 * u + u * slope,
+                      dirichlet(exact, (x, x)), (x, x), nonlinearity=convection)  # fmt: skip
+    assert found.success
+    assert error(found, exact) < 5e-11
+
+
+def test_grid_that_is_not_equispaced():
+    x = (1 - np.cos(np.linspace(0, np.pi, 300))) / 2
+    found = solve_pde({(2,): 1.0}, -(90.0**2) * np.sin(90 * x),
+                      dirichlet(lambda x: np.sin(90 * x), (x,)), x)  # fmt: skip
+    assert error(found, lambda x: np.sin(90 * x)) < 1e-10
+    np.testing.assert_allclose(found.frequencies[0][0] * 2 * np.pi, 90, atol=1e-3)
+
+
+@pytest.mark.parametrize(("kernel", "promised"), [(SpectralMixture, 1e-9), (StudentTMixture, 2e-6)])
+def test_kernels_of_the_paper(kernel, promised):
+    case = problem(*TABLE["P1"][:-1])
+    found = case.solved(solve_pde, kernel=kernel, tol=1e-7)
+    assert isinstance(found.kernel[0], kernel)
+    assert found.success
+    assert case.error(found) < promised
+    again = case.solved(solve_pde, kernel=found.kernel[0], tol=1e-7)
+    np.testing.assert_array_equal(again.u, found.u)
+
+
+def test_derivatives_anywhere():
+    case = problem(*TABLE["P7"][:-1])
+    found = case.solved(solve_pde)
+    points = np.array([0.3, 1.7]), np.array([4.4])
+    mixed = found.predict(points, orders=(2, 0))
+    x = points[0]
+    truth = 12 * 20 * -np.cos(6 * x) * np.sin(20 * x) - 436 * np.sin(6 * x) * np.cos(20 * x)
+    np.testing.assert_allclose(mixed[:, 0], truth, rtol=0, atol=1e-8)
+
+
+def test_deviation_covers_the_error():
+    """Noise on the source: the error is as large as the deviation says."""
+    x = np.linspace(0, 1, 300)
+    noise = np.random.default_rng(0).standard_normal(300)
+    source = -(60.0**2) * np.sin(60 * x) + 2 * noise
+    found = solve_pde({(2,): 1.0}, source, dirichlet(lambda x: np.sin(60 * x), (x,)), x,
+                      kernel=[Envelopes((0j, 60j), (4, 2))])  # fmt: skip
+    misfit = np.abs(found.u - np.sin(60 * x))
+    deviation = found.std()
+    assert deviation.shape == (300,)
+    assert deviation[0] < 1e-12  # boundary data are exact
+    assert 0.1 < np.sqrt(np.mean(misfit**2) / np.mean(deviation**2)) < 3
+    case = problem(*TABLE["P7"][:-1])
+    assert case.solved(solve_pde).std([np.zeros(1), np.ones(3)]).shape == (1, 3)
+
+
+def test_evidence_prefers_the_right_frequency():
+    x = np.linspace(0, 1, 200)
+    source = -(60.0**2) * np.sin(60 * x)
+    boundary = dirichlet(lambda x: np.sin(60 * x), (x,))
+    right, wrong = (
+        solve_pde({(2,): 1.0}, source, boundary, x, kernel=[Envelopes((0j, 1j * w), (5, 4))])
+        for w in (60, 75)
+    )
+    assert right.log_evidence > wrong.log_evidence
+    assert right.residual < wrong.residual
+
+
+def test_what_cannot_be_resolved_is_said():
+    x = np.linspace(0, 1, 200)
+    kink = solve_pde({(2,): 1.0}, np.sign(x - 0.3), ZERO, x)
+    assert (kink.success, kink.status) == (False, 1)
+    assert "misses tol" in kink.message
+    coarse = np.linspace(0, 2 * np.pi, 200)
+    exact = np.sin(6 * coarse) * np.cos(100 * coarse)  # up to 106, and the grid resolves 99.5
+    source = -(100**2 + 36) * exact - 1200 * np.cos(6 * coarse) * np.sin(100 * coarse)
+    with pytest.warns(RuntimeWarning, match="alias"):
+        solve_pde({(2,): 1.0}, source, ZERO, coarse)
+
+
+def test_newton_that_finds_nothing_is_said():
+    """u'' + exp(u) λ = 0 with zero ends has no solution for λ > 3.52."""
+    x = np.linspace(0, 1, 60)
+    bratu = Nonlinearity(lambda u: 6 * np.exp(u), [lambda u: 6 * np.exp(u)])
+    found = solve_pde({(2,): 1.0}, np.zeros(60), ZERO, x, nonlinearity=bratu)
+    assert not found.success
+    assert found.status in (1, 2)
+
+
+def test_newton_that_overflows_is_said():
+    x = np.linspace(0, 1, 40)
+    steep = Nonlinearity(lambda u: np.exp(50 * u), [lambda u: 50 * np.exp(50 * u)])
+    faces = {(axis, side): Dirichlet(0.0) for axis in (0, 1) for side in (0, 1)}
+    source = -1e5 * np.outer(np.sin(9 * x), np.sin(9 * x))
+    with pytest.raises(np.linalg.LinAlgError, match="Newton's method diverges"):
+        solve_pde({(2, 0): 1.0, (0, 2): 1.0}, source, faces, (x, x), nonlinearity=steep)
+
+
+def test_neumann_data_alone():
+    x = np.linspace(0, 1, 80)
+    u = np.outer(np.cos(10 * np.pi * x), np.cos(8 * np.pi * x))
+    faces = {(axis, side): Neumann(0.0) for axis in (0, 1) for side in (0, 1)}
+    found = solve_pde({(2, 0): 1.0, (0, 2): 1.0}, -164 * np.pi**2 * u, faces, (x, x))
+    assert found.success
+    assert np.ptp(found.u - u) < 1e-10  # up to a constant
+
+
+def test_callback_stops_the_search():
+    def stop(kernels, residual):
+        raise StopIteration
+
+    x = np.linspace(0, 1, 200)
+    found = solve_pde({(2,): 1.0}, np.sin(50 * x**2), ZERO, x, callback=stop)
+    assert found.status == 3
+    assert "callback" in found.message
+
+
+def test_float32_in_float32_out():
+    x = np.linspace(0, 1, 200, dtype=np.float32)
+    found = solve_pde({(2,): 1.0}, (-2500 * np.sin(50 * x)).astype(np.float32),
+                      dirichlet(lambda x: np.sin(50 * x), (x,)), x, tol=1e-4)  # fmt: skip
+    assert found.u.dtype == found.predict(x).dtype == np.float32
+    assert np.abs(found.u - np.sin(50 * x)).max() < 1e-4
+
+
+def _solve(**changes):
+    x = np.linspace(0, 1, 20)
+    arguments = {
+        "operator": {(2, 0): 1.0, (0, 2): 1.0},
+        "source": np.ones((20, 20)),
+        "boundary": {(0, 0): Dirichlet(0.0)},
+        "grid": (x, x),
+    } | changes
+    options = {name: arguments.pop(name) for name in list(arguments) if name in ("kernel", "tol")}
+    return solve_pde(*arguments.values(), **options)
+
+
+@pytest.mark.parametrize(
+    ("changes", "exception", "message"),
+    [
+        ({"grid": (np.linspace(0, 1, 20),)}, ValueError, "one axis for each"),
+        ({"grid": (np.linspace(0, 1, 19),) * 2}, ValueError, r"grid\[0\] must have one axis of 20"),
+        ({"grid": (np.linspace(1, 0, 20),) * 2}, ValueError, r"grid\[0\] must increase"),
+        ({"source": np.full((20, 20), np.nan)}, ValueError, r"finite; entry \(0, 0\)"),
+        ({"source": np.ones((20, 20)) * 1j}, TypeError, "must be real"),
+        ({"operator": {}}, TypeError, "operator must be a dict"),
+        ({"operator": {(2,): 1.0}}, ValueError, "tuples of 2 orders"),
+        ({"operator": {(2, 0): np.ones(20)}}, ValueError, "2 numbers or arrays"),
+        ({"operator": {(2, 0): (np.ones(3), 1.0)}}, ValueError, r"shape \(20,\)"),
+        ({"operator": {(2, 0): np.nan}}, ValueError, "must be finite"),
+        ({"boundary": {(2, 0): Dirichlet(0.0)}}, ValueError, "axis below 2"),
+        ({"boundary": {(0, 0): Dirichlet(np.ones(3))}}, ValueError, r"shape \(20,\)"),
+        ({"boundary": {(0, 0): 0.0}}, TypeError, "Dirichlet or Neumann"),
+        ({"boundary": {(0, 0): [Dirichlet(0.0)] * 2}}, np.linalg.LinAlgError, "no trial|depend"),
+        ({"kernel": "rbf"}, TypeError, "kernel must be"),
+        ({"kernel": [Envelopes((0j,), (5,))]}, ValueError, "each of 2 axes"),
+        ({"tol": -1.0}, ValueError, "tol must be"),
+    ],
+)  # fmt: skip
+def test_errors(changes, exception, message):
+    with pytest.raises(exception, match=message):
+        _solve(**changes)
+    x = np.linspace(0, 1, 50)
+    found = solve_pde({(2,): 1.0}, np.ones(50), ZERO, x)
+    with pytest.raises(ValueError, match="must lie in the box"):
+        found.predict([2.0])
+
+
+def test_heat_in_two_dimensions_and_time():
+    """Derivatives of first order, known on one side, have hardly independent eigenvectors."""
+    grid = np.linspace(0, 1, 40), np.linspace(0, 1, 45), np.linspace(0, 1, 50)
+
+    def exact(t, x, y):
+        return np.exp(-t) * np.sin(20 * x) * np.cos(25 * y)
+
+    source = (20**2 + 25**2 - 1) * exact(*np.meshgrid(*grid, indexing="ij"))
+    boundary = dirichlet(exact, grid)
+    del boundary[0, 1]
+    operator = {(1, 0, 0): 1, (0, 2, 0): np.int64(-1), (0, 0, 2): np.float32(-1)}
+    found = solve_pde(operator, source, boundary, grid)
+    assert found.success
+    assert error(found, exact) < 1e-9
+    assert found.std([np.array([1.0])] * 3).shape == (1, 1, 1)

@@ -1,0 +1,175 @@
+"""Kronecker sums: all methods against SciPy and dense solves, exponentials, gradients, errors."""
+
+import numpy as np
+import pytest
+from kronecker.cases import dense_sum, random
+from scipy.linalg import expm, solve_sylvester
+
+import linalgkit
+from linalgkit import kronecker
+
+ENGINES = ["array_api", "numba"]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("dtype", "fdFD")
+@pytest.mark.parametrize("method", ["auto", "schur", "eig"])
+def test_two_factors_are_sylvesters_equation(method, dtype, engine):
+    rng = np.random.default_rng(0)
+    a, b = ((random(rng, dtype, n, n) + 20 * np.eye(n)).astype(dtype) for n in (37, 45))
+    c = random(rng, dtype, 37, 45)
+    with linalgkit.use_engine(engine):
+        x = kronecker.kronsum_solve([a, b], c.ravel(), method=method)
+    expected = solve_sylvester(a, b.T, c)
+    assert x.dtype == np.dtype(dtype)
+    atol = 2000 * np.finfo(dtype).eps * np.abs(expected).max()
+    np.testing.assert_allclose(x.reshape(37, 45), expected, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("shift", [0.0, -0.7, 0.3 + 2j])
+@pytest.mark.parametrize("method", ["auto", "schur", "eig", "eigh"])
+@pytest.mark.parametrize("sizes", [(5,), (3, 4), (3, 2, 4), (2, 3, 2, 3)], ids=str)
+def test_any_number_of_factors(sizes, method, shift, engine):
+    rng = np.random.default_rng(1)
+    factors = [rng.standard_normal((n, n)) + 4 * np.eye(n) for n in sizes]
+    if method == "eigh":
+        factors = [a + a.T for a in factors]
+    b = rng.standard_normal((2, int(np.prod(sizes))))
+    with linalgkit.use_engine(engine):
+        x = kronecker.kronsum_solve(factors, b, shift=shift, method=method)
+        block = kronecker.KroneckerSum(factors).solve(b.T, shift=shift, method=method)
+    matrix = dense_sum(factors) + shift * np.eye(b.shape[1])
+    np.testing.assert_allclose(x, np.linalg.solve(matrix, b.T).T, rtol=0, atol=1e-11)
+    np.testing.assert_allclose(block, x.T, rtol=0, atol=1e-12)
+
+
+def test_defective_factors_go_by_schur():
+    jordan = np.eye(4) + np.eye(4, k=1)
+    factors = [jordan, jordan + 1, jordan]
+    b = np.arange(64.0)
+    x = kronecker.kronsum_solve(factors, b)
+    np.testing.assert_allclose(x, np.linalg.solve(dense_sum(factors), b), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_batches_of_factors(engine):
+    rng = np.random.default_rng(2)
+    a, b = rng.standard_normal((3, 4, 4)) + 5 * np.eye(4), rng.standard_normal((2, 2))
+    c = rng.standard_normal((3, 8))
+    with linalgkit.use_engine(engine):
+        for method in ("schur", "eig", "eigh"):
+            factors = [a + np.swapaxes(a, -1, -2), b + b.T] if method == "eigh" else [a, b]
+            x = kronecker.kronsum_solve(factors, c, method=method)
+            for k in range(3):
+                expected = np.linalg.solve(dense_sum([factors[0][k], factors[1]]), c[k])
+                np.testing.assert_allclose(x[k], expected, rtol=0, atol=1e-11)
+
+
+def test_poisson_against_the_sine_transform():
+    from scipy.fft import dstn, idstn
+
+    n = 40
+    d = 2 * np.eye(n) - np.eye(n, k=1) - np.eye(n, k=-1)
+    b = np.random.default_rng(3).standard_normal((n, n, n))
+    values = 4 * np.sin(np.pi * np.arange(1, n + 1) / (2 * n + 2)) ** 2
+    total = values[:, None, None] + values[:, None] + values
+    expected = idstn(dstn(b, type=1) / total, type=1)
+    x = kronecker.kronsum_solve([d] * 3, b.ravel()).reshape(b.shape)
+    np.testing.assert_allclose(x, expected, rtol=0, atol=1e-11 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("method", ["schur", "eig", "eigh"])
+@pytest.mark.parametrize("dtype", "dD")
+def test_gradients_by_differences(method, dtype):
+    rng = np.random.default_rng(4)
+    factors = [random(rng, dtype, n, n) + 5 * np.eye(n) for n in (3, 4)]
+    b, g = random(rng, dtype, 12), random(rng, dtype, 12)
+    options = {"shift": 0.5, "method": method}
+    found = kronecker.kronsum_solve_vjp(g, factors, b, **options)
+    steps = [random(rng, dtype, *z.shape) for z in (*factors, b)]
+
+    def loss(t):
+        a, c, d = (z + t * step for z, step in zip((*factors, b), steps, strict=True))
+        return np.vdot(g, kronecker.kronsum_solve([a, c], d, **options)).real
+
+    slope = sum(np.vdot(p, q).real for p, q in zip((*found.factors, found.b), steps, strict=True))
+    assert slope == pytest.approx((loss(1e-6) - loss(-1e-6)) / 2e-6, rel=1e-6)
+
+
+def test_gradient_where_eigenvalues_coincide(require):
+    require("jax")
+    import jax
+
+    eye = jax.numpy.eye(3)
+
+    def loss(a):
+        return (kronecker.kronsum_solve([a, eye], jax.numpy.arange(9.0), method="eigh") ** 2).sum()
+
+    got = jax.grad(loss)(eye)
+    b = np.arange(9.0)
+    expected = kronecker.kronsum_solve_vjp(b, [np.eye(3)] * 2, b, method="eigh").factors[0]
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-12)  # x = b / 2: 2 x = b
+
+
+def test_torch_takes_all_methods_through_the_fast_engine(require):
+    require("torch")
+    import torch
+
+    rng = np.random.default_rng(5)
+    arrays = [torch.tensor(rng.standard_normal((n, n)) + 4 * np.eye(n)) for n in (3, 2)]
+    b = torch.tensor(rng.standard_normal(6))
+    for array in (*arrays, b):
+        array.requires_grad_()
+    for method in ("schur", "eig"):
+        assert torch.autograd.gradcheck(
+            lambda a, c, d, m=method: kronecker.kronsum_solve([a, c], d, method=m), (*arrays, b)
+        )
+    with (
+        linalgkit.use_engine("array_api"),
+        pytest.raises(TypeError, match="method='eig' or 'eigh'"),
+    ):
+        kronecker.kronsum_solve(arrays, b, method="schur")
+
+
+@pytest.mark.parametrize("method", ["schur", "eig", "eigh"])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_singular_sums_are_told(method, engine):
+    a, b = np.diag([1.0, 2.0]), np.diag([-2.0, 5.0])
+    with (
+        linalgkit.use_engine(engine),
+        pytest.raises(np.linalg.LinAlgError, match="singular to working precision"),
+    ):
+        kronecker.kronsum_solve([a, b], np.ones(4), method=method)
+
+
+def test_auto_asks_for_values(require):
+    require("jax")
+    import jax
+
+    eye = jax.numpy.eye(2)
+    with pytest.raises(TypeError, match="method='eigh'"):
+        jax.jit(lambda a: kronecker.kronsum_solve([a, a], jax.numpy.ones(4)))(eye)
+
+
+@pytest.mark.parametrize("t", [0.0, -0.8, 0.5j])
+def test_exponential(t):
+    rng = np.random.default_rng(6)
+    factors = [rng.standard_normal((n, n)) for n in (3, 4, 2)]
+    x = rng.standard_normal((2, 24))
+    expected = x @ expm(t * dense_sum(factors)).T
+    got = kronecker.kronsum_expm_multiply(factors, x, t)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"method": "lu"}, ValueError, "method must be one of"),
+        ({"shift": np.inf}, ValueError, "shift must be finite"),
+        ({"shift": "1"}, TypeError, "shift must be a number"),
+    ],
+)
+def test_bad_options(options, error, message):
+    with pytest.raises(error, match=message):
+        kronecker.kronsum_solve([np.eye(2)] * 2, np.ones(4), **options)
