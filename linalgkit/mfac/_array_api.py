@@ -100,6 +100,11 @@ def inverse_cholesky(matrix):
     return _solve_lower(factor, xp.broadcast_to(eye, matrix.shape))
 
 
+def solve_by_root(root, right):
+    """Return M⁻¹ b = Wᵀ W b."""
+    return root.T @ (root @ right)
+
+
 def cholesky(matrix):
     """Return C for M = C Cᵀ."""
     return array_namespace(matrix).linalg.cholesky(matrix)
@@ -117,7 +122,7 @@ def cholesky_solve(factor, right):
 def fisher_solve(x, gradients, *, damping):
     """Return F⁻¹ x = (x - Gᵀ M⁻¹ G x) / λ."""
     root = inverse_cholesky(_system(gradients, damping))
-    coefficients = root.T @ (root @ dots(gradients, x))
+    coefficients = solve_by_root(root, dots(gradients, x))
     return combine(-coefficients / damping, gradients, x, factor=1 / damping, dtype=x.dtype)
 
 
@@ -127,7 +132,7 @@ def fisher_solve_vjp(cotangent, x, gradients, *, damping, wrt):
     root = inverse_cholesky(_system(gradients, damping))
 
     def solved(vector):
-        coefficients = root.T @ (root @ dots(gradients, vector))
+        coefficients = solve_by_root(root, dots(gradients, vector))
         return combine(-coefficients / damping, gradients, vector, factor=1 / damping, dtype=wide)
 
     wide = wide_dtype(x)

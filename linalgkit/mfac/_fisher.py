@@ -552,8 +552,7 @@ def damped(gram: Any, shift: float, factorisation: str) -> Any:
     """Return a factor of M = K + shift I; LinAlgError where the shift is lost."""
     xp = array_namespace(gram)
     eye = xp.eye(gram.shape[0], dtype=gram.dtype, device=device(gram))
-    with use_engine(None) if wished_engine() == "dask" else nullcontext():  # K is not of Dask
-        served = engine(gram)
+    served = _serving(gram)
     factorise = served.cholesky if factorisation == "cholesky" else served.inverse_cholesky
     try:
         factor = factorise(gram + shift * eye)
@@ -573,7 +572,13 @@ def damped(gram: Any, shift: float, factorisation: str) -> Any:
 
 def _solved(root: Any, dots: Any) -> Any:
     """Return M⁻¹ times what G gave."""
-    return root.T @ (root @ dots)
+    return _serving(root).solve_by_root(root, dots)
+
+
+def _serving(matrix: Any) -> Any:
+    """Return the engine of matrices of size m, which are not Dask's."""
+    with use_engine(None) if wished_engine() == "dask" else nullcontext():
+        return engine(matrix)
 
 
 def _first(gradients: Any) -> Any:

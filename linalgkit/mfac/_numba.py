@@ -189,6 +189,11 @@ def inverse_cholesky(matrix):
     return inverse
 
 
+def solve_by_root(root, right):
+    """Multiply by W and its transpose."""
+    return _undivided(lambda w: w.T @ (w @ right), root)
+
+
 def cholesky(matrix):
     """Factorise by LAPACK."""
     factor, status = _undivided(lapack.dpotrf, matrix, lower=1, clean=1)
@@ -203,9 +208,10 @@ def cholesky_solve(factor, right):
 
 
 def _undivided(function, matrix, *args, **options):
-    """Call LAPACK in this thread alone where matrices are small.
+    """Call BLAS or LAPACK in this thread alone where matrices are small.
 
-    Its threads gain little there, and wait long for each other beside other programs.
+    Its threads gain little there, wait long for each other beside other programs, and go on to wait
+    in a loop while ours begin to read.
     """
     if matrix.shape[0] > _ALONE:
         return function(matrix, *args, **options)
@@ -248,7 +254,7 @@ def _root(gradients, damping):
 
 
 def _solved(root, x, gradients, damping, dtype):
-    coefficients = root.T @ (root @ dots(gradients, x)) / -damping
+    coefficients = solve_by_root(root, dots(gradients, x)) / -damping
     return combine(coefficients, gradients, x, factor=1 / damping, dtype=dtype)
 
 

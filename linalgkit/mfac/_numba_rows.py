@@ -1,7 +1,7 @@
 """Kernels that read the gradients once: dots of all rows with a vector, combinations of rows.
 
 Bounded by reading G. Sums are in float64 all the same: widening and its multiplications hide behind
-the reads. A range of columns is taken in pieces of _PIECE, whose vector stays in the first cache.
+the reads. A range of columns is taken in equal pieces, whose vector stays in the cache.
 """
 
 import numpy as np
@@ -9,8 +9,15 @@ from numba import njit
 
 from .._intrinsics import widen
 
-_PIECE = 2048
+_PIECE = 8192  # at most: shorter ones begin new streams of memory too often
 _FAST = {"reassoc", "contract", "nsz"}  # NaN and Inf stay what they are
+
+
+@njit(nogil=True, cache=True)
+def _step(count):
+    """Cut a number of columns into equal pieces."""
+    pieces = max(1, -(-count // _PIECE))
+    return max(1, -(-count // pieces))
 
 
 @njit(nogil=True, cache=True, fastmath=_FAST)
@@ -18,8 +25,8 @@ def dots(start, stop, kind, g, x, vector):
     """Return G x over a range of columns."""
     m = g.shape[0]
     sums = np.zeros(m)
-    for begin in range(start, stop, _PIECE):
-        end = min(stop, begin + _PIECE)
+    for begin in range(start, stop, _step(stop - start)):
+        end = min(stop, begin + _step(stop - start))
         n = end - begin
         v = vector[:n]
         for k in range(n):
@@ -52,8 +59,8 @@ def dots(start, stop, kind, g, x, vector):
 def combine(start, stop, kind, g, coefficients, x, factor, result, vector):
     """Fill a range of factor x + Gᵀ a; without x if that is empty."""
     m = g.shape[0]
-    for begin in range(start, stop, _PIECE):
-        end = min(stop, begin + _PIECE)
+    for begin in range(start, stop, _step(stop - start)):
+        end = min(stop, begin + _step(stop - start))
         n = end - begin
         v = vector[:n]
         if x.size:
