@@ -244,7 +244,7 @@ class EmpiricalFisher(Operator):
         return self._joined([self.damping + part for part in norms])
 
     def diagonal_inverse(self) -> Any:
-        """Return the diagonal of F⁻¹, (1 - |W g_p|²) / λ for the columns g_p of G."""
+        """Return the diagonal of F⁻¹, ``(1 - |W g_p|²) / λ`` for the columns g_p of G."""
         norms = self._rows.column_norms(self._root)
         return self._joined([(1 - part) / self.damping for part in norms])
 
