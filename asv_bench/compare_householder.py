@@ -19,13 +19,18 @@ from contest import Call, Contest, Table
 
 from linalgkit import householder
 
-PACKAGES = ("numpy", "scipy", "numba", "torch")
+PACKAGES = ("numpy", "scipy", "numba", "torch", "cupy-cuda13x", "cupy-cuda12x", "fla-core")
 
 FIRST_CALL = {
     "numba": """
 import numpy as np
 rows = np.ones((40, 16), np.float32) / 4
 linalgkit.householder.delta_rule(rows, rows, rows, np.ones(40, np.float32))
+""",
+    "cupy": """
+import cupy
+rows = cupy.ones((40, 16), "float16") / 4
+linalgkit.householder.delta_rule(rows, rows, rows, cupy.ones(40, "float16")).get()
 """,
 }
 
@@ -42,7 +47,9 @@ REFLECTIONS = tuple((r, m) for m in (64, 256, 1024) for r in (64, 256, 512, 1024
 def tables(engine: str) -> list[Table]:
     """Return what is run on an engine's arrays."""
     if engine == "cupy":
-        raise SystemExit("householder has no tables for CuPy arrays yet.")
+        import householder_cuda
+
+        return householder_cuda.tables()
 
     def table(title: str, ours: str, peers: tuple[str, ...], contest: Any, sizes: Any) -> Table:
         cases = {"{} heads, L={}, d={}".format(*size): partial(contest, *size) for size in sizes}

@@ -10,7 +10,6 @@ import ast
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from functools import cache
 from importlib import import_module
 from inspect import Parameter, signature
@@ -101,6 +100,7 @@ def _is_served(
         warnings.warn(f"{error} The slower 'array_api' serves.", RuntimeWarning, stacklevel=2)
         return False
     names = [np.dtype(character).name for character in getattr(engine.module, "DTYPES", "fdFD")]
+    names += getattr(engine.module, "TORCH_DTYPES", ())
     known = {getattr(torch, name, None) for name in names}
     return hasattr(engine.module, function) and {dtype for _, dtype in kinds} <= known
 
@@ -368,14 +368,56 @@ def _run(room: str, function: str, arrays: Sequence[Any], options: dict[str, Any
     run = getattr(_engine(room, ON_DEVICE[first.device.type]), function)
     if first.device.type == "cpu":
         return _each(_as_tensor, run(*_each(_as_numpy, arrays), **options))
+    device = first.device.index
+    stream = torch.cuda.current_stream(device).cuda_stream
+    with (
+        _cuda_device(device),
+        _stream(device, stream),
+    ):  # queued where torch's work is: nobody waits
+        return _each(torch.from_dlpack, run(*_each(_as_cupy, arrays), **options))
+
+
+@cache
+def _cuda_device(number: int) -> Any:
     import cupy
 
-    with ExitStack() as stack:  # work is queued where torch's is, so nobody waits
-        stack.enter_context(cupy.cuda.Device(first.device.index))
-        stream = torch.cuda.current_stream(first.device).cuda_stream
-        stack.enter_context(cupy.cuda.ExternalStream(stream, first.device.index))
-        arrays = _each(lambda x: cupy.from_dlpack(_bare(x)), arrays)
-        return _each(torch.from_dlpack, run(*arrays, **options))
+    return cupy.cuda.Device(number)
+
+
+@cache
+def _stream(device: int, address: int) -> Any:
+    """Return one of torch's streams as CuPy has it."""
+    import cupy
+
+    class Stream:
+        def __cuda_stream__(self) -> tuple[int, int]:
+            return 0, address
+
+    if hasattr(cupy.cuda.Stream, "from_external"):
+        return cupy.cuda.Stream.from_external(Stream())
+    return cupy.cuda.ExternalStream(address, device)
+
+
+def _as_cupy(tensor: torch.Tensor) -> Any:
+    """Return a tensor's memory as an array: what ``from_dlpack`` does, in a tenth of its time."""
+    import cupy
+
+    tensor = _bare(tensor)
+    if not tensor.numel():
+        return cupy.from_dlpack(tensor)
+    shape, size = tuple(tensor.shape), tensor.element_size()
+    strides = tuple([stride * size for stride in tensor.stride()])
+    last = sum([(n - 1) * stride for n, stride in zip(shape, strides, strict=True)])
+    memory = cupy.cuda.UnownedMemory(tensor.data_ptr(), last + size, tensor, tensor.device.index)
+    pointer = cupy.cuda.MemoryPointer(memory, 0)
+    return cupy.ndarray(shape, _cupy_dtype(tensor.dtype), pointer, strides)
+
+
+@cache
+def _cupy_dtype(dtype: torch.dtype) -> Any:
+    import cupy
+
+    return cupy.from_dlpack(torch.empty(1, dtype=dtype, device="cuda")).dtype
 
 
 def _as_numpy(tensor: torch.Tensor) -> Any:

@@ -7,18 +7,21 @@ import pytest
 
 import linalgkit
 
-ROOMS = [path.parent.name for path in sorted(Path(linalgkit.__file__).parent.glob("*/_cupy.py"))]
+ENGINES = [
+    f"linalgkit.{path.parent.name}.{path.stem}"
+    for path in sorted(Path(linalgkit.__file__).parent.glob("*/_cupy*.py"))
+]
 
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
-@pytest.mark.parametrize("room", ROOMS)
-def test_kernels_compile(room, arch, require):
+@pytest.mark.parametrize("engine", ENGINES)
+def test_kernels_compile(engine, arch, require):
     require("cuda.core")
-    source = import_module(f"linalgkit.{room}._cupy").KERNELS
+    source = import_module(engine).KERNELS
     assert len(source.compile(arch)) > 1000
 
 
 def test_every_source_belongs_to_a_table():
     base = Path(linalgkit.__file__).parent
-    tables = {import_module(f"linalgkit.{room}._cupy").KERNELS.path for room in ROOMS}
+    tables = {import_module(engine).KERNELS.path for engine in ENGINES}
     assert tables == set(base.glob("*/*.cu"))

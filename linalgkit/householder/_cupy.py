@@ -6,7 +6,6 @@ parallel, in the WY form N = T V - (T K) H with T = (I + A)⁻¹ B, and gradient
 from the walks' states. Nothing waits for the device. Reflections are applied in blocks by cuBLAS.
 """
 
-from functools import cache
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,10 +14,12 @@ import numpy as np
 
 from .._cuda import Source
 from .._xp import adjoint as adjoint_of
-from . import _array_api
+from . import _array_api, _cupy_halves
 from ._array_api_delta import Chunk, Step, chunk_size, prepared
+from ._devices import device, limits
 
-DTYPES = "efdFD"  # half precision is computed in float32
+DTYPES = "efdFD"  # half precision is computed in float32 where tensor cores do not serve
+TORCH_DTYPES = ("bfloat16",)  # that torch has besides: CuPy's namespace does not know them
 
 _ROWS = 64  # of a chunk, and of a triangle that the kernel inverts, at most
 _BLOCKS = (256, 128, 64)  # reflections that are applied at a time
@@ -56,7 +57,13 @@ def delta_rule(q, k, v, beta, log_decay, initial_state, *, scale, reflections, c
     """Prepare the chunks of as many heads as fit, and walk over them."""
     import cupy as cp
 
+    if _cupy_halves.serves(q, v, log_decay, reflections=reflections, chunk=chunk):
+        return _cupy_halves.delta_rule(q, k, v, beta, log_decay, initial_state, scale=scale)
     arrays = q, k, v, beta, log_decay, initial_state
+    if q.dtype.name in TORCH_DTYPES:
+        options = {"scale": scale, "reflections": reflections, "chunk": chunk}
+        output, state = delta_rule(*_in_float32(arrays), **options)
+        return output.astype(q.dtype), state
     sizes = _Sizes.of(arrays, reflections, chunk)
     if sizes is None:
         return _array_api.delta_rule(*arrays, scale=scale, reflections=reflections, chunk=chunk)
@@ -83,6 +90,12 @@ def delta_rule_vjp(
     import cupy as cp
 
     arrays = q, k, v, beta, log_decay, initial_state
+    if _cupy_halves.serves(q, v, log_decay, reflections=reflections, chunk=chunk):
+        return _cupy_halves.delta_rule_vjp(cotangent, *arrays, scale=scale, wrt=wrt)
+    if q.dtype.name in TORCH_DTYPES:
+        cotangent, arrays = _in_float32(cotangent), _in_float32(arrays)
+        options = {"scale": scale, "reflections": reflections, "chunk": chunk}
+        return delta_rule_vjp(cotangent, *arrays, **options, wrt=wrt)
     sizes = _Sizes.of(arrays, reflections, chunk)
     if sizes is None:
         return _array_api.delta_rule_vjp(
@@ -144,26 +157,38 @@ def reflect(x, vectors, tau, kept, *, adjoint):
 
     if not x.size or not vectors.size:
         return _array_api.reflect(x, vectors, tau, kept, adjoint=adjoint)
-    dtype, (n, r) = x.dtype, vectors.shape[-2:]
+    dtype = x.dtype
     wide = np.promote_types(dtype, np.float32)
-    width = next((size for size in _BLOCKS if size < 2 * r), _ROWS)
-    blocks = -(-r // width)
-    v = cp.zeros((*vectors.shape[:-2], blocks * width, n), wide)  # rows, as cuBLAS reads best
-    v[..., :r, :] = cp.swapaxes(vectors, -1, -2)
-    v = cp.moveaxis(v.reshape(*v.shape[:-2], blocks, width, n), -3, 0)
-    strengths = cp.zeros((*tau.shape[:-1], blocks * width), wide)
-    strengths[..., :r] = tau.conj()
-    strengths = cp.moveaxis(strengths.reshape(*tau.shape[:-1], blocks, width), -2, 0)
-    rows = v.conj()  # Vᴴ
-    transforms = _transforms(cp.matmul(rows, cp.swapaxes(v, -1, -2)), strengths)
-    if not adjoint:
-        transforms = adjoint_of(transforms)
-    written = cp.matmul(cp.swapaxes(transforms, -1, -2), v)  # (V T)ᵀ
+    rows, written = _factors(vectors, tau, wide, kept, adjoint)
     batch = np.broadcast_shapes(x.shape[:-2], tau.shape[:-1])
     result = cp.array(cp.broadcast_to(x, (*batch, *x.shape[-2:])), wide, order="C")
-    for block in range(blocks) if adjoint else reversed(range(blocks)):
+    for block in range(len(rows)) if adjoint else reversed(range(len(rows))):
         _subtract_product(written[block], cp.matmul(rows[block], result), result)
     return result.astype(dtype, copy=False)
+
+
+def _factors(vectors, tau, wide, kept, adjoint):
+    """Return Vᴴ and (V T)ᵀ of blocks of reflections, computed once for each stream."""
+    import cupy as cp
+
+    key = wide, cp.cuda.get_current_stream().ptr  # another stream would have to wait for this one
+    if key not in kept:
+        n, r = vectors.shape[-2:]
+        width = next((size for size in _BLOCKS if size < 2 * r), _ROWS)
+        blocks = -(-r // width)
+        v = cp.zeros((*vectors.shape[:-2], blocks * width, n), wide)  # rows, as cuBLAS reads best
+        v[..., :r, :] = cp.swapaxes(vectors, -1, -2)
+        v = cp.moveaxis(v.reshape(*v.shape[:-2], blocks, width, n), -3, 0)
+        strengths = cp.zeros((*tau.shape[:-1], blocks * width), wide)
+        strengths[..., :r] = tau.conj()
+        strengths = cp.moveaxis(strengths.reshape(*tau.shape[:-1], blocks, width), -2, 0)
+        rows = v.conj() if wide.kind == "c" else v
+        kept[key] = rows, _transforms(cp.matmul(rows, cp.swapaxes(v, -1, -2)), strengths)
+    rows, transforms = kept[key]
+    if (*key, adjoint) not in kept:
+        turned = cp.swapaxes(transforms, -1, -2) if adjoint else transforms.conj()
+        kept[*key, adjoint] = cp.matmul(turned, rows.conj() if wide.kind == "c" else rows)
+    return rows, kept[*key, adjoint]
 
 
 def _subtract_product(turned, b, result):
@@ -229,7 +254,7 @@ class _Sizes(NamedTuple):
         sizes = cls(prod(q.shape[:-2]), length, tokens, reflections, width, values, gates, itemsize)
         if not tokens or not sizes.heads or not width or not values:
             return None
-        return sizes if sizes.shared(16) <= _limits().shared_bytes else None
+        return sizes if sizes.shared(16) <= limits(device()).shared_bytes else None
 
     @property
     def chunks(self):
@@ -246,10 +271,10 @@ class _Sizes(NamedTuple):
 
     def columns(self, heads, dtype):
         """Return the width of strips: the widest that gives all processors something to do."""
-        limits, choices = _limits(), _COLUMNS[dtype.char]
+        here, choices = limits(device()), _COLUMNS[dtype.char]
         for columns in choices[:-1]:
             strips = heads * -(-self.values // columns)
-            if strips >= limits.processors and self.shared(columns) <= limits.shared_bytes:
+            if strips >= here.processors and self.shared(columns) <= here.shared_bytes:
                 return columns
         return choices[-1]
 
@@ -296,6 +321,10 @@ class _Sizes(NamedTuple):
             shape = len(array), len(segment), self.tokens * each, array.shape[2]
             cut.append(cp.ascontiguousarray(array).reshape(shape))
         return cut
+
+
+def _in_float32(arrays):
+    return tuple(None if x is None else x.astype(np.float32, copy=False) for x in arrays)
 
 
 def _flat(arrays, reflections):
@@ -394,22 +423,3 @@ def _with_shared(name, shared):
     if shared > kernel.max_dynamic_shared_size_bytes:
         kernel.max_dynamic_shared_size_bytes = shared
     return kernel
-
-
-class _Limits(NamedTuple):
-    processors: int
-    shared_bytes: int  # that a block may take
-
-
-def _limits():
-    from cupy.cuda import runtime
-
-    return _limits_of(runtime.getDevice())
-
-
-@cache
-def _limits_of(device):
-    import cupy as cp
-
-    attributes = cp.cuda.Device(device).attributes
-    return _Limits(attributes["MultiProcessorCount"], attributes["MaxSharedMemoryPerBlockOptin"])

@@ -7,7 +7,7 @@ Q = H(1) H(2) … H(r), H(i) = I - tau_i v_i v_iᴴ: the first is the leftmost, 
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace, device, is_jax_array
+from array_api_compat import array_namespace, device, is_cupy_array, is_jax_array
 
 from .. import _checks
 from .._engine import Engines
@@ -57,8 +57,9 @@ class ReflectionProduct(Operator):
 
     A product with m columns takes 4 n r m operations in blocks of 64 reflections, as I - V T Vᴴ
     [1]_ with T = (I + diag(tau) striu(Vᴴ V))⁻¹ diag(tau) [2]_. T takes 64 n r more at the first
-    product; for NumPy arrays the operator keeps it. No n × n matrix is formed but by `to_dense`.
-    X of either memory order comes back in its own. Half precision is computed in float32.
+    product; for NumPy and CuPy arrays the operator keeps it. No n × n matrix is formed but by
+    `to_dense`. X of either memory order comes back in its own. Half precision is computed in
+    float32.
 
     Torch tensors and JAX arrays are served by the reference engine, which they differentiate with
     respect to x, vectors and tau.
@@ -356,7 +357,12 @@ class ReflectionProduct(Operator):
 
 
 def _frozen(array: Any) -> Any:
-    """Copy a NumPy array, so that what is kept beside it stays true; columns become contiguous."""
+    """Copy what can be written to, so that what is kept beside it stays true.
+
+    Columns of NumPy's become contiguous.
+    """
+    if is_cupy_array(array):
+        return array.copy()
     if not isinstance(array, np.ndarray) or not array.flags.writeable:
         return array
     array = np.array(array.mT, order="C").mT if array.ndim > 1 else array.copy()
