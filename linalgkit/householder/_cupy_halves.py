@@ -4,7 +4,7 @@ Chunks of 64 tokens are prepared in parallel, and walks over them carry the stat
 gradients the walks' errors and states are kept, and one more kernel takes the chunks in parallel.
 """
 
-from functools import cache
+from functools import cache, lru_cache
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ _SPLITS = (1, 4)  # warps that share a block of columns
 _STAGES = 3  # chunks that a walk holds in shared memory
 _SHARED = 224 << 10  # bytes of shared memory that blocks may take on the devices served
 _WORKSPACE = 1 << 31  # bytes of what is prepared at a time, unless one chunk of a head takes more
+_PLANS = 128  # that are kept, the last ones used
 _NUMBERS = {"float16": "linalgkit::Half", "bfloat16": "linalgkit::Bfloat"}
 
 
@@ -35,8 +36,7 @@ KERNELS = Source(
     Path(__file__).with_name("_halves.cu"),
     tuple(
         _name(kernel, dtype, width, *rest)
-        for dtype in _NUMBERS
-        for width in _WIDTHS
+        for dtype, width in zip(_NUMBERS, _WIDTHS, strict=True)
         for kernel, *rest in (
             ("prepare",),
             ("gradients",),
@@ -69,11 +69,12 @@ def delta_rule(q, k, v, beta, log_decay, initial_state, *, scale):
     call = _Call.of(q, k, v, beta, log_decay, scale)
     output, state = cp.empty(v.shape, v.dtype), call.new_state()
     rows, start = output.reshape(call.v.shape), _state(initial_state)
-    for heads, segments in call.parts(backwards=False):
+    for heads, segments in call.plan.parts(backwards=False):
         part, at_end = call.of_heads(heads), state[heads]
         at_start = None if start is None else start[heads]
         for segment in segments:
-            part.walk_forwards(segment, part.prepare(segment), at_start, at_end, output=rows[heads])
+            ready = part.prepare(segment, backwards=False)
+            part.walk_forwards(segment, ready, at_start, at_end, output=rows[heads])
             at_start = at_end
     return output, state.reshape(*q.shape[:-2], *state.shape[1:])
 
@@ -91,11 +92,11 @@ def delta_rule_vjp(cotangent, q, k, v, beta, log_decay, initial_state, *, scale,
         None if x is None else x.reshape(like.shape)
         for x, like in zip(found.values(), call.arrays, strict=True)
     ]
-    for heads, segments in call.parts(backwards=True):
+    for heads, segments in call.plan.parts(backwards=True):
         part, starts = call.of_heads(heads), [None if start is None else start[heads]]
         for segment in segments[:-1]:
-            at_end = part.new_state()
-            part.walk_forwards(segment, part.prepare(segment), starts[-1], at_end)
+            at_end, ready = part.new_state(), part.prepare(segment, backwards=False)
+            part.walk_forwards(segment, ready, starts[-1], at_end)
             starts.append(at_end)
         held, gradients = of_end[heads], [None if x is None else x[heads] for x in results]
         for segment in reversed(segments):
@@ -125,81 +126,140 @@ def _state(state):
 
 
 class _Prepared(NamedTuple):
-    """Addresses of what walks multiply by (see _halves.cu), and the memory that they are in.
+    """Addresses of what is computed of a segment (see _halves.cu), and the memory they are in.
 
     One piece of memory for all: each piece costs about as much time as the launch of a kernel.
     """
 
+    memory: Any
+    factors: int
     w: int
     u: int
     p: int
-    x: int | None
-    factors: int
-    memory: Any
+    x: int | None = None
+    states: int | None = None
+    ends: int | None = None
 
 
 class _Call(NamedTuple):
     """Arrays of a call, with one batch axis."""
 
+    plan: "_Plan"
+    scale: Any
+    wide: Any  # bits that tell which of betas and gates are float32
     q: Any
     k: Any
     v: Any
     beta: Any
     gates: Any
-    scale: float
 
     @classmethod
     def of(cls, q, k, v, beta, log_decay, scale):
         import cupy as cp
 
-        numbers = (
+        q, k, v = map(_rows, (q, k, v))
+        beta, gates = (
             None if x is None else cp.ascontiguousarray(x.reshape(-1, x.shape[-1]))
             for x in (beta, log_decay)
         )
-        return cls(*map(_rows, (q, k, v)), *numbers, scale)
+        plan = _Plan.of(_device(), q.dtype.name, *q.shape, v.shape[-1])
+        is_wide = beta.itemsize > q.itemsize, gates is not None and gates.itemsize > q.itemsize
+        wide = np.int32(is_wide[0] + 2 * is_wide[1])
+        return cls(plan, np.float32(scale), wide, q, k, v, beta, gates)
 
     @property
     def arrays(self):
-        return self[:-1]
-
-    @property
-    def heads(self):
-        return self.q.shape[0]
-
-    @property
-    def wide(self):
-        """Bits that tell which of betas and gates are float32."""
-        half = self.q.dtype
-        is_wide = self.beta.dtype != half, self.gates is not None and self.gates.dtype != half
-        return np.int32(is_wide[0] + 2 * is_wide[1])
-
-    @property
-    def keys(self):
-        """Entries of a key with the zeros that fill it up."""
-        return next(width for width in _WIDTHS if self.q.shape[-1] <= width)
-
-    @property
-    def tiles(self):
-        return -(-self.v.shape[-1] // _BLOCK)
+        return self[3:]
 
     def of_heads(self, heads):
         """Return the part of some heads."""
-        if heads == slice(0, self.heads):
+        if heads == slice(0, self.plan.heads):
             return self
-        return _Call(*(None if x is None else x[heads] for x in self.arrays), self.scale)
+        plan = self.plan.of_heads(heads.stop - heads.start)
+        arrays = (None if x is None else x[heads] for x in self.arrays)
+        return _Call(plan, self.scale, self.wide, *arrays)
 
     def new_state(self):
         import cupy as cp
 
-        return cp.empty((self.heads, self.q.shape[-1], self.v.shape[-1]), np.float32)
+        return cp.empty((self.plan.heads, self.q.shape[-1], self.v.shape[-1]), np.float32)
 
-    def parts(self, *, backwards):
+    def prepare(self, segment, *, backwards):
+        """Fill what walks multiply by; with room for more where gradients ask for it."""
+        import cupy as cp
+
+        size, offsets = self.plan.memory(segment, backwards)
+        memory = cp.empty(size, np.uint8)
+        ready = _Prepared(memory, *[memory.data.ptr + offset for offset in offsets])
+        results = ready.w, ready.u, ready.p, ready.x, ready.factors
+        self._launch("prepare", segment, (self.wide, *self.arrays, *results))
+        return ready
+
+    def walk_forwards(self, segment, ready, start, end, *, output=None, errors=None):
+        """Fill the state at the end, and what is wanted of output, errors and states."""
+        arrays = ready.w, ready.u, ready.p, self.q, self.k, ready.factors, start
+        arrays = (*arrays, output, errors, ready.states, end)
+        self._launch("walk_forwards", segment, arrays)
+
+    def pull(self, segment, of_output, start, of_end, of_start, gradients):
+        """Fill the cotangent of the state at the start, and the gradients of a segment's rows."""
+        import cupy as cp
+
+        ready = self.prepare(segment, backwards=True)
+        errors, of_writes = cp.empty((2, *self.v.shape), self.v.dtype)
+        self.walk_forwards(segment, ready, start, None, errors=errors)
+        arrays = ready.w, ready.p, self.q, self.k, ready.factors, of_output
+        arrays = (*arrays, of_end, of_writes, ready.ends, of_start)
+        self._launch("walk_backwards", segment, arrays)
+        items = self.wide, self.q, self.k, ready.x, self.beta, self.gates, of_output
+        items = (*items, errors, of_writes, ready.states, ready.ends)
+        self._launch("gradients", segment, (*items, *gradients))
+
+    def _launch(self, name, segment, arrays):
+        kernel, blocks, threads, shared, numbers = self.plan.launch(name, segment)
+        arrays = [0 if x is None else x for x in arrays]
+        kernel(blocks, threads, (*numbers, self.scale, *arrays), shared_mem=shared)
+
+
+class _Plan:
+    """What calls of the same sizes share: how they are cut, where things are, how to launch.
+
+    Calls take less time than Python takes to work these out, so plans are kept.
+    """
+
+    def __init__(self, device, dtype, heads, length, width, values):
+        self._sizes = device, dtype, heads, length, width, values
+        self.heads = heads
+        self._keys = next(known for known in _WIDTHS if width <= known)  # zeros fill a key up
+        self._tiles = -(-values // _BLOCK)
+        # Wide blocks read what heads share once; with few heads, warps share a block of columns.
+        enough = 0.9 * _limits(device).processors
+        self._teams, self._split = next(
+            (
+                (teams, 1)
+                for teams in (8, 4)
+                if teams <= self._tiles and heads * -(-self._tiles // teams) >= enough
+            ),
+            (1, _SPLITS[-1]),
+        )
+        self.memory, self.launch = cache(self._memory), cache(self._launch)
+        self.parts = cache(self._parts)
+
+    @staticmethod
+    @lru_cache(_PLANS)
+    def of(*sizes):
+        return _Plan(*sizes)
+
+    def of_heads(self, heads):
+        """Return the plan of fewer heads."""
+        device, dtype, _, *rest = self._sizes
+        return _Plan.of(device, dtype, heads, *rest)
+
+    def _parts(self, backwards):
         """Cut heads, and chunks to segments, so that what is prepared fits the workspace."""
-        chunks = -(-self.q.shape[1] // _ROWS)
-        each = self.keys + self.tiles * _BLOCK + _ROWS
-        if backwards:
-            each += _ROWS + 2 * self.v.shape[-1] + 2 * self.keys * self.tiles * _BLOCK // _ROWS
-        fits = max(1, _WORKSPACE // (2 * _ROWS * each))
+        chunks = -(-self._sizes[3] // _ROWS)
+        one, _ = self.of_heads(1).memory(range(1), backwards)
+        fits = max(1, _WORKSPACE // one)
         heads = min(self.heads, fits)
         size = max(1, fits // heads)
         segments = [range(k, min(k + size, chunks)) for k in range(0, chunks, size)]
@@ -207,88 +267,43 @@ class _Call(NamedTuple):
             (slice(k, min(k + heads, self.heads)), segments) for k in range(0, self.heads, heads)
         ]
 
-    def prepare(self, segment, *, backwards=False):
-        """Fill what walks multiply by; X where gradients ask for it."""
-        import cupy as cp
+    def _memory(self, segment, backwards):
+        """Return the bytes of what is computed of a segment, and where its arrays begin."""
+        columns, row = self._tiles * _BLOCK, 2 * _ROWS
+        sizes = [4 * 3 * _ROWS, row * self._keys, row * columns, row * _ROWS]
+        if backwards:
+            sizes += [row * _ROWS, *[2 * columns * self._keys] * 2]
+        *begins, end = accumulate((x * self.heads * len(segment) for x in sizes), initial=0)
+        return end, begins
 
-        blocks, row = len(segment) * self.heads, 2 * _ROWS
-        sizes = row * self.keys, row * self.tiles * _BLOCK, row * _ROWS, row * _ROWS * backwards
-        begins = [0, *accumulate(blocks * size for size in sizes)]
-        memory = cp.empty(begins[-1] + blocks * 4 * 3 * _ROWS, np.uint8)
-        ready = _Prepared(*(memory.data.ptr + begin for begin in begins), memory)
-        if not backwards:
-            ready = ready._replace(x=None)
-        triangle = 4 * _ROWS * _ROWS  # takes the place of queries
-        tiles = 2 * _ROWS * (self.keys + _COLUMNS + _ROWS) + max(triangle, 2 * _ROWS * self.keys)
-        shared = tiles + 4 * _ROWS * (_ROWS + 4) + 4 * 2 * _ROWS + 8 * _ROWS
-        self._launch(
-            "prepare", (), blocks, 128, shared, segment, (self.wide, *self.arrays, *ready[:-1])
-        )
-        return ready
-
-    def walk_forwards(self, segment, ready, start, end, *, output=None, errors=None, states=None):
-        """Fill the state at the end, and what is wanted of output, errors and states."""
-        arrays = ready.w, ready.u, ready.p, self.q, self.k, ready.factors, start
-        arrays = (*arrays, output, errors, states, end)
-        self._walk("walk_forwards", 8, 0, segment, arrays)
-
-    def pull(self, segment, of_output, start, of_end, of_start, gradients):
-        """Fill the cotangent of the state at the start, and the gradients of a segment's rows."""
-        import cupy as cp
-
-        ready, dtype = self.prepare(segment, backwards=True), self.q.dtype
-        shape = self.heads, len(segment), self.tiles * _BLOCK, self.keys
-        states, ends = cp.empty(shape, dtype), cp.empty(shape, dtype)
-        errors, of_writes = cp.empty_like(self.v), cp.empty_like(self.v)
-        end = self.new_state()
-        self.walk_forwards(segment, ready, start, end, errors=errors, states=states)
-        arrays = ready.w, ready.p, self.q, self.k, ready.factors, of_output
-        arrays = (*arrays, of_end, of_writes, ends, of_start)
-        self._walk("walk_backwards", 4, 2 * _ROWS, segment, arrays)
-        items = self.wide, self.q, self.k, ready.x, self.beta, self.gates
-        items = (*items, of_output, errors, of_writes, states, ends, *gradients)
-        key_tile, square = 2 * _ROWS * self.keys, 2 * _ROWS * _ROWS
-        shared = 2 * key_tile + 3 * square + 2 * (2 * key_tile + 3 * square)
-        shared += 4 * (4 * _ROWS + 8) + 8 * _ROWS
-        self._launch("gradients", (), shape[0] * shape[1], 256, shared, segment, items)
-
-    def _walk(self, name, exchanged, more, segment, arrays):
-        """Launch a walk: `exchanged` factors of a team, and `more` bytes a column, are its own.
-
-        Where warps share columns, as many read out beside them, and as many bring the next chunk.
-        """
-        teams, split = self._teams()
-        strips = -(-self.tiles // teams)
-        stage = 2 * _ROWS * (3 * self.keys + _ROWS) + 4 * 3 * _ROWS
-        stage += more * (64 if split > 1 else _COLUMNS)
-        shared = _STAGES * stage + teams * (self.keys // 16 + exchanged) * 32 * 16 * (split > 1)
-        threads = 32 * teams * split * (3 if split > 1 else 1)
-        self._launch(name, (split,), self.heads * strips, threads, shared, segment, arrays)
-
-    def _teams(self):
-        """Return the teams of a block and the warps of a team.
-
-        Wide blocks read what heads share once; with few heads, warps share a block of columns.
-        """
-        enough = 0.9 * _limits(_device()).processors
-        for teams in (8, 4):
-            if teams <= self.tiles and self.heads * -(-self.tiles // teams) >= enough:
-                return teams, 1
-        return 1, 4
-
-    def _launch(self, name, variant, blocks, threads, shared, segment, arrays):
-        variant = self.q.dtype.name, self.keys, *variant
-        kernel = _kernel(_device(), name, variant, shared)
-        sizes = len(segment), segment.start, *self.q.shape[1:], self.v.shape[-1]
-        arrays = (0 if x is None else x for x in arrays)
-        arguments = (*map(np.int32, sizes), np.float32(self.scale), *arrays)
-        kernel((blocks,), (threads,), arguments, shared_mem=shared)
-
-
-@cache
-def _kernel(device, name, variant, shared):
-    """Return a kernel with leave to take so much shared memory, which each device gives apart."""
-    kernel = KERNELS[_name(name, *variant)]
-    if shared > kernel.max_dynamic_shared_size_bytes:
-        kernel.max_dynamic_shared_size_bytes = shared
-    return kernel
+    def _launch(self, name, segment):
+        """Return a kernel, its blocks, threads and shared memory, and its first arguments."""
+        _, dtype, heads, length, width, values = self._sizes
+        variant, blocks = (), heads * len(segment)
+        key_tile, square = 2 * _ROWS * self._keys, 2 * _ROWS * _ROWS
+        if name == "prepare":
+            threads = 128
+            triangle = 4 * _ROWS * _ROWS  # takes the place of queries
+            shared = key_tile + max(key_tile, triangle) + 2 * _ROWS * _COLUMNS + square
+            shared += 4 * _ROWS * (_ROWS + 4) + 4 * 2 * _ROWS + 8 * _ROWS
+        elif name == "gradients":
+            threads = 256
+            shared = 2 * key_tile + 3 * square + 2 * (2 * key_tile + 3 * square)
+            shared += 4 * (4 * _ROWS + 8) + 8 * _ROWS
+        else:
+            teams, split = self._teams, self._split
+            variant, blocks = (split,), heads * -(-self._tiles // teams)
+            threads, shared = 32 * teams, 3 * key_tile + square + 4 * 3 * _ROWS
+            factors = self._keys // 16 + 8  # that a team of warps exchanges
+            if name == "walk_backwards":
+                shared += 2 * _ROWS * (64 if split > 1 else _COLUMNS)
+                factors -= 4
+            shared *= _STAGES
+            if split > 1:  # as many warps read out beside them, and as many bring the next chunk
+                threads *= 3 * split
+                shared += teams * factors * 32 * 16
+        kernel = KERNELS[_name(name, dtype, self._keys, *variant)]
+        if shared > kernel.max_dynamic_shared_size_bytes:
+            kernel.max_dynamic_shared_size_bytes = shared
+        numbers = len(segment), segment.start, length, width, values
+        return kernel, (blocks,), (threads,), shared, tuple(map(np.int32, numbers))

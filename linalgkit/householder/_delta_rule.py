@@ -129,9 +129,9 @@ def delta_rule(
 
     6 L d_k d_v operations and 2 L C (d_k + d_v) for the chunks. The relative error is about
     eps √L for float64 and float32; half precision is computed in float32 and rounded once. On GPUs
-    of compute capability 9.0 and above, float16 and bfloat16 of at most 128 entries a key go through
-    tensor cores: operands of products are rounded to the dtype, sums and the state are float32, and
-    the relative error is about one eps of the dtype. A NaN stays in its batch item.
+    of compute capability 9.0 and above, float16 and bfloat16 with keys of at most 128 entries go
+    through tensor cores: operands of products are rounded to the dtype, sums and the state are
+    float32, and the relative error is about one eps of the dtype. A NaN stays in its batch item.
 
     References
     ----------

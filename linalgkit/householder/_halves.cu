@@ -447,7 +447,7 @@ struct Stage {
 template <int SPLIT>
 constexpr int WALKERS = SPLIT > 1 ? 384 : 256;  // threads of a walk, at most
 
-// What is not wanted of output, errors (E) and states is null, as `initial` is for zeros.
+// What is not wanted of output, errors (E), states and the end is null, as `initial` is for zeros.
 template <typename T, int KEYS, int SPLIT>
 __global__ void __launch_bounds__(WALKERS<SPLIT>) walk_forwards(
     int chunks, int first, int length, int width, int values, float scale, const T* w,
@@ -577,7 +577,7 @@ __global__ void __launch_bounds__(WALKERS<SPLIT>) walk_forwards(
             store_rows(output + token * values, read, me.token, rows, me.column, values);
         }
     }
-    if (goes_on) me.store(sizes, state, end);
+    if (goes_on && end) me.store(sizes, state, end);
 }
 
 // For each chunk, the last first, with G the cotangent of the state at its end, whose transpose goes

@@ -130,8 +130,10 @@ def test_parts_of_the_workspace(torch, monkeypatch, dtype):
     assert all(torch.equal(x, y) for x, y in zip(whole, again, strict=True))
     for bytes_ in (1, 150_000):  # a chunk of a head at a time, then two heads
         monkeypatch.setattr(_cupy_halves, "_WORKSPACE", bytes_)
+        _cupy_halves._Plan.of.cache_clear()
         for x, y in zip(run(), whole, strict=True):
             close(x, y.double().cpu().numpy(), dtype)
+    _cupy_halves._Plan.of.cache_clear()
 
 
 @pytest.mark.gpu
