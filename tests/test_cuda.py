@@ -6,22 +6,23 @@ from pathlib import Path
 import pytest
 
 import linalgkit
+from linalgkit._cuda import Source
 
-ENGINES = [
-    f"linalgkit.{path.parent.name}.{path.stem}"
-    for path in sorted(Path(linalgkit.__file__).parent.glob("*/_cupy*.py"))
-]
+BASE = Path(linalgkit.__file__).parent
+SOURCES = {
+    f"{path.parent.name}/{value.path.name}": value
+    for path in sorted(BASE.glob("*/_cupy*.py"))
+    for value in vars(import_module(f"linalgkit.{path.parent.name}.{path.stem}")).values()
+    if isinstance(value, Source)
+}
 
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
-@pytest.mark.parametrize("engine", ENGINES)
-def test_kernels_compile(engine, arch, require):
+@pytest.mark.parametrize("name", SOURCES)
+def test_kernels_compile(name, arch, require):
     require("cuda.core")
-    source = import_module(engine).KERNELS
-    assert len(source.compile(arch)) > 1000
+    assert len(SOURCES[name].compile(arch)) > 1000
 
 
 def test_every_source_belongs_to_a_table():
-    base = Path(linalgkit.__file__).parent
-    tables = {import_module(engine).KERNELS.path for engine in ENGINES}
-    assert tables == set(base.glob("*/*.cu"))
+    assert {source.path for source in SOURCES.values()} == set(BASE.glob("*/*.cu"))

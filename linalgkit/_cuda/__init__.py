@@ -1,7 +1,8 @@
 """CUDA sources of the rooms: compiled by CuPy where there is a GPU, by NVRTC alone elsewhere.
 
 Importing this needs neither CuPy nor a driver, so that a machine without GPU can compile every
-kernel that a room's table names. ``*.cuh`` beside this file is device code that rooms share.
+kernel that a room's table names. ``*.cuh`` beside this file is device code that rooms share; beside
+a ``.cu`` file, what the room's files share.
 """
 
 import re
@@ -33,11 +34,15 @@ class Source:
     @cached_property
     def code(self) -> str:
         """The file with what it includes: CuPy's disk cache does not look into included files."""
-        return re.sub(
-            r'#include "(.+)"',
-            lambda found: (INCLUDE / found[1]).read_text().replace("#pragma once", ""),
-            self.path.read_text(),
-        )
+        return self._with_included(self.path)
+
+    def _with_included(self, path: Path) -> str:
+        def included(found: re.Match[str]) -> str:
+            own = self.path.with_name(found[1])
+            return self._with_included(own if own.exists() else INCLUDE / found[1])
+
+        text = path.read_text().replace("#pragma once", "")
+        return re.sub(r'#include "(.+)"', included, text)
 
     def __getitem__(self, kernel: str) -> Any:
         """Return a kernel by its name expression, each compiled on first use alone."""

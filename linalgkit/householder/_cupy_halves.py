@@ -1,4 +1,4 @@
-"""GPU engine of the delta rule for float16 and bfloat16: tensor cores (_halves.cu).
+"""GPU engine of the delta rule for float16 and bfloat16: tensor cores (_halves.cuh).
 
 Chunks of 64 tokens are prepared in parallel, and walks over them carry the state in registers. For
 gradients the walks' errors and states are kept, and one more kernel takes the chunks in parallel.
@@ -32,17 +32,19 @@ def _name(kernel, dtype, *sizes):
     return f"linalgkit::{kernel}<{_NUMBERS[dtype]}, {numbers}>"
 
 
-KERNELS = Source(
-    Path(__file__).with_name("_halves.cu"),
-    tuple(
+def _source(file, *kernels):
+    names = (
         _name(kernel, dtype, width, *rest)
         for dtype, width in zip(_NUMBERS, _WIDTHS, strict=True)
-        for kernel, *rest in (
-            ("prepare",),
-            ("gradients",),
-            *((f"walk_{way}", split) for way in ("forwards", "backwards") for split in _SPLITS),
-        )
-    ),
+        for kernel, *rest in kernels
+    )
+    return Source(Path(__file__).with_name(file), tuple(names))
+
+
+CHUNKS = _source("_half_chunks.cu", ("prepare",), ("gradients",))
+WALKS = _source(
+    "_half_walks.cu",
+    *((f"walk_{way}", split) for way in ("forwards", "backwards") for split in _SPLITS),
 )
 
 
@@ -126,7 +128,7 @@ def _state(state):
 
 
 class _Prepared(NamedTuple):
-    """Addresses of what is computed of a segment (see _halves.cu), and the memory they are in.
+    """Addresses of what is computed of a segment (see _halves.cuh), and the memory they are in.
 
     One piece of memory for all: each piece costs about as much time as the launch of a kernel.
     """
@@ -302,7 +304,8 @@ class _Plan:
             if split > 1:  # as many warps read out beside them, and as many bring the next chunk
                 threads *= 3 * split
                 shared += teams * factors * 32 * 16
-        kernel = KERNELS[_name(name, dtype, self._keys, *variant)]
+        source = WALKS if name.startswith("walk") else CHUNKS
+        kernel = source[_name(name, dtype, self._keys, *variant)]
         if shared > kernel.max_dynamic_shared_size_bytes:
             kernel.max_dynamic_shared_size_bytes = shared
         numbers = len(segment), segment.start, length, width, values
