@@ -86,9 +86,9 @@ def kron_matvec(factors: Sequence[Any], x: Any, /) -> Any:
     most d n eps times the product of the factors' norms.
 
     With a Dask array the factors are matrices in memory, of the library of its chunks, and the
-    result is a Dask array. Each chunk then holds whole leading modes or whole trailing modes, as
-    many points as the largest chunk of `x` has where these are fewer. The leading modes exchange
-    all chunks twice.
+    result is a Dask array. Some leading modes are whole in a chunk, or all the others; it has no
+    more points than the largest chunk of `x`, unless those modes alone have more or the factors
+    grow the grid. For the leading modes the chunks are exchanged, and then exchanged back.
 
     Examples
     --------
