@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
-from array_api_compat import array_namespace
+from array_api_compat import array_namespace, is_dask_array
 
 from .. import _checks
 from .._engine import Engines
@@ -57,7 +57,7 @@ def kron_matvec(factors: Sequence[Any], x: Any, /) -> Any:
         stand among them (anything with `shape` and `matmat`, without batch axes).
     x : array, shape (..., n_1 ⋯ n_d)
         Vectors along the last axis, row-major: ``x.reshape(..., n_1, ..., n_d)`` is the grid, and
-        A_k acts along its axis k, as with ``numpy.kron``.
+        A_k acts along its axis k, as with ``numpy.kron``. Dask arrays may be chunked along it.
 
     Returns
     -------
@@ -85,6 +85,11 @@ def kron_matvec(factors: Sequence[Any], x: Any, /) -> Any:
     order n take 2 d n^(d+1) of them and a few arrays of the size of `x`. The relative error is at
     most d n eps times the product of the factors' norms.
 
+    With a Dask array the factors are matrices in memory, of the library of its chunks, and the
+    result is a Dask array. Some leading modes are whole in a chunk, or all the others; it has no
+    more points than the largest chunk of `x`, unless those modes alone have more or the factors
+    grow the grid. For the leading modes the chunks are exchanged, and then exchanged back.
+
     Examples
     --------
     >>> import numpy as np
@@ -101,6 +106,8 @@ def kron_matvec(factors: Sequence[Any], x: Any, /) -> Any:
     factors = sequence(factors)
     if any(map(is_operator, factors)):
         return _with_operators(factors, x)
+    if is_dask_array(x):
+        return _in_chunks(factors, x)
     factors, x = checked(factors, x=x)
     grid("x", x, columns_of(factors))
     batch_shape(factors, tuple(x.shape[:-1]))
@@ -138,6 +145,8 @@ def kron_rmatvec(factors: Sequence[Any], x: Any, /) -> Any:
     factors = sequence(factors)
     if any(map(is_operator, factors)):
         return _with_operators([f.H if is_operator(f) else adjoint(f) for f in factors], x)
+    if is_dask_array(x):
+        return _in_chunks(factors, x, adjoints=True)
     factors, x = checked(factors, x=x)
     return kron_matvec([adjoint(factor) for factor in factors], x)
 
@@ -365,6 +374,25 @@ def as_asked(
         tuple(of_factors) if "factors" in wanted else None,
         of_vector if vector in wanted else None,
     )
+
+
+def _in_chunks(factors: Sequence[Any], x: Any, adjoints: bool = False) -> Any:
+    """Multiply a Dask array by matrices that are in memory."""
+    for k, factor in enumerate(factors):
+        if is_dask_array(factor):
+            raise TypeError(
+                f"factors[{k}] is a Dask array; factors must be in memory, and only x in chunks."
+            )
+    factors, like = checked(factors, x=x._meta)  # of one library, one dtype
+    if adjoints:
+        factors = tuple(map(adjoint, factors))
+    if any(factor.ndim > 2 for factor in factors):
+        raise ValueError(
+            "with a Dask array each factor is one matrix; got factors of shapes "
+            f"{[tuple(factor.shape) for factor in factors]}."
+        )
+    grid("x", x, columns_of(factors))
+    return engine(x).kron_matvec(x.astype(like.dtype), *factors, columns=1)
 
 
 def _with_operators(factors: Sequence[Any], x: Any) -> Any:
