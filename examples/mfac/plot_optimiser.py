@@ -172,8 +172,8 @@ for damping, line in zip(dampings, ("-", "--", ":"), strict=True):
 right.axhline(1, color="black", lw=0.8)
 right.annotate("no digit left", (places[0], 1.3), fontsize=9)
 right.set(xlabel="step", ylabel="relative error of the step")
-right.set_ylim(3e-9, 30)
-right.legend(frameon=False, ncols=2, fontsize=8, loc="center", bbox_to_anchor=(0.5, 0.27))
+right.set_ylim(1e-8, 30)
+right.legend(frameon=False, ncols=3, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13))
 for axis in (left, right):
     axis.spines[["top", "right"]].set_visible(False)
 

@@ -1,8 +1,9 @@
-"""CPU engine: G is read by kernels at the speed of memory, its Gram matrix is left to BLAS.
+"""CPU engine: G is read by kernels at the speed of memory, and multiplied by register tiles.
 
 NumPy's float16 and bits of bfloat16 (uint16) are widened within kernels. Gram matrix and diagonal
 go over pieces of columns, one thread each; products in float32 are of short pieces, whose sums are
-in float64, and only where their rounding does no harm.
+in float64, and only where their rounding does no harm. Few vectors and small matrices are left to
+BLAS and LAPACK.
 """
 
 import numpy as np
@@ -11,14 +12,16 @@ from scipy.linalg import lapack
 from .._checks import kernel_array
 from .._intrinsics import STORAGE
 from .._threads import chunk_bounds, run_chunks
-from . import _numba_blocks, _numba_rows
+from .._tiles import ROW, TALL
+from . import _numba_blocks, _numba_products, _numba_rows
 
 DTYPES = "fdeH"  # uint16 are bits of bfloat16
 
 _COLUMNS = 16384  # of a chunk, at least
 _WORK = 1 << 20  # entries of G that a chunk reads, at least
 _ALONE = 1024  # rows of matrices that are factorised by one thread
-_SHORT = 512  # columns whose products are summed in float32
+_DEPTH = 128  # columns whose products are summed in one go, in float32 where that will do
+_SHORT = 512  # columns of other pieces
 
 
 def squared_lengths(g):
@@ -34,13 +37,15 @@ def gram(g, *, tolerance):
     m, d = g.shape
     g, kind = _bits(g)
     # Rounding within pieces is independent of that in others.
-    is_rough = 2.0**-24 / max(1.0, d / _SHORT) ** 0.5 <= tolerance and g.dtype != np.float64
+    is_rough = 2.0**-24 / max(1.0, d / _DEPTH) ** 0.5 <= tolerance and g.dtype != np.float64
     dtype = np.dtype(np.float32 if is_rough else np.float64)
     bounds = chunk_bounds((d, m), minimum=max(_WORK, _COLUMNS * m))
-    return _summed(
+    total = _summed(
         _gram_of_columns, bounds, (m, m), kind, g,
-        scratch=lambda: np.empty(m * (min(d, _SHORT) + m), dtype), blas=True,
+        scratch=lambda: _Scratch(m, min(d, _DEPTH), min(d, _DEPTH), dtype),
     )  # fmt: skip
+    lower = np.tril(total)
+    return lower + np.tril(total, -1).T
 
 
 def _summed(kernel, bounds, shape, *args, **options):
@@ -54,14 +59,33 @@ def _summed(kernel, bounds, shape, *args, **options):
     return total
 
 
-def _gram_of_columns(start, stop, kind, g, buffer):
-    m, dtype = g.shape[0], buffer.dtype
+class _Scratch:
+    """What a thread needs for products by tiles: a piece of G, its panels and one tile."""
+
+    def __init__(self, m, columns, depth, dtype):
+        lanes = ROW // dtype.itemsize
+        self.rows = _aligned((m * columns,), dtype)
+        self.panels = _aligned((_numba_products.PANELS, depth, lanes), dtype)
+        self.tile = _aligned((TALL, lanes), dtype)
+
+
+def _aligned(shape, dtype):
+    """Make an array that begins where a line of the cache does."""
+    size = int(np.prod(shape)) * dtype.itemsize
+    buffer = np.empty(size + ROW, np.uint8)
+    start = -buffer.ctypes.data % ROW
+    return buffer[start : start + size].view(dtype).reshape(shape)
+
+
+def _gram_of_columns(start, stop, kind, g, scratch):
+    m = g.shape[0]
     total = np.zeros((m, m))
-    product = buffer[: m * m].reshape(m, m)
-    for begin in range(start, stop, _SHORT):
-        rows = _piece(begin, min(stop, begin + _SHORT), kind, g, buffer[m * m :], dtype)
-        np.matmul(rows, rows.T, out=product)
-        total += product
+    for begin in range(start, stop, _DEPTH):
+        end = min(stop, begin + _DEPTH)
+        # A copy even of the same dtype: contiguous, which the kernel is compiled for.
+        rows = scratch.rows[: m * (end - begin)].reshape(m, end - begin)
+        _numba_rows.widened(begin, end, kind, g, rows)
+        _numba_products.add_gram(rows, scratch.panels, scratch.tile, total)
     return total
 
 
@@ -138,47 +162,41 @@ def column_norms(g, root):
     narrow = kernel_array(root.astype(np.float32))
     # |δ(W g)| is about 2⁻²⁴ |W| |g|, and 1 - |W g|² is what matters.
     unit = 2.0**-23 * float(np.linalg.norm(root)) if g.dtype != np.float64 else np.inf
+    wide = kernel_array(root)
     bounds = chunk_bounds((d, m), minimum=max(_WORK, _SHORT * m))
     run_chunks(
-        _norms_of_columns, bounds, kind, g, kernel_array(root), narrow, unit, result,
-        scratch=lambda: np.empty(2 * m * min(d, _SHORT) + 2 * min(d, _SHORT)), blas=True,
+        _norms_of_columns, bounds, kind, g, wide, narrow, unit, result,
+        scratch=lambda: [_Scratch(0, 0, m, w.dtype) for w in (wide, narrow)],
     )  # fmt: skip
     return result
 
 
-def _norms_of_columns(start, stop, kind, g, root, narrow, unit, result, buffer):
-    single = buffer.view(np.float32)
-    for begin in range(start, stop, _SHORT):
-        end = min(stop, begin + _SHORT)
-        found = result[begin:end]
-        if np.isfinite(unit):
-            lengths = buffer[-found.size :]
-            rows = _piece(begin, end, kind, g, single, np.float32)
-            _triangle_norms(rows, narrow, single[rows.size :], found)
-            _numba_rows.squares(rows, lengths)
+def _norms_of_columns(start, stop, kind, g, wide, narrow, unit, result, scratch):
+    of_wide, of_narrow = scratch
+    step = _numba_products.PANELS * of_wide.tile.shape[1]
+    lengths = np.empty(2 * step)
+    if np.isfinite(unit):
+        for begin in range(start, stop, 2 * step):
+            end = min(stop, begin + 2 * step)
+            found = _norms(begin, end, kind, g, narrow, of_narrow, result, lengths)
             with np.errstate(invalid="ignore", divide="ignore"):
-                wrong = np.sqrt(found * lengths) * unit > _DIAGONAL * (1 - found)
-            if not wrong.any():
-                continue
-        rows = _piece(begin, end, kind, g, buffer, np.float64)
-        _triangle_norms(rows, root, buffer[rows.size :], found)
+                wrong = np.sqrt(found * lengths[: end - begin]) * unit > _DIAGONAL * (1 - found)
+            if wrong.any():
+                for middle in range(begin, end, step):
+                    last = min(end, middle + step)
+                    _norms(middle, last, kind, g, wide, of_wide, result, lengths)
+    else:
+        for begin in range(start, stop, step):
+            _norms(begin, min(stop, begin + step), kind, g, wide, of_wide, result, lengths)
+
+
+def _norms(begin, end, kind, g, root, scratch, result, lengths):
+    _numba_products.to_panels(begin, end, kind, g, scratch.panels, lengths)
+    _numba_products.column_norms(root, scratch.panels, scratch.tile, result[begin:end])
+    return result[begin:end]
 
 
 _DIAGONAL = 2e-7  # what rounding may change in 1 - |W g|², relatively
-_TRIANGLE = 64  # rows of W that are multiplied at a time, up to their diagonal
-
-
-def _triangle_norms(rows, root, buffer, result):
-    """Fill the squared lengths of the columns of W G."""
-    (m, count), total = rows.shape, np.zeros(rows.shape[1])
-    part = np.empty(count)
-    for begin in range(0, m, _TRIANGLE):
-        end = min(m, begin + _TRIANGLE)
-        product = buffer[: (end - begin) * count].reshape(end - begin, count)
-        np.matmul(root[begin:end, :end], rows[:end], out=product)
-        _numba_rows.squares(product, part)
-        total += part
-    result[:] = total
 
 
 def inverse_cholesky(matrix):

@@ -110,14 +110,3 @@ def widened(start, stop, kind, g, result):
         row = g[i, start:stop]
         for k in range(stop - start):
             result[i, k] = widen(kind, row[k])
-
-
-@njit(nogil=True, cache=True, fastmath=_FAST)
-def squares(rows, sums):
-    """Fill the sums of squares of columns, in float64."""
-    sums[:] = 0
-    for i in range(rows.shape[0]):
-        row = rows[i]
-        for k in range(row.size):
-            value = np.float64(row[k])
-            sums[k] += value * value

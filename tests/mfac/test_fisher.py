@@ -204,7 +204,7 @@ def test_short_products_in_float32_are_used_only_where_they_do_no_harm(
     kinds, multiply = [], _numba._gram_of_columns
 
     def seen(start, stop, *args):
-        kinds.append(args[-1].dtype)
+        kinds.append(args[-1].rows.dtype)
         return multiply(start, stop, *args)
 
     monkeypatch.setattr(_numba, "_gram_of_columns", seen)
