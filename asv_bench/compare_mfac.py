@@ -14,13 +14,18 @@ from contest import Call, Contest, Table
 from linalgkit import mfac
 from linalgkit.mfac import _array_api
 
-PACKAGES = ("numpy", "scipy", "numba", "torch")
+PACKAGES = ("numpy", "scipy", "numba", "torch", "cupy-cuda13x", "cupy-cuda12x")
 
 FIRST_CALL = {
     "numba": """
 import numpy as np
 rows = np.ones((4, 40), np.float32)
 linalgkit.mfac.empirical_fisher(rows, damping=1.0).solve(rows[0])
+""",
+    "cupy": """
+import cupy
+rows = cupy.ones((4, 40), "float32")
+linalgkit.mfac.empirical_fisher(rows, damping=1.0).solve(rows[0]).get()
 """,
 }
 
@@ -34,7 +39,9 @@ SMALL = ((256, 2000),)
 def tables(engine: str) -> list[Table]:
     """Return what is run on an engine's arrays."""
     if engine == "cupy":
-        raise SystemExit("mfac has no tables for CuPy arrays yet.")
+        import mfac_cuda
+
+        return mfac_cuda.tables()
 
     def table(title: str, ours: str, peers: tuple[str, ...], contest: Any, sizes: Any) -> Table:
         cases = {

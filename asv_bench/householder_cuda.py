@@ -96,7 +96,7 @@ def rule_contest(
         limit = 1e-4 if dtype == "float32" else 4e-2
         for x, y in zip(result, truth, strict=True):
             x = x.float() if x.shape == y.shape else x.float().transpose(1, 2)
-            error = float((x - y).abs().max() / y.abs().max())
+            error = float((x - y).detach().abs().max() / y.detach().abs().max())
             if not error < limit:
                 return f"relative error {error:.1e}"
         return ""
