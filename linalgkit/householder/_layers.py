@@ -84,6 +84,7 @@ class Layer:
         dtype = np.dtype(dtype)
         if dtype.kind != "f":
             raise TypeError(f"dtype must be a real floating dtype; got {dtype}.")
+        word = np.asarray(word, np.int64)
         *batch, length = word.shape
         rows = (*batch, length * self.reflections)
         q, initial = self.query.astype(dtype), self.initial_state.astype(dtype)
