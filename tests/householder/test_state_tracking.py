@@ -535,3 +535,5 @@ def test_a_layer_takes_a_list():
     (layer,) = state_tracking.group("S3").layers
     for one, other in zip(layer.encode([1, 2]), layer.encode(np.array([1, 2])), strict=True):
         np.testing.assert_array_equal(one, other)
+    with pytest.raises(TypeError, match="integers"):
+        layer.encode([1.5])
