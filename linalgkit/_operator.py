@@ -58,6 +58,14 @@ class Operator:
             (x,) = _checks.arrays(x=x)
         return self.matvec(x) if x.ndim == 1 else self.matmat(x)
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        """Refuse: NumPy would make an array with one object in it."""
+        dense = ".to_dense()" if hasattr(self, "to_dense") else " @ numpy.eye(columns)"
+        raise TypeError(
+            f"{type(self).__name__} is no array, and none is made of it silently; "
+            f"for the dense matrix write operator{dense}."
+        )
+
     def aslinearoperator(self) -> Any:
         """Return SciPy's LinearOperator of it, blocks served as blocks."""
         from scipy.sparse.linalg import LinearOperator

@@ -486,3 +486,9 @@ def test_load_of_a_file_with_one_wrong_byte(writer, flip):
         except ValueError:
             refused += 1
     assert refused > 100
+
+
+def test_no_array_is_made_of_an_operator_silently():
+    operator = DiagonalPlusLowRank(np.ones(3), np.ones((3, 1)), np.ones((3, 1)))
+    with pytest.raises(TypeError, match=r"write operator\.to_dense\(\)"):
+        np.asarray(operator)

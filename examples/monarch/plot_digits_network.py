@@ -27,7 +27,7 @@ from sklearn.model_selection import train_test_split
 from linalgkit import monarch
 
 torch.set_num_threads(1)
-epochs, seeds = (15, 2) if os.environ.get("LINALGKIT_EXAMPLE_SIZE") == "small" else (40, 5)
+epochs, seeds = (8, 2) if os.environ.get("LINALGKIT_EXAMPLE_SIZE") == "small" else (40, 5)
 images, labels = load_digits(return_X_y=True)
 images = (images / 16).astype(np.float32)
 parts = train_test_split(images, labels, test_size=1 / 3, random_state=0, stratify=labels)

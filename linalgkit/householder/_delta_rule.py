@@ -345,6 +345,10 @@ def delta_rule_vjp(
     reflections = _checks.size("reflections", reflections, 1)
     q, k, v, beta, log_decay, initial_state = _arrays(*originals, reflections)
     of_output, of_state = cotangent if isinstance(cotangent, tuple) else (cotangent, None)
+    if isinstance(cotangent, list) and any(hasattr(part, "shape") for part in cotangent):
+        raise TypeError(
+            "cotangent must be an array or a tuple (output, state); got a list of arrays."
+        )
     if of_output is None and of_state is None:
         raise ValueError("cotangent is None for the output and for the state; give one of them.")
     _, of_output, of_state = _checks.arrays(v=v, cotangent=of_output, cotangent_of_state=of_state)
@@ -456,6 +460,11 @@ def _fit(
                 f"{tuple(k.shape)}"
                 + (f" and {reflections} reflections a token" if reflections > 1 else "")
                 + f"; got {tuple(array.shape)}."
+                + (
+                    f" Drop the last axis: {name}[..., 0]."
+                    if name == "beta" and tuple(array.shape) == (*batch, rows, 1)
+                    else ""
+                )
             )
 
 

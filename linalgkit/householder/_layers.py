@@ -13,6 +13,7 @@ import numpy as np
 
 from ._automata import are_permutations
 from ._delta_rule import delta_rule
+from ._groups import integers
 
 _LARGEST = 2**28  # numbers in a layer's keys: 256 MB
 
@@ -84,6 +85,7 @@ class Layer:
         dtype = np.dtype(dtype)
         if dtype.kind != "f":
             raise TypeError(f"dtype must be a real floating dtype; got {dtype}.")
+        word = integers("word", word)
         *batch, length = word.shape
         rows = (*batch, length * self.reflections)
         q, initial = self.query.astype(dtype), self.initial_state.astype(dtype)

@@ -244,6 +244,11 @@ def group(source: Any = None, /, *, generators: Any = None, unit: bool = False) 
     if source is not None:
         elements = _groups.named(source)
     else:
+        if np.ndim(generators) == 1:
+            raise ValueError(
+                "generators must be a list of permutations, shape (generators, n); for a single "
+                f"one write generators=[{list(generators)}]."
+            )
         elements = _groups.generated(_groups.checked_permutations("generators", generators))
     return StateTracker((moving(elements, np.eye(elements.shape[1]), elements, unit=unit),))
 

@@ -344,3 +344,15 @@ def test_many_equal_calls_compile_once(engine):
     delta_rule(q[::-1], np.asfortranarray(k), v, beta)
     kinds = [s for s in _numba_delta.forward.signatures if "float64" in str(s[2])]
     assert len(kinds) == 1
+
+
+def test_a_strength_with_an_axis_too_many_is_told_which():
+    k = np.ones((3, 2))
+    with pytest.raises(ValueError, match=r"Drop the last axis: beta\[\.\.\., 0\]"):
+        householder.delta_rule(k, k, k, np.ones((3, 1)))
+
+
+def test_a_list_of_cotangents_is_no_array():
+    k = np.ones((3, 2))
+    with pytest.raises(TypeError, match="tuple"):
+        householder.delta_rule_vjp([k, np.ones((2, 2))], k, k, k, np.ones(3))

@@ -524,3 +524,16 @@ LOOP = [[0, 1, 2, 3, 4], [1, 0, 3, 4, 2], [2, 4, 0, 1, 3], [3, 2, 4, 0, 1], [4, 
 def test_refusals(call, error, words):
     with pytest.raises(error, match=words):
         call()
+
+
+def test_a_flat_list_of_generators_is_told_how_to_be_written():
+    with pytest.raises(ValueError, match=r"generators=\[\[1, 0\]\]"):
+        state_tracking.group(generators=[1, 0])
+
+
+def test_a_layer_takes_a_list():
+    (layer,) = state_tracking.group("S3").layers
+    for one, other in zip(layer.encode([1, 2]), layer.encode(np.array([1, 2])), strict=True):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(TypeError, match="integers"):
+        layer.encode([1.5])
