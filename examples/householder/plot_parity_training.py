@@ -114,7 +114,7 @@ def scaled_accuracy(network, task):
 
 torch.set_num_threads(1)
 if os.environ.get("LINALGKIT_EXAMPLE_SIZE") == "small":
-    seeds, tests, runs = 1, 50, {("parity", 1): 80, ("S₃, swaps", 1): 100}
+    seeds, tests, runs = 1, 50, {("parity", 1): 80, ("S₃, swaps", 1): 120}
 else:
     seeds, tests = 3, 500
     runs = {("parity", 1): 1000, ("S₃, swaps", 1): 500, ("S₃", 2): 800, ("S₃", 1): 800}
