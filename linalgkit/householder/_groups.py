@@ -20,6 +20,8 @@ _FAMILIES = "S (symmetric), A (alternating), C (cyclic) or D (dihedral)"
 
 def named(name: str) -> np.ndarray:
     """Return the elements of a group such as "S5", shape (order, points)."""
+    if not isinstance(name, str):
+        raise TypeError(f"a group's name must be a str, like 'S5'; got {type(name).__name__}.")
     family, digits = name[:1], name[1:]
     if family not in "SACD" or not (digits.isascii() and digits.isdigit()) or int(digits) < 1:
         raise ValueError(
