@@ -159,13 +159,13 @@ def _call_on_arrays(call, function, name):
     def called(*arrays):
         return call(*_refilled(arguments, iter(arrays)), **options)
 
-    return called, flat(arguments)
+    return called, [part for part in flat(arguments) if hasattr(part, "shape")]
 
 
 def _refilled(value, arrays):
     if isinstance(value, tuple | list):
         return tuple(_refilled(part, arrays) for part in value)
-    return next(arrays)
+    return next(arrays) if hasattr(value, "shape") else value
 
 
 # Some make arrays from numbers alone.

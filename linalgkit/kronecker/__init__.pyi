@@ -31,7 +31,14 @@ from ._products import (
     kron_rmatvec,
     kron_trace,
 )
-from ._solves import KroneckerSolveGradients, kron_lstsq, kron_solve, kron_solve_vjp, shifted_solve
+from ._solves import (
+    KroneckerSolveGradients,
+    kron_lstsq,
+    kron_solve,
+    kron_solve_vjp,
+    shifted_solve,
+    shifted_solve_vjp,
+)
 from ._sums import (
     kronsum_expm_multiply,
     kronsum_matvec,
@@ -85,6 +92,7 @@ __all__ = [
     "log_marginal_likelihood",
     "nearest_kronecker",
     "shifted_solve",
+    "shifted_solve_vjp",
     "solve_gp_hm",
     "solve_pde",
 ]

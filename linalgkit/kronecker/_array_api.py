@@ -39,4 +39,5 @@ from ._array_api_solves import (  # noqa: F401
     kronsum_solve,
     kronsum_solve_vjp,
     shifted_solve,
+    shifted_solve_vjp,
 )

@@ -81,6 +81,16 @@ def shifted_solve(b, *factors, shift):
     return implicitly(product, solve, b, factors)
 
 
+def shifted_solve_vjp(cotangent, b, *factors, shift, wrt):
+    """Pull back: the same solve for b; for the factors, minus the product's pull-back."""
+    of_b = shifted_solve(cotangent, *factors, shift=shift)
+    x = shifted_solve(b, *factors, shift=shift)
+    factors = tuple(map(hermitian_part, factors))
+    _, *others = kron_matvec_vjp(-of_b, x, *factors, columns=1, wrt=wrt)
+    others = [None if gradient is None else hermitian_part(gradient) for gradient in others]
+    return (summed_to(of_b, tuple(b.shape)) if "b" in wrt else None, *others)
+
+
 def kronsum_matvec(x, *factors, columns):
     """Add up the products along each mode."""
     sizes = columns_of(factors)

@@ -12,4 +12,5 @@ from ._numba_solves import (  # noqa: F401
     kronsum_solve,
     kronsum_solve_vjp,
     shifted_solve,
+    shifted_solve_vjp,
 )

@@ -23,7 +23,7 @@ _ASSUMPTIONS = ("gen", "sym", "pos", "tri")
 
 
 class KroneckerSolveGradients(NamedTuple):
-    """Gradients of `kron_solve` and `kronsum_solve`; None where not wanted.
+    """Gradients of `kron_solve`, `shifted_solve` and `kronsum_solve`; None where not wanted.
 
     Parameters
     ----------
@@ -212,7 +212,7 @@ def kron_lstsq(factors: Sequence[Any], b: Any, /, *, rcond: float | None = None)
     return engine(b, *factors).kron_lstsq(b, *factors, rcond=float(rcond))
 
 
-@engine.traced()
+@engine.traced(vjp="shifted_solve_vjp", batched=(0,))
 def shifted_solve(
     factors: Sequence[Any],
     b: Any,
@@ -265,6 +265,7 @@ def shifted_solve(
     --------
     kron_eigh : The decomposition behind it; ``Σ log(λ + shift)`` is the logarithm of the
         determinant.
+    shifted_solve_vjp : Gradients, without `noise`.
 
     Notes
     -----
@@ -301,6 +302,67 @@ def shifted_solve(
     if noise is None:
         return engine(b, *factors).shifted_solve(b, *factors, shift=shift)
     return _with_noise(factors, b, shift, noise, tol, maxiter, callback)
+
+
+@engine.traced()
+def shifted_solve_vjp(
+    cotangent: Any,
+    factors: Sequence[Any],
+    b: Any,
+    shift: float = 0.0,
+    /,
+    *,
+    wrt: Collection[str] | None = None,
+) -> KroneckerSolveGradients:
+    """Pull a gradient back through `shifted_solve` without `noise`.
+
+    Parameters
+    ----------
+    cotangent : array, shape (..., n_1 ⋯ n_d)
+        Gradient with respect to the solutions.
+    factors : sequence of array, the k-th of shape (..., n_k, n_k)
+        As for `shifted_solve`; their gradients are Hermitian.
+    b : array, shape (..., n_1 ⋯ n_d)
+        As for `shifted_solve`.
+    shift : float, optional
+        As for `shifted_solve`.
+    wrt : collection of str, optional
+        Some of "factors", "b": the others are None and not computed.
+
+    Returns
+    -------
+    KroneckerSolveGradients
+        Each in the dtype of its argument (the real part, for a real one).
+
+    See Also
+    --------
+    shifted_solve : The solve.
+
+    Notes
+    -----
+    The gradient for b is the solution for the cotangent; that for the factors is minus the one of
+    `kron_matvec` with it as cotangent, at x. Both also exist where eigenvalues coincide.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from linalgkit import kronecker
+    >>> a, b = np.diag([1.0, 2.0]), np.diag([1.0, 3.0])
+    >>> kronecker.shifted_solve_vjp(np.ones(4), [a, b], np.ones(4), 1.0).b
+    array([0.5       , 0.25      , 0.33333333, 0.14285714])
+    """
+    originals = (*factors, b)
+    factors, cotangent, b = checked(factors, cotangent=cotangent, b=b)
+    batch = _fit(factors, b, "shifted_solve")
+    product("cotangent", cotangent, (*batch, b.shape[-1]))
+    of_b, *others = engine(cotangent, b, *factors).shifted_solve_vjp(
+        cotangent,
+        b,
+        *factors,
+        shift=number("shift", shift),
+        wrt=wanted_arrays(wrt, "b", len(factors)),
+    )
+    return KroneckerSolveGradients(*as_asked(wrt, (*others, of_b), originals, "b"))
 
 
 def _with_noise(

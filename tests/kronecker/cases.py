@@ -92,8 +92,8 @@ def matrices_of(make):
 
 def with_gradient(make, **options):
     def made(library, dtype, rng):
-        (factors, x), _ = make(library, dtype, rng)
-        return (library.asarray(random(rng, dtype, *x.shape)), factors, x), options
+        (factors, x, *others), _ = make(library, dtype, rng)
+        return (library.asarray(random(rng, dtype, *x.shape)), factors, x, *others), options
 
     return made
 
@@ -101,11 +101,11 @@ def with_gradient(make, **options):
 def pulled_through(solve):
     """Gradients of a real function of the factors and b by central differences, in double."""
 
-    def gradients(cotangent, factors, b, **options):
+    def gradients(cotangent, factors, b, *others, **options):
         arrays = [np.array(a, "float64") for a in (*factors, b)]
 
         def loss(*parts):
-            return float(np.sum(cotangent * solve(parts[:-1], parts[-1])))
+            return float(np.sum(cotangent * solve(parts[:-1], parts[-1], *others)))
 
         *of_factors, of_b = central_gradient(loss, arrays, 1e-5)
         return tuple(of_factors), of_b
@@ -119,6 +119,11 @@ def summed_product(cotangent, factors, x):
 
 def hermitian_solve(f, b):
     return np.linalg.solve(dense_sum([(a + a.T) / 2 for a in f]), b)
+
+
+def shifted_hermitian_solve(f, b, shift):
+    matrix = dense([(a + a.T) / 2 for a in f])
+    return np.linalg.solve(matrix + shift * np.eye(len(b)), b)
 
 
 def to_be_approximated(library, dtype, rng):
@@ -251,6 +256,12 @@ CASES = [
         covariances,
         lambda f, b, s: np.linalg.solve(dense(f).astype("float64") + s * np.eye(12), b),
         SOLVED,
+    ),
+    Case(
+        "kronecker.shifted_solve_vjp",
+        with_gradient(covariances),
+        pulled_through(shifted_hermitian_solve),
+        DIFFERENCES,
     ),
     Case("kronecker.kronsum_matvec", regular, lambda f, x: dense_sum(f) @ x, LOOSE),
     Case("kronecker.kronsum_matvec_vjp", with_gradient(regular), summed_product, DIFFERENCES),
