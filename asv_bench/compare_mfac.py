@@ -2,6 +2,12 @@
 
 The recursions are written here from the equations. A product with F⁻¹ reads the gradients twice, so
 "two reads" by BLAS's gemv, which nobody can be much faster than, stand beside every product.
+
+curvlinops starts from a model, and never forms its gradients: it multiplies by F in every step of
+CG. So both start from the same small net there, and our time holds forming the gradients of single
+samples by torch too. Its empirical Fisher of a loss with reduction "mean" is the mean of the
+samples' outer products, as ours; the damping is added to it. Both are in float64. CG takes hundreds
+of steps even for few samples, each of many small calls of torch, which more threads do not help.
 """
 
 import sys
@@ -34,6 +40,8 @@ STATIC = ((64, 200_000), (256, 200_000))  # gradients, parameters
 PRODUCTS = ((256, 200_000), (64, 1_000_000))
 BLOCKS = ((256, 200_000, 64), (256, 1_000_000, 64))  # and the size of a block
 SMALL = ((256, 2000),)
+NETS = ((32, 32, 32),)  # samples, inputs, hidden units
+NET_DAMPING = 0.1
 
 
 def tables(engine: str) -> list[Table]:
@@ -77,6 +85,17 @@ def tables(engine: str) -> list[Table]:
             ("np.linalg.solve", "CG on F"),
             small_contest,
             SMALL,
+        ),
+        Table(
+            "F⁻¹x of a net with one hidden layer, from the model, float64",
+            "gradients by torch, empirical_fisher(…).solve",
+            ("curvlinops, CG",),
+            {
+                f"m={m}, {inputs} inputs, {hidden} hidden": partial(net_contest, m, inputs, hidden)
+                for m, inputs, hidden in NETS
+            },
+            workers=(1,),
+            set_threads=_set_threads,
         ),
     ]
 
@@ -199,6 +218,55 @@ def small_contest(m: int, d: int) -> Contest:
     return Contest(
         ours, {"np.linalg.solve": dense, "CG on F": iterated}, dense, partial(_differs, 1e-5)
     )
+
+
+def net_contest(m: int, inputs: int, hidden: int) -> Contest:
+    """From a net, its loss and samples to F⁻¹x; gradients of single samples are ours to form."""
+    import torch
+    from curvlinops import CGInverseLinearOperator, EFLinearOperator
+    from curvlinops.examples import IdentityLinearOperator
+
+    classes = 10
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Linear(inputs, hidden), torch.nn.Tanh(), torch.nn.Linear(hidden, classes)
+    ).double()
+    loss = torch.nn.CrossEntropyLoss(reduction="mean")
+    samples, labels = torch.randn(m, inputs).double(), torch.randint(classes, (m,))
+    parameters = {name: value.detach() for name, value in model.named_parameters()}
+    x = torch.randn(sum(value.numel() for value in parameters.values())).double()
+
+    def loss_of_one(values: Any, sample: Any, label: Any) -> Any:
+        return loss(torch.func.functional_call(model, values, sample[None]), label[None])
+
+    gradient = torch.func.grad(loss_of_one)
+    gradients_of_all = torch.func.vmap(gradient, in_dims=(None, 0, 0))
+
+    def formed() -> Any:
+        leaves = gradients_of_all(parameters, samples, labels).values()
+        return torch.cat([leaf.reshape(m, -1) for leaf in leaves], 1).numpy()
+
+    def ours() -> Any:
+        return mfac.empirical_fisher(formed(), damping=NET_DAMPING).solve(x.numpy())
+
+    fisher = EFLinearOperator(
+        model, loss, list(model.parameters()), [(samples, labels)], check_deterministic=False
+    )
+    one = IdentityLinearOperator(
+        [value.shape for value in model.parameters()], fisher.device, fisher.dtype
+    )
+    inverse = CGInverseLinearOperator(
+        fisher + NET_DAMPING * one, tolerance=1e-5, max_iter=1000, max_tridiag_iter=0
+    )
+
+    def iterated() -> Any:
+        return (inverse @ x).detach().numpy()
+
+    def expected() -> Any:
+        g = formed()
+        return np.linalg.solve(NET_DAMPING * np.eye(g.shape[1]) + g.T @ g / m, x.numpy())
+
+    return Contest(ours, {"curvlinops, CG": iterated}, expected, partial(_differs, 1e-4))
 
 
 def chunked_diagonal(g: np.ndarray, dtype: Any = np.float32) -> np.ndarray:

@@ -1,7 +1,9 @@
 """Kernels that read the gradients once: dots of all rows with a vector, combinations of rows.
 
-Bounded by reading G. Sums are in float64 all the same: widening and its multiplications hide behind
-the reads. A range of columns is taken in equal pieces, whose vector stays in the cache.
+Sums are in float64. In float32 and float64 the widening and its multiplications hide behind the
+reads of G, which bound; float16 and bfloat16 are read faster than they are widened, which takes two
+conversions for every four numbers, and bounds there. A range of columns is taken in equal pieces,
+whose vector stays in the cache.
 """
 
 import numpy as np
