@@ -17,8 +17,7 @@ from ._pde import Envelopes
 
 SHOWN = 1e-6  # frequencies that explain less than this part of the data are not reported
 STRONG = 1e-3  # nor are those warned of
-_DENSE = 2500
-_DRAWS = 200
+_POINTS = 4096  # that are predicted at a time
 
 
 def pde_solution(
@@ -82,6 +81,21 @@ class Fitted:
             for basis, p, order in zip(self.bases, points, orders, strict=True)
         ]
         return multiplied(factors, self.x)
+
+    def predicted_at(self, points, orders):
+        """Points one by one: `points` has a column of coordinates for each axis."""
+        found = []
+        for begin in range(0, len(points[0]), _POINTS):
+            some = [column[begin : begin + _POINTS] for column in points]
+            first, *others = (
+                basis.values(column, order)
+                for basis, column, order in zip(self.bases, some, orders, strict=True)
+            )
+            part = first @ self.x.reshape(len(self.x), -1)
+            for rows in others:
+                part = np.einsum("pk,pkr->pr", rows, part.reshape(*rows.shape, -1))
+            found.append(part[:, 0])
+        return np.concatenate(found) if found else np.zeros(0)
 
     def deviation(self, points):
         """Spread of the coefficients by the equation's errors, seen at the points."""

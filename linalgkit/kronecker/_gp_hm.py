@@ -11,7 +11,7 @@ from typing import Any
 
 from .. import _checks
 from .._engine import Engines
-from ._hosts import to_host
+from ._hosts import progress_bar, to_host
 from ._kernels import SpectralMixture, StudentTMixture
 from ._pde import Nonlinearity, boundary_rows, checked_grid, checked_terms, pointwise_parts
 
@@ -87,6 +87,7 @@ def solve_gp_hm(
     jitter: float = 1e-6,
     tol: float = 1e-3,
     callback: Callable[[int, Any], Any] | None = None,
+    progress: bool = False,
 ) -> GPHMResult:
     """Solve an equation by the optimisation of the paper (GP-HM).
 
@@ -122,6 +123,8 @@ def solve_gp_hm(
         The relative residual that counts as success.
     callback : callable, optional
         Called with the iteration and u after each iteration; it may raise StopIteration.
+    progress : bool, optional
+        Show a progress bar.
 
     Returns
     -------
@@ -192,21 +195,29 @@ def solve_gp_hm(
         if not value > 0:
             raise ValueError(f"{name} must be greater than 0; got {value}.")
     pointwise = pointwise_parts(nonlinearity, source.ndim)
-    found = engine(source).maximised_joint(
-        [to_host(axis) for axis in axes],
-        checked_terms(operator, axes, source),
-        source,
-        boundary_rows(boundary, source),
-        None if pointwise is None else (pointwise[0], pointwise[2]),
-        is_gaussian=kernel is SpectralMixture,
-        terms=terms,
-        highest=highest,
-        boundary_weight=boundary_weight,
-        learning_rate=learning_rate,
-        maxiter=maxiter,
-        jitter=jitter,
-        callback=callback,
-    )
+    bar = progress_bar(progress, maxiter, "steps")
+
+    def report(step: int, u: Any) -> None:
+        bar.update()
+        if callback is not None:
+            callback(step, u)
+
+    with bar:
+        found = engine(source).maximised_joint(
+            [to_host(axis) for axis in axes],
+            checked_terms(operator, axes, source),
+            source,
+            boundary_rows(boundary, source),
+            None if pointwise is None else (pointwise[0], pointwise[2]),
+            is_gaussian=kernel is SpectralMixture,
+            terms=terms,
+            highest=highest,
+            boundary_weight=boundary_weight,
+            learning_rate=learning_rate,
+            maxiter=maxiter,
+            jitter=jitter,
+            callback=report if progress or callback is not None else None,
+        )
     status = 2 if found.is_stopped else 0 if found.residual <= tol else 1
     message = _MESSAGES[status].format(residual=found.residual, tol=tol, nit=found.nit)
     result = GPHMResult(

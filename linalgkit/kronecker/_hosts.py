@@ -50,3 +50,10 @@ def one_blas_thread(wanted: bool = True) -> Iterator[None]:
     finally:
         if wanted:
             blas_limit.release(holder)
+
+
+def progress_bar(wanted: bool, total: int | None, unit: str) -> Any:
+    """Return a bar of `total` steps, or of an unknown number; it shows nothing unless wanted."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, unit=f" {unit}", disable=not wanted)

@@ -9,13 +9,14 @@ instead of an optimisation.
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import _checks
 from .._engine import Engines, _frames_to_the_caller
-from ._hosts import finite, like, one_blas_thread, to_host
+from ._hosts import finite, like, one_blas_thread, progress_bar, to_host
 from ._kernels import SpectralMixture, StudentTMixture, on_host
 
 engine = Engines(__package__)
@@ -156,19 +157,30 @@ class PDEResult:
         )
 
     def predict(self, x: Any, orders: Any = None) -> Any:
-        """Return u or one of its derivatives on another grid inside the box.
+        """Return u or one of its derivatives inside the box, on another grid or at points.
 
-        `x` is one array of coordinates for each axis, and the result stands on their tensor
-        product; `orders` says how often to differentiate along each axis (by default not at all).
+        A sequence `x` has one array of coordinates for each axis, and the result stands on their
+        tensor product. An array `x` of shape (..., d), in two or more dimensions, has the
+        coordinates of a point in each row, and the result is of shape (...). `orders` says how
+        often to differentiate along each axis (by default not at all).
         """
-        points = self._points(x)
         ndim = len(self.grid)
         orders = (0,) * ndim if orders is None else orders
         orders = (orders,) if isinstance(orders, int) else tuple(orders)
         if len(orders) != ndim:
             raise ValueError(f"orders must have {ndim} entries, one an axis; got {orders}.")
         orders = tuple(_checks.size("orders", order) for order in orders)
-        return like(self._fitted.predicted(points, orders), self.u)
+        if ndim == 1 or isinstance(x, list | tuple):
+            return like(self._fitted.predicted(self._points(x), orders), self.u)
+        points = to_host(x)
+        if points.ndim == 0 or points.shape[-1] != ndim:
+            raise ValueError(
+                f"x must be a sequence of {ndim} arrays of coordinates, one an axis, or an array "
+                f"of points of shape (..., {ndim}); got shape {points.shape}."
+            )
+        columns = self._points(list(points.reshape(-1, ndim).T))
+        found = self._fitted.predicted_at(columns, orders).reshape(points.shape[:-1])
+        return like(found, self.u)
 
     def std(self, x: Any = None) -> Any:
         """Return the standard deviation of u given the data, on another grid or on the own.
@@ -209,6 +221,7 @@ def solve_pde(
     tol: float = 1e-9,
     maxiter: int = 20,
     callback: Callable[[tuple[Any, ...], float], Any] | None = None,
+    progress: bool = False,
 ) -> PDEResult:
     """Solve L u + N(u) = f on a box, where u may oscillate fast.
 
@@ -242,6 +255,8 @@ def solve_pde(
     callback : callable, optional
         Called with the kernels of a trial and its held-out residual after each trial; it may
         raise StopIteration, which ends the search.
+    progress : bool, optional
+        Show the number of trials and the least residual as they go.
 
     Returns
     -------
@@ -316,8 +331,13 @@ def solve_pde(
     conditions = boundary_rows(boundary, source)
     pointwise = pointwise_parts(nonlinearity, ndim)
     stopped: list[bool] = []
+    bar, least = progress_bar(progress, None, "trials"), inf
 
     def report(kernels: tuple[Any, ...], misfit: float) -> bool:
+        nonlocal least
+        least = min(least, misfit)
+        bar.set_postfix(residual=f"{least:.1e}", refresh=False)
+        bar.update()
         if callback is not None:
             try:
                 callback(kernels, misfit)
@@ -325,7 +345,7 @@ def solve_pde(
                 stopped.append(True)
         return bool(stopped)
 
-    with one_blas_thread():
+    with one_blas_thread(), bar:
         fitted = engine(source).pde_solution(
             hosts,
             terms,

@@ -81,6 +81,17 @@ def test_libraries_agree(require):
     np.testing.assert_allclose(results[0], results[1], rtol=0, atol=1e-8)
 
 
+def test_progress(require, capsys):
+    require("torch")
+    steps = []
+    solve_gp_hm(
+        {(2,): 1.0}, np.sin(3 * X), {(0, 0): Dirichlet(0.0)}, X, terms=2, highest=2.0, maxiter=2,
+        progress=True, callback=lambda step, u: steps.append(step),
+    )  # fmt: skip
+    assert steps == [1, 2]
+    assert "2/2" in capsys.readouterr().err
+
+
 def test_adam_approaches_the_solution(require):
     require("torch")
     x = np.linspace(0, 1, 24)

@@ -11,6 +11,7 @@ from linalgkit.kronecker import (
     Nonlinearity,
     SpectralMixture,
     StudentTMixture,
+    _array_api_pde,
     solve_pde,
 )
 
@@ -284,6 +285,42 @@ def test_derivatives_anywhere():
     x = points[0]
     truth = 12 * 20 * -np.cos(6 * x) * np.sin(20 * x) - 436 * np.sin(6 * x) * np.cos(20 * x)
     np.testing.assert_allclose(mixed[:, 0], truth, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+def test_points_of_no_grid(ndim, monkeypatch):
+    monkeypatch.setattr(_array_api_pde, "_POINTS", 3)
+    axes = [np.linspace(0, 1, n) for n in (20, 22, 24)[:ndim]]
+    orders = tuple(np.eye(ndim, dtype=int)[-1])
+    faces = {(axis, side): Dirichlet(0.0) for axis in range(ndim) for side in (0, 1)}
+    laplacian = {tuple(2 * row): 1.0 for row in np.eye(ndim, dtype=int)}
+    found = solve_pde(laplacian, np.ones([len(x) for x in axes]), faces, axes, tol=1e-2)
+    points = np.random.default_rng(0).uniform(size=(2, 4, ndim))
+    result = found.predict(points if ndim > 1 else points[..., 0].ravel(), orders=orders)
+    if ndim > 1:
+        assert result.shape == (2, 4)
+        assert found.predict(points[:0]).shape == (0, 4)
+    for point, value in zip(points.reshape(-1, ndim), result.ravel(), strict=True):
+        on_grid = found.predict([[x] for x in point], orders=orders)
+        np.testing.assert_allclose(value, on_grid.ravel()[0], rtol=1e-12, atol=1e-13)
+
+
+def test_points_are_checked():
+    found = _solve()
+    with pytest.raises(ValueError, match=r"shape \(\.\.\., 2\); got shape \(4, 3\)"):
+        found.predict(np.ones((4, 3)))
+    with pytest.raises(ValueError, match=r"x\[1\] must lie in the box"):
+        found.predict(np.array([[0.5, 7.0]]))
+
+
+def test_progress(capsys):
+    x = np.linspace(0, 1, 50)
+    solve_pde({(2,): 1.0}, np.ones(50), ZERO, x, progress=True)
+    shown = capsys.readouterr().err
+    assert "trials" in shown
+    assert "residual" in shown
+    solve_pde({(2,): 1.0}, np.ones(50), ZERO, x)
+    assert not capsys.readouterr().err
 
 
 def test_deviation_covers_the_error():
