@@ -44,6 +44,7 @@ from ._sums import (
     kronsum_matvec,
     kronsum_matvec_vjp,
     kronsum_solve,
+    kronsum_solve_generalized,
     kronsum_solve_vjp,
 )
 
@@ -88,6 +89,7 @@ __all__ = [
     "kronsum_matvec",
     "kronsum_matvec_vjp",
     "kronsum_solve",
+    "kronsum_solve_generalized",
     "kronsum_solve_vjp",
     "log_marginal_likelihood",
     "nearest_kronecker",

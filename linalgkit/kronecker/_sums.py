@@ -14,9 +14,10 @@ from .. import _checks
 from .._engine import Engines
 from .._operator import _on_host
 from .._xp import adjoint
+from ._array_api_solves import is_concrete
 from ._modes import batch_shape, checked, columns_of, grid, square
 from ._products import KroneckerGradients, as_asked, product, wanted_arrays
-from ._solves import KroneckerSolveGradients, number
+from ._solves import KroneckerSolveGradients, kron_solve, number
 
 engine = Engines(__package__)
 
@@ -271,6 +272,102 @@ def kronsum_solve_vjp(
         wrt=wanted_arrays(wrt, "b", len(factors)),
     )
     return KroneckerSolveGradients(*as_asked(wrt, (*others, of_b), originals, "b"))
+
+
+@engine.traced()
+def kronsum_solve_generalized(
+    factors: Sequence[Any], masses: Sequence[Any], b: Any, /, *, shift: float = 0.0
+) -> Any:
+    """Solve with a Kronecker sum whose other factors are mass matrices instead of identities.
+
+    Parameters
+    ----------
+    factors : sequence of array, the k-th of shape (..., n_k, n_k)
+        A_1, ..., A_d, Hermitian (their Hermitian parts are used): stiffness matrices, say.
+    masses : sequence of array, the k-th of shape (..., n_k, n_k)
+        B_1, ..., B_d, Hermitian and positive definite (their Hermitian parts are used).
+    b : array, shape (..., n_1 ⋯ n_d)
+        Right-hand sides along the last axis, row-major: ``b.reshape(..., n_1, ..., n_d)`` is the
+        grid, as with ``numpy.kron``.
+    shift : float, optional
+        The multiple of ``B_1 ⊗ ... ⊗ B_d`` that is added.
+
+    Returns
+    -------
+    array, shape (..., n_1 ⋯ n_d)
+        The x with ``(A_1 ⊗ B_2 ⊗ B_3 ⊗ ... + B_1 ⊗ A_2 ⊗ B_3 ⊗ ... + ...) x = b``, to which
+        ``shift (B_1 ⊗ ... ⊗ B_d) x`` is added.
+
+    Raises
+    ------
+    ValueError
+        The shapes do not fit each other.
+    LinAlgError
+        A mass matrix is not positive definite, or the whole is singular to working precision.
+
+    See Also
+    --------
+    kronsum_solve : With identities for masses.
+
+    Notes
+    -----
+    With B = L Lᴴ it is ``(⊗L) (⊕ L⁻¹ A L⁻ᴴ + shift I) (⊗Lᴴ)``: two triangular solves and a
+    `kronsum_solve` by eigenvectors, O(Σ n_k³ + N Σ n_k) operations for N points. This is the
+    simultaneous diagonalisation of A and B. As for LAPACK's ``sygv``, errors grow with the
+    condition numbers of the B_k.
+
+    Examples
+    --------
+    Linear finite elements on a square, -Δu = f with u = sin πx sin πy:
+
+    >>> import numpy as np
+    >>> from linalgkit import kronecker
+    >>> n = 63
+    >>> x, h, eye = np.arange(1, n + 1) / (n + 1), 1 / (n + 1), np.eye(n)
+    >>> beside = np.eye(n, k=1) + np.eye(n, k=-1)
+    >>> stiffness, mass = (2 * eye - beside) / h, (4 * eye + beside) * h / 6
+    >>> u = np.outer(np.sin(np.pi * x), np.sin(np.pi * x))
+    >>> load = kronecker.kron_matvec([mass, mass], (2 * np.pi**2 * u).ravel())
+    >>> found = kronecker.kronsum_solve_generalized([stiffness] * 2, [mass] * 2, load)
+    >>> float(abs(found.reshape(n, n) - u).max().round(4))
+    0.0002
+    """
+    count = len(factors)
+    if len(masses) != count:
+        raise ValueError(f"there must be one mass for each of {count} factors; got {len(masses)}.")
+    matrices, b = checked((*factors, *masses), b=b)
+    factors, masses = matrices[:count], matrices[count:]
+    for k, (factor, mass) in enumerate(zip(factors, masses, strict=True)):
+        if factor.shape[-2:] != mass.shape[-2:]:
+            raise ValueError(
+                f"masses[{k}] must have the shape of factors[{k}], {tuple(factor.shape[-2:])}; got "
+                f"{tuple(mass.shape[-2:])}."
+            )
+    _fit(factors, "b", b, "kronsum_solve_generalized")
+    xp = array_namespace(b)
+    lowers = [_lower(mass, f"masses[{k}]") for k, mass in enumerate(masses)]
+    reduced = []
+    for factor, lower in zip(factors, lowers, strict=True):
+        half = xp.linalg.solve(lower, (factor + adjoint(factor)) / 2)
+        reduced.append(xp.linalg.solve(lower, adjoint(half)))
+    y = kron_solve(lowers, b, assume_a="tri")
+    z = kronsum_solve(reduced, y, shift=shift, method="eigh")
+    return kron_solve([adjoint(lower) for lower in lowers], z, assume_a="tri")
+
+
+def _lower(mass: Any, name: str) -> Any:
+    """Return the Cholesky factor; LinAlgError where there is none."""
+    xp = array_namespace(mass)
+    try:
+        lower = xp.linalg.cholesky((mass + adjoint(mass)) / 2)
+        is_good = not is_concrete(lower) or bool(xp.all(xp.isfinite(lower)))
+    except Exception as error:  # each library has its own
+        if "positive" not in str(error).lower():
+            raise
+        is_good = False
+    if not is_good:
+        raise np.linalg.LinAlgError(f"{name} must be positive definite, and finite.")
+    return lower
 
 
 @engine.traced()

@@ -121,6 +121,25 @@ def hermitian_solve(f, b):
     return np.linalg.solve(dense_sum([(a + a.T) / 2 for a in f]), b)
 
 
+def elements(library, dtype, rng):
+    """Stiffness and mass matrices of different sizes."""
+    factors, masses = [], []
+    for n in (2, 3, 2):
+        a, c = random(rng, dtype, n, n), random(rng, dtype, n, n)
+        factors.append(a @ a.T + np.eye(n, dtype=dtype))
+        masses.append(c @ c.T + np.eye(n, dtype=dtype))
+    parts = [[library.asarray(x) for x in part] for part in (factors, masses)]
+    return (*parts, library.asarray(random(rng, dtype, 12))), {"shift": 0.7}
+
+
+def with_masses(factors, masses, b, shift):
+    factors, masses = ([np.array(x, "float64") for x in part] for part in (factors, masses))
+    matrix = shift * dense(masses)
+    for k, factor in enumerate(factors):
+        matrix = matrix + dense([*masses[:k], factor, *masses[k + 1 :]])
+    return np.linalg.solve(matrix, b)
+
+
 def shifted_hermitian_solve(f, b, shift):
     matrix = dense([(a + a.T) / 2 for a in f])
     return np.linalg.solve(matrix + shift * np.eye(len(b)), b)
@@ -277,6 +296,7 @@ CASES = [
         pulled_through(hermitian_solve),
         DIFFERENCES,
     ),
+    Case("kronecker.kronsum_solve_generalized", elements, with_masses, SOLVED),
     Case(
         "kronecker.kronsum_expm_multiply",
         propagated,

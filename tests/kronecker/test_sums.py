@@ -173,3 +173,37 @@ def test_exponential(t):
 def test_bad_options(options, error, message):
     with pytest.raises(error, match=message):
         kronecker.kronsum_solve([np.eye(2)] * 2, np.ones(4), **options)
+
+
+@pytest.mark.parametrize("engine", ["array_api", "numba"])
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+def test_generalized_solve_in_batches(dtype, engine):
+    rng = np.random.default_rng(0)
+
+    def hermitian(*shape):
+        a = rng.standard_normal(shape) + (1j * rng.standard_normal(shape) if dtype[0] == "c" else 0)
+        return a @ a.conj().mT + np.eye(shape[-1])
+
+    factors, masses = [hermitian(2, n, n) for n in (3, 4)], [hermitian(n, n) for n in (3, 4)]
+    b = rng.standard_normal((2, 12)).astype(dtype)
+    with linalgkit.use_engine(engine):
+        x = kronecker.kronsum_solve_generalized(factors, masses, b, shift=-0.1)
+    for item in range(2):
+        one, other = (factor[item] for factor in factors)
+        matrix = np.kron(one, masses[1]) + np.kron(masses[0], other) - 0.1 * np.kron(*masses)
+        np.testing.assert_allclose(matrix @ x[item], b[item], rtol=0, atol=1e-10)
+
+
+def test_generalized_solve_refuses():
+    a, b = [np.eye(2), np.eye(3)], np.ones(6)
+    solve = kronecker.kronsum_solve_generalized
+    with pytest.raises(np.linalg.LinAlgError, match=r"masses\[1\] must be positive definite"):
+        solve(a, [np.eye(2), np.diag([1.0, 0, 1])], b)
+    with pytest.raises(np.linalg.LinAlgError, match=r"masses\[0\] must be .* finite"):
+        solve(a, [np.diag([1.0, np.nan]), np.eye(3)], b)
+    with pytest.raises(np.linalg.LinAlgError, match="singular"):
+        solve(a, a, b, shift=-2.0)
+    with pytest.raises(ValueError, match="one mass for each of 2 factors; got 1"):
+        solve(a, a[:1], b)
+    with pytest.raises(ValueError, match=r"masses\[0\] must have the shape of factors\[0\]"):
+        solve(a, a[::-1], b)
