@@ -126,11 +126,19 @@ HEADER = "  ".join(
 )
 
 
+def ratio_of(row: Row) -> str:
+    """Write how many times the peer's time is ours."""
+    if row.peer_ms is None:
+        return "–"
+    ratio = row.peer_ms / row.ours_ms
+    return f"{ratio:.1f}×" if ratio >= 0.1 else f"{ratio:.1g}×"
+
+
 def line(row: Row) -> str:
     """Format one row as it is printed."""
     peer = f"{row.peer_name} " + ("–" if row.peer_ms is None else f"{row.peer_ms:.1f}")
-    ratio = "–" if row.peer_ms is None else f"{row.peer_ms / row.ours_ms:.1f}×"
-    cells = (row.what, row.input, row.engine, f"{row.ours_ms:.1f}", peer, ratio, f"{row.error:.0e}")
+    times = f"{row.ours_ms:.1f}", peer, ratio_of(row)
+    cells = (row.what, row.input, row.engine, *times, f"{row.error:.0e}")
     return "  ".join(cell.ljust(width) for cell, width in zip(cells, WIDTHS, strict=True))
 
 
@@ -145,13 +153,14 @@ def picture(rows: list[Row], target: Path) -> None:
     for place, row in zip(places, rows, strict=True):
         if row.peer_ms is not None:
             right = max(row.ours_ms, row.peer_ms)
-            axes.text(right, place, f"  {row.peer_ms / row.ours_ms:.1f}×", va="center")
+            axes.text(right, place, f"  {ratio_of(row)}", va="center")
     axes.set_yticks(list(places), [f"{r.what}\n{r.input}" for r in rows], fontsize=9)
     axes.invert_yaxis()
+    axes.set_xscale("log")  # from microseconds to seconds
     axes.margins(x=0.12)
     axes.set_xlabel("milliseconds (less is better)")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="upper right")
+    figure.legend(frameon=False, loc="outside upper right", ncols=2)
     figure.savefig(target, dpi=120)
 
 
