@@ -368,20 +368,14 @@ def _run(room: str, function: str, arrays: Sequence[Any], options: dict[str, Any
     run = getattr(_engine(room, ON_DEVICE[first.device.type]), function)
     if first.device.type == "cpu":
         return _each(_as_tensor, run(*_each(_as_numpy, arrays), **options))
-    device = first.device.index
-    stream = torch.cuda.current_stream(device).cuda_stream
-    with (
-        _cuda_device(device),
-        _stream(device, stream),
-    ):  # queued where torch's work is: nobody waits
-        return _each(torch.from_dlpack, run(*_each(_as_cupy, arrays), **options))
-
-
-@cache
-def _cuda_device(number: int) -> Any:
     import cupy
 
-    return cupy.cuda.Device(number)
+    device = first.device.index
+    stream = torch.cuda.current_stream(device).cuda_stream
+    # Work is queued where torch's is, so nobody waits. A `Device` keeps what was current before it:
+    # threads cannot share one.
+    with cupy.cuda.Device(device), _stream(device, stream):
+        return _each(torch.from_dlpack, run(*_each(_as_cupy, arrays), **options))
 
 
 @cache

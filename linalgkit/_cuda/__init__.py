@@ -53,6 +53,13 @@ class Source:
             self._compiled[kernel] = module.get_function(kernel)
         return self._compiled[kernel]
 
+    def with_shared(self, kernel: str, shared: int) -> Any:
+        """Return a kernel with leave to take so many bytes of shared memory in a block."""
+        found = self[kernel]
+        if shared > found.max_dynamic_shared_size_bytes:
+            found.max_dynamic_shared_size_bytes = shared
+        return found
+
     def compile(self, arch: str) -> bytes:
         """Compile the whole table for an architecture such as ``sm_90a``, without any GPU."""
         from cuda.core import Program, ProgramOptions

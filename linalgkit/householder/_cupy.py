@@ -217,7 +217,7 @@ def _inverted(matrices):
     if rows <= _ROWS:
         matrices = cp.ascontiguousarray(matrices)
         shared = rows * (rows + 1) * matrices.itemsize
-        kernel = _with_shared(_inverses(matrices.dtype.char), shared)
+        kernel = KERNELS.with_shared(_inverses(matrices.dtype.char), shared)
         grid, threads = (prod(matrices.shape[:-2]),), (-(-rows // 32) * 32,)
         kernel(grid, threads, (matrices, np.int32(rows)), shared_mem=shared)
         return matrices
@@ -411,15 +411,7 @@ def _launch(name, sizes, numbers, arrays, results):
     strips = -(-sizes.values // columns)
     shared = sizes.shared(columns)
     counts = strips, chunks, sizes.rows, sizes.tokens, sizes.width, sizes.values, sizes.gates
-    kernel = _with_shared(_walk(name, dtype.char, columns), shared)
+    kernel = KERNELS.with_shared(_walk(name, dtype.char, columns), shared)
     arrays = (x if isinstance(x, int) else cp.ascontiguousarray(x) for x in arrays)
     arguments = (*map(np.int32, counts), *numbers, *arrays, *results)
     kernel((heads * strips,), (_THREADS,), arguments, shared_mem=shared)
-
-
-def _with_shared(name, shared):
-    """Return a kernel with leave to take so much shared memory."""
-    kernel = KERNELS[name]
-    if shared > kernel.max_dynamic_shared_size_bytes:
-        kernel.max_dynamic_shared_size_bytes = shared
-    return kernel

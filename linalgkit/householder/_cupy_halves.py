@@ -305,8 +305,6 @@ class _Plan:
                 threads *= 3 * split
                 shared += teams * factors * 32 * 16
         source = WALKS if name.startswith("walk") else CHUNKS
-        kernel = source[_name(name, dtype, self._keys, *variant)]
-        if shared > kernel.max_dynamic_shared_size_bytes:
-            kernel.max_dynamic_shared_size_bytes = shared
+        kernel = source.with_shared(_name(name, dtype, self._keys, *variant), shared)
         numbers = len(segment), segment.start, length, width, values
         return kernel, (blocks,), (threads,), shared, tuple(map(np.int32, numbers))

@@ -399,7 +399,7 @@ def _one_kernel(dtype, rows, left_shape, right_shape, limits):
     blocks = (rows + 8 * parts - 1) // (8 * parts)
     if blocks < limits.processors // 2:
         return None
-    kernel = _with_shared(_both(p // 32, inner // 32, parts, warps), shared)
+    kernel = KERNELS.with_shared(_both(p // 32, inner // 32, parts, warps), shared)
     sizes = tuple(map(np.int32, (rows, k, q, count, height)))
 
     def launch(x, left, right, y):
@@ -419,7 +419,7 @@ def _two_kernels(dtype, rows, left_shape, right_shape, limits):
     if shared > limits.shared_bytes:
         return None
     first = KERNELS[_step("right_blocks", dtype, p // step)]
-    second = _with_shared(_step("left_blocks", dtype, inner // step), shared)
+    second = KERNELS.with_shared(_step("left_blocks", dtype, inner // step), shared)
     threads = 512 if dtype == "e" and inner > 64 else 256  # LEFT_WARPS
     chunk = _rows_at_a_time(k * q * itemsize)
     launches = []
@@ -443,13 +443,6 @@ def _two_kernels(dtype, rows, left_shape, right_shape, limits):
             second(second_grid, (threads,), (u, left, some_y, *of_second), shared_mem=shared)
 
     return launch
-
-
-def _with_shared(name, shared):
-    """Return a kernel with leave to take so much shared memory."""
-    kernel = KERNELS[name]
-    kernel.max_dynamic_shared_size_bytes = max(shared, kernel.max_dynamic_shared_size_bytes)
-    return kernel
 
 
 def _shared_bytes(height, width, itemsize):
