@@ -69,7 +69,7 @@ __device__ void in_turn(int slot, int* claims, Act act) {
             __syncthreads();
             if (waits && ((volatile int*)claims)[slot] == me) {
                 act();
-                claims[slot] = NOBODY;
+                atomicExch(&claims[slot], NOBODY);  // others read it now: not theirs, before and after
                 waits = false;
             }
         } while (__syncthreads_or(waits));

@@ -75,7 +75,7 @@ __device__ int find_slot(int* keys, int column, int mode) {
         if (seen == column) return slot;
         if (seen == ~column) {
             if (mode == COMPLEMENT) return -1;
-            ((volatile int*)keys)[slot] = column;  // whoever comes writes the same
+            atomicExch(&keys[slot], column);  // whoever comes writes the same
             return slot;
         }
         if (seen == EMPTY) {
