@@ -532,9 +532,9 @@ def _factorised(rows: Rows, damping: float) -> tuple[Any, Any]:
     An error of K moves F⁻¹ of a gradient by that over m λ, relatively: it may be so large.
     """
     shift = rows.m * damping
-    if rows.is_lazy:  # reading is what takes time: once for all
+    if rows.is_read_once:  # the lengths are on the diagonal
         gram = rows.gram(tolerance=0.0)
-        check_rows(np.linalg.diagonal(gram), rows.parts)
+        check_rows(array_namespace(gram).linalg.diagonal(gram), rows.parts)
         return gram, _root_of(gram, shift)
     lengths = rows.squared_lengths()
     check_rows(lengths, rows.parts)

@@ -9,7 +9,7 @@ from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
-from array_api_compat import array_namespace, device, is_dask_array
+from array_api_compat import array_namespace, device, is_cupy_array, is_dask_array
 
 from .. import _checks
 from .._engine import Engines
@@ -83,7 +83,12 @@ class Rows:
 
     def __init__(self, parts: tuple[Any, ...], scales: Any) -> None:
         self.parts, self.scales = parts, scales
-        self.m, self.is_lazy = parts[0].shape[0], is_dask_array(parts[0])
+        self.m = parts[0].shape[0]
+
+    @property
+    def is_read_once(self) -> bool:
+        """Tell whether the engine has no faster way for a Gram matrix that may be rough."""
+        return is_dask_array(self.parts[0]) or is_cupy_array(self.parts[0])
 
     def squared_lengths(self) -> Any:
         """Return the rows' squared lengths, in float64."""
