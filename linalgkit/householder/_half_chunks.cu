@@ -89,6 +89,23 @@ __device__ void solve(float* scores, const float* betas, float* strong, unsigned
     }
 }
 
+// Bring the strengths of a chunk to `betas`, zeros where it has no token, and sum up its gates, of
+// which there may be none. All threads call it, at least ROWS.
+template <typename T>
+__device__ Decays strengths_and_decays(
+    const void* beta, const void* gates, int wide, long long token, int rows, float* betas,
+    float* each, double* sums_of_gates
+) {
+    const bool is_token = threadIdx.x < rows;
+    const long long place = token + threadIdx.x;
+    if (threadIdx.x < ROWS) {
+        betas[threadIdx.x] = is_token ? value_at<T>(beta, place, wide & WIDE_BETA) : 0;
+    }
+    if (!gates) return {nullptr};
+    const float gate = is_token ? value_at<T>(gates, place, wide & WIDE_GATES) : 0;
+    return Decays::of(gate, each, sums_of_gates);
+}
+
 // A block for each chunk of each head. `gates` and `x` may be null.
 template <typename T, int KEYS>
 __global__ void __launch_bounds__(128) prepare(
@@ -118,17 +135,9 @@ __global__ void __launch_bounds__(128) prepare(
     commit_copies();
     fetch<ROWS, COLUMNS>(some_values, v + token * values, values, rows, values);
     commit_copies();
-    const bool is_token = threadIdx.x < rows;
-    if (threadIdx.x < ROWS) {
-        betas[threadIdx.x] =
-            is_token ? value_at<T>(beta, token + threadIdx.x, wide & WIDE_BETA) : 0;
-    }
-    Decays decays = {nullptr};
-    if (gates) {
-        const float gate =
-            is_token ? value_at<T>(gates, token + threadIdx.x, wide & WIDE_GATES) : 0;
-        decays = Decays::of(gate, each, sums_of_gates);
-    }
+    const Decays decays = strengths_and_decays<T>(
+        beta, gates, wide, token, rows, betas, each, sums_of_gates
+    );
     if (threadIdx.x < ROWS) {
         float* to = factors + number * 3 * ROWS + threadIdx.x;
         to[0] = betas[threadIdx.x];
@@ -273,17 +282,9 @@ __global__ void __launch_bounds__(256) gradients(
     fetch<ROWS, ROWS>(solves, x + number * ROWS * ROWS, ROWS, ROWS, ROWS);
     bring(0);
     if (ROWS < values) bring(ROWS);
-    const bool is_token = threadIdx.x < rows;
-    if (threadIdx.x < ROWS) {
-        betas[threadIdx.x] =
-            is_token ? value_at<T>(beta, token + threadIdx.x, wide & WIDE_BETA) : 0;
-    }
-    Decays decays = {nullptr};
-    if (gates) {
-        const float gate =
-            is_token ? value_at<T>(gates, token + threadIdx.x, wide & WIDE_GATES) : 0;
-        decays = Decays::of(gate, each, sums_of_gates);
-    }
+    const Decays decays = strengths_and_decays<T>(
+        beta, gates, wide, token, rows, betas, each, sums_of_gates
+    );
     __syncthreads();
 
     float from_state[KEYS / 8][4] = {};  // of queries: g Hᵀ, of keys: D Hᵀ
