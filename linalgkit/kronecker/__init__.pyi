@@ -30,6 +30,7 @@ from ._products import (
     kron_matvec_vjp,
     kron_rmatvec,
     kron_trace,
+    partial_trace,
 )
 from ._solves import (
     KroneckerSolveGradients,
@@ -93,6 +94,7 @@ __all__ = [
     "kronsum_solve_vjp",
     "log_marginal_likelihood",
     "nearest_kronecker",
+    "partial_trace",
     "shifted_solve",
     "shifted_solve_vjp",
     "solve_gp_hm",

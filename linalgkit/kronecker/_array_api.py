@@ -27,6 +27,7 @@ from ._array_api_products import (  # noqa: F401
     kron_matvec,
     kron_matvec_vjp,
     kron_trace,
+    partial_trace,
 )
 from ._array_api_solves import (  # noqa: F401
     exponentials,

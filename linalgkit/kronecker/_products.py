@@ -349,6 +349,77 @@ def kron_trace(factors: Sequence[Any], /) -> Any:
     return engine(*factors).kron_trace(*factors)
 
 
+@engine.traced()
+def partial_trace(a: Any, sizes: Sequence[int], /, *, axes: int | Sequence[int]) -> Any:
+    """Trace a matrix on a grid over some axes of the grid.
+
+    Parameters
+    ----------
+    a : array, shape (..., n_1 ⋯ n_d, n_1 ⋯ n_d)
+        The matrix, any one; batch axes lead. Rows and columns are grids, row-major.
+    sizes : sequence of int
+        n_1, ..., n_d.
+    axes : int or sequence of int
+        The axes of the grid over which the trace is taken, counted from 0, or from the end by
+        negative numbers. The others are kept, in their order.
+
+    Returns
+    -------
+    array, shape (..., m, m)
+        With m the product of the sizes that are kept: 1 where there are none, and the entry is the
+        trace of the matrix.
+
+    Raises
+    ------
+    ValueError
+        The sizes do not make the matrix, or there is no such axis, or one is named twice.
+    TypeError
+        A size or an axis is not an integer.
+
+    See Also
+    --------
+    KroneckerProduct.partial_trace : Of a product, by its factors.
+    kron_trace : Of a product, over all axes.
+
+    Notes
+    -----
+    The partial trace of ``A_1 ⊗ ... ⊗ A_d`` is the product of the factors kept, times the traces of
+    the others. In quantum mechanics it takes the density matrix of a system to that of a part of
+    it. What is read is the n_1 ⋯ n_d m entries that are added up, and no others.
+
+    Examples
+    --------
+    One of two entangled spins by itself is in either state with the same probability:
+
+    >>> import numpy as np
+    >>> from linalgkit import kronecker
+    >>> state = np.array([1.0, 0.0, 0.0, 1.0]) / np.sqrt(2)
+    >>> kronecker.partial_trace(np.outer(state, state), (2, 2), axes=1).round(12)
+    array([[0.5, 0. ],
+           [0. , 0.5]])
+    """
+    (a,) = _checks.floating(a=a)
+    if not isinstance(sizes, Sequence):
+        raise TypeError(f"sizes must be a sequence of integers; got {sizes!r}.")
+    sizes = tuple([_checks.size(f"sizes[{k}]", n) for k, n in enumerate(sizes)])
+    points = prod(sizes)
+    if tuple(a.shape[-2:]) != (points, points):
+        raise ValueError(
+            f"a must be a matrix of shape (..., {points}, {points}), as sizes {sizes} make it; got "
+            f"shape {tuple(a.shape)}."
+        )
+    return engine(a).partial_trace(a, sizes=sizes, axes=traced_axes(axes, len(sizes)))
+
+
+def traced_axes(axes: int | Sequence[int], count: int) -> tuple[int, ...]:
+    """Return axes of a grid, ascending from 0; ValueError unless they are some of `count`."""
+    listed = axes if isinstance(axes, Sequence) else (axes,)
+    found = sorted([count + _checks.negative_axis("axes", axis, count) for axis in listed])
+    if len(set(found)) < len(found):
+        raise ValueError(f"axes must differ from each other; got {axes!r}.")
+    return tuple(found)
+
+
 def product(name: str, array: Any, shape: tuple[int, ...]) -> None:
     """Raise ValueError unless a cotangent has the result's shape."""
     if tuple(array.shape) != shape:

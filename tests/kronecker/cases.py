@@ -67,6 +67,14 @@ def dense_sum(factors):
     )
 
 
+def on_a_grid(library, dtype, rng):
+    return (library.asarray(random(rng, dtype, 2, 12, 12)), (2, 3, 2)), {"axes": (0, -1)}
+
+
+def traced(a, sizes, axes):
+    return np.einsum("zaibajb->zij", a.reshape(2, *sizes, *sizes))
+
+
 def regular(library, dtype, rng, sizes=(3, 2, 4)):
     """Square factors with eigenvalues of positive real part, not symmetric, and a vector."""
     factors = [random(rng, dtype, n, n) + 3 * np.eye(n, dtype=dtype) for n in sizes]
@@ -235,6 +243,7 @@ CASES = [
         lambda f: np.asarray(np.trace(dense(f))),
         LOOSE,
     ),
+    Case("kronecker.partial_trace", on_a_grid, traced, LOOSE),
     Case("kronecker.kron_eigh", matrices_of(symmetric), dense, LOOSE, composed),
     Case("kronecker.kron_svd", matrices_of(rectangular), dense, LOOSE, composed_svd),
     Case(

@@ -168,6 +168,24 @@ def test_nan_stays_in_its_item():
     assert np.isfinite(got[[0, 1, 3]]).all()
 
 
+@pytest.mark.parametrize("axes", [0, 1, 2, 3, -1, (0, 1), (1, 3), (2, 0), (0, 1, 2, 3), ()])
+def test_partial_trace_is_that_of_einsum(axes):
+    rng = np.random.default_rng(12)
+    sizes = (2, 3, 1, 4)
+    a = random(rng, "D", 24, 24)
+    rows, columns = list("abcd"), list("efgh")
+    for axis in np.atleast_1d(np.array(axes, int)):
+        columns[axis] = rows[axis]
+    kept = [k for k in range(4) if rows[k] != columns[k]]
+    out = "".join([rows[k] for k in kept] + [columns[k] for k in kept])
+    text = "".join(rows + columns) + "->" + out
+    expected = np.einsum(text, a.reshape(sizes * 2))
+    got = kronecker.partial_trace(a, sizes, axes=axes)
+    m = int(np.prod([sizes[k] for k in kept]))
+    np.testing.assert_allclose(got, expected.reshape(m, m), rtol=0, atol=1e-13)
+    np.testing.assert_allclose(np.trace(got), np.trace(a), rtol=0, atol=1e-13)
+
+
 MEMORY = """
 import resource
 import numpy as np
@@ -245,6 +263,12 @@ def test_engines_agree_on_gradients(dtype, wrt):
         ),
         (lambda k: k.kronsum_matvec([np.ones((2, 3))], np.ones(3)), ValueError, "square"),
         (lambda k: k.kron_diag([np.ones((2, 3))]), ValueError, "square"),
+        (lambda k: k.partial_trace(np.eye(4), (2, 3), axes=0), ValueError, r"\(..., 6, 6\)"),
+        (lambda k: k.partial_trace(np.ones(4), (2, 2), axes=0), ValueError, r"\(..., 4, 4\)"),
+        (lambda k: k.partial_trace(np.eye(4), 4, axes=0), TypeError, "sequence of integers"),
+        (lambda k: k.partial_trace(np.eye(4), (2, 2.0), axes=0), TypeError, r"sizes\[1\]"),
+        (lambda k: k.partial_trace(np.eye(4), (2, 2), axes=2), ValueError, "number of axes, 2"),
+        (lambda k: k.partial_trace(np.eye(4), (2, 2), axes=(1, -1)), ValueError, "differ"),
         (
             lambda k: k.kron_matvec_vjp(np.ones(3), [np.eye(2)], np.ones(2)),
             ValueError,
