@@ -358,7 +358,7 @@ def partial_trace(a: Any, sizes: Sequence[int], /, *, axes: int | Sequence[int])
     a : array, shape (..., n_1 ⋯ n_d, n_1 ⋯ n_d)
         The matrix, any one; batch axes lead. Rows and columns are grids, row-major.
     sizes : sequence of int
-        n_1, ..., n_d.
+        The points of each axis: n_1, ..., n_d.
     axes : int or sequence of int
         The axes of the grid over which the trace is taken, counted from 0, or from the end by
         negative numbers. The others are kept, in their order.
