@@ -20,11 +20,12 @@ from ._modes import (
     columns_of,
     grid,
     is_operator,
-    matrices,
+    mode_by_mode,
     rows_of,
     sequence,
     square,
     steps,
+    with_operators,
 )
 
 engine = Engines(__package__)
@@ -144,6 +145,7 @@ def kron_rmatvec(factors: Sequence[Any], x: Any, /) -> Any:
     """
     factors = sequence(factors)
     if any(map(is_operator, factors)):
+        factors, x = multiplying(factors, x)
         return _with_operators([f.H if is_operator(f) else adjoint(f) for f in factors], x)
     if is_dask_array(x):
         return _in_chunks(factors, x, adjoints=True)
@@ -181,6 +183,8 @@ def kron_matmat(factors: Sequence[Any], x: Any, /) -> Any:
     """
     factors = sequence(factors)
     if any(map(is_operator, factors)):
+        factors, x = multiplying(factors, x)
+        grid("x", x, columns_of(factors), -2)
         return moveaxis(_with_operators(factors, moveaxis(x, -1, -2)), -1, -2)
     factors, x = checked(factors, x=x)
     grid("x", x, columns_of(factors), -2)
@@ -447,6 +451,16 @@ def as_asked(
     )
 
 
+def multiplying(factors: Sequence[Any], x: Any) -> tuple[Any, ...]:
+    """Return factors with operators among them, and x; TypeError where one only solves."""
+    for k, factor in enumerate(factors):
+        if is_operator(factor) and not hasattr(factor, "matvec"):
+            raise TypeError(
+                f"factors[{k}] is a {type(factor).__name__}, which solves but does not multiply."
+            )
+    return with_operators(factors, x=x)
+
+
 def _in_chunks(factors: Sequence[Any], x: Any, adjoints: bool = False) -> Any:
     """Multiply a Dask array by matrices that are in memory."""
     for k, factor in enumerate(factors):
@@ -468,14 +482,8 @@ def _in_chunks(factors: Sequence[Any], x: Any, adjoints: bool = False) -> Any:
 
 def _with_operators(factors: Sequence[Any], x: Any) -> Any:
     """Multiply mode by mode where some factors are linear operators."""
-    (x,) = _checks.floating(x=x)
-    matrices(factors)
-    grid("x", x, columns_of(factors))
-    xp = array_namespace(x)
-    for k, left, right in steps(rows_of(factors), columns_of(factors)):
-        fibres = xp.reshape(x, (*x.shape[:-1], left, factors[k].shape[-1], right))
-        fibres = moveaxis(fibres, -2, 0)
-        image = factors[k] @ xp.reshape(fibres, (fibres.shape[0], -1))
-        image = xp.reshape(image, (image.shape[0], *fibres.shape[1:]))
-        x = xp.reshape(moveaxis(image, 0, -2), (*x.shape[:-1], left * image.shape[0] * right))
-    return x
+    factors, x = multiplying(factors, x)
+    sizes = columns_of(factors)
+    grid("x", x, sizes)
+    plan = steps(rows_of(factors), sizes)
+    return mode_by_mode(x, sizes, plan, lambda k, columns: factors[k] @ columns)

@@ -15,8 +15,18 @@ from .._engine import Engines
 from .._operator import _on_host
 from .._xp import adjoint
 from ._array_api_solves import is_concrete
-from ._modes import batch_shape, checked, columns_of, grid, square
-from ._products import KroneckerGradients, as_asked, product, wanted_arrays
+from ._modes import (
+    batch_shape,
+    checked,
+    columns_of,
+    grid,
+    is_operator,
+    mode_by_mode,
+    modes,
+    sequence,
+    square,
+)
+from ._products import KroneckerGradients, as_asked, multiplying, product, wanted_arrays
 from ._solves import KroneckerSolveGradients, kron_solve, number
 
 engine = Engines(__package__)
@@ -31,7 +41,7 @@ def kronsum_matvec(factors: Sequence[Any], x: Any, /) -> Any:
     Parameters
     ----------
     factors : sequence of array, the k-th of shape (..., n_k, n_k)
-        A_1, ..., A_d. Batch axes lead.
+        A_1, ..., A_d. Batch axes lead. Linear operators may stand among them, as for `kron_matvec`.
     x : array, shape (..., n_1 ⋯ n_d)
         Vectors along the last axis, row-major: ``x.reshape(..., n_1, ..., n_d)`` is the grid, and
         A_k acts along its axis k, as with ``numpy.kron``.
@@ -65,6 +75,9 @@ def kronsum_matvec(factors: Sequence[Any], x: Any, /) -> Any:
     >>> (np.kron(a, np.eye(2)) + np.kron(np.eye(2), b)) @ x
     array([ 5.,  7., 11., 17.])
     """
+    factors = sequence(factors)
+    if any(map(is_operator, factors)):
+        return _with_operators(factors, x)
     factors, x = checked(factors, x=x)
     _fit(factors, "x", x, "kronsum_matvec")
     return engine(x, *factors).kronsum_matvec(x, *factors, columns=1)
@@ -462,6 +475,17 @@ def _shifted(shift: Any, b: Any, factors: Sequence[Any], *others: Any) -> tuple[
         b, *rest = (xp.astype(array, dtype) for array in (b, *factors, *others))
         factors, others = tuple(rest[: len(factors)]), tuple(rest[len(factors) :])
     return (shift, b, factors, *others)
+
+
+def _with_operators(factors: Sequence[Any], x: Any) -> Any:
+    """Add up mode by mode where some factors are linear operators."""
+    factors, x = multiplying(factors, x)
+    _fit(factors, "x", x, "kronsum_matvec")
+    sizes = columns_of(factors)
+    return sum(
+        mode_by_mode(x, sizes, [step], lambda k, columns: factors[k] @ columns)
+        for step in modes(sizes)
+    )
 
 
 def _fit(factors: Sequence[Any], name: str, x: Any, what: str) -> tuple[int, ...]:

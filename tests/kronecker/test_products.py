@@ -6,7 +6,8 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 from kronecker.cases import dense, dense_sum, random
-from scipy.sparse.linalg import aslinearoperator
+from scipy.sparse import csc_array, csr_array
+from scipy.sparse.linalg import aslinearoperator, splu
 
 import linalgkit
 from linalgkit import kronecker
@@ -141,6 +142,31 @@ def test_operators_as_factors():
     np.testing.assert_allclose(kronecker.kron_matmat(factors, x.T), y.T, rtol=0, atol=1e-12)
     z = kronecker.kron_rmatvec(factors, y)
     np.testing.assert_allclose(z, y @ dense(plain), rtol=0, atol=1e-11)
+
+
+def test_operators_in_sums():
+    rng = np.random.default_rng(13)
+    a, b, c = (rng.standard_normal((n, n)) for n in (3, 4, 2))
+    sparse = aslinearoperator(csr_array(b))
+    x = rng.standard_normal((2, 24))
+    got = kronecker.kronsum_matvec([a, sparse, kronecker.KroneckerProduct([c])], x)
+    np.testing.assert_allclose(got, x @ dense_sum([a, b, c]).T, rtol=0, atol=1e-12)
+
+
+def test_operators_of_no_points():
+    factors = [aslinearoperator(np.ones((3, 0))), np.ones((2, 2))]
+    np.testing.assert_array_equal(kronecker.kron_matvec(factors, np.ones((4, 0))), np.zeros((4, 6)))
+
+
+@pytest.mark.parametrize("function", ["kron_matvec", "kron_rmatvec", "kronsum_matvec"])
+def test_operators_that_do_not_fit(function):
+    call, operator = getattr(kronecker, function), aslinearoperator(np.eye(2))
+    with pytest.raises(ValueError, match=r"each is one matrix.*\(3, 2, 2\), \(2, 2\)"):
+        call([np.ones((3, 2, 2)), operator], np.ones(4))
+    with pytest.raises(ValueError, match="2·3 = 6 entries"):
+        call([operator, np.eye(3)], np.ones(4))
+    with pytest.raises(TypeError, match=r"factors\[1\] is a SuperLU, which solves"):
+        call([np.eye(2), splu(csc_array(np.eye(2)))], np.ones(4))
 
 
 def test_same_bits_from_any_number_of_workers():
