@@ -162,7 +162,8 @@ def kron_matmat(factors: Sequence[Any], x: Any, /) -> Any:
     factors : sequence of array, the k-th of shape (..., m_k, n_k)
         A_1, ..., A_d, or operators, as for `kron_matvec`.
     x : array, shape (..., n_1 ⋯ n_d, columns)
-        The columns' entries are along the last axis but one, row-major.
+        The columns' entries are along the last axis but one, row-major. Dask arrays may be chunked
+        along both; chunks of whole columns are not exchanged.
 
     Returns
     -------
@@ -186,6 +187,10 @@ def kron_matmat(factors: Sequence[Any], x: Any, /) -> Any:
         factors, x = multiplying(factors, x)
         grid("x", x, columns_of(factors), -2)
         return moveaxis(_with_operators(factors, moveaxis(x, -1, -2)), -1, -2)
+    if is_dask_array(x):
+        (factors,) = checked(factors)
+        grid("x", x, columns_of(factors), -2)
+        return moveaxis(_in_chunks(factors, moveaxis(x, -1, -2)), -1, -2)
     factors, x = checked(factors, x=x)
     grid("x", x, columns_of(factors), -2)
     batch = batch_shape(factors, tuple(x.shape[:-2]))
