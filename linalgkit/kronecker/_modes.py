@@ -28,11 +28,23 @@ def is_operator(factor: Any) -> bool:
 def checked(factors: Sequence[Any], **others: Any) -> tuple[Any, ...]:
     """Return the factors as a tuple of matrices, then the other arrays, all of one dtype."""
     factors = sequence(factors)
+    if _is_plain((*others.values(), *factors)):
+        matrices(factors)
+        return (factors, *others.values())
     named = {f"factors[{k}]": factor for k, factor in enumerate(factors)}
     converted = _checks.floating(**others, **named)
     count = len(others)
     matrices(converted[count:])
     return (converted[count:], *converted[:count])
+
+
+def _is_plain(arrays: Sequence[Any]) -> bool:
+    """Tell whether there is nothing to convert: NumPy's arrays of one floating dtype."""
+    dtype: Any = getattr(arrays[0], "dtype", None)
+    for array in arrays:
+        if type(array) is not np.ndarray or array.dtype != dtype:
+            return False
+    return dtype.kind in "fc"
 
 
 def with_operators(factors: Sequence[Any], **others: Any) -> tuple[Any, ...]:

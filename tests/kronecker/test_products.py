@@ -80,6 +80,20 @@ def test_batches_broadcast(size, engine):
         np.testing.assert_allclose(got[i, j], expected, rtol=0, atol=1e-12)
 
 
+def test_arrays_of_any_layout():
+    rng = np.random.default_rng(14)
+    a, b, x = (rng.standard_normal(shape) for shape in ((3, 4), (170, 5), 20))
+    expected = np.kron(a, b) @ x
+    unaligned = np.frombuffer(b"." + x.tobytes(), np.uint8)[1:].view("d")
+    assert not unaligned.flags.aligned
+    for factors, y in (
+        ([np.asfortranarray(a), b.T.copy().T], unaligned),
+        ([a.astype(">f8"), np.repeat(b, 2, axis=0)[::2]], np.repeat(x, 3)[::3]),
+    ):
+        found = kronecker.kron_matvec(factors, y)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+
+
 def test_more_fibres_than_one_piece():
     rng = np.random.default_rng(10)
     a, b = rng.standard_normal((600, 600)), rng.standard_normal((170, 2))
