@@ -26,8 +26,15 @@ from ._modes import (
     sequence,
     square,
 )
-from ._products import KroneckerGradients, as_asked, multiplying, product, wanted_arrays
-from ._solves import KroneckerSolveGradients, kron_solve, number
+from ._products import (
+    KroneckerGradients,
+    as_asked,
+    kron_matvec,
+    multiplying,
+    product,
+    wanted_arrays,
+)
+from ._solves import KroneckerSolveGradients, number
 
 engine = Engines(__package__)
 
@@ -324,9 +331,9 @@ def kronsum_solve_generalized(
 
     Notes
     -----
-    With B = L Lᴴ it is ``(⊗L) (⊕ L⁻¹ A L⁻ᴴ + shift I) (⊗Lᴴ)``: two triangular solves and a
-    `kronsum_solve` by eigenvectors, O(Σ n_k³ + N Σ n_k) operations for N points. This is the
-    simultaneous diagonalisation of A and B. As for LAPACK's ``sygv``, errors grow with the
+    With B = L Lᴴ it is ``(⊗L) (⊕ L⁻¹ A L⁻ᴴ + shift I) (⊗Lᴴ)``: products with L⁻¹ and L⁻ᴴ along the
+    axes around a `kronsum_solve` by eigenvectors, O(Σ n_k³ + N Σ n_k) operations for N points. This
+    is the simultaneous diagonalisation of A and B. As for LAPACK's ``sygv``, errors grow with the
     condition numbers of the B_k.
 
     Examples
@@ -358,14 +365,22 @@ def kronsum_solve_generalized(
             )
     _fit(factors, "b", b, "kronsum_solve_generalized")
     xp = array_namespace(b)
-    lowers = [_lower(mass, f"masses[{k}]") for k, mass in enumerate(masses)]
-    reduced = []
-    for factor, lower in zip(factors, lowers, strict=True):
-        half = xp.linalg.solve(lower, (factor + adjoint(factor)) / 2)
-        reduced.append(xp.linalg.solve(lower, adjoint(half)))
-    y = kron_solve(lowers, b, assume_a="tri")
+    # By inverses of the triangular factors: products along the modes are fast, and the errors are
+    # not larger than those of the eigenvectors, which grow with the condition of a mass as well.
+    inverses: list[Any] = []
+    reduced: list[Any] = []
+    for k, (factor, mass) in enumerate(zip(factors, masses, strict=True)):
+        if k and factor is factors[k - 1] and mass is masses[k - 1]:
+            inverses.append(inverses[-1])
+            reduced.append(reduced[-1])
+            continue
+        inverse = xp.linalg.inv(_lower(mass, f"masses[{k}]"))
+        half = xp.matmul(inverse, (factor + adjoint(factor)) / 2)
+        inverses.append(inverse)
+        reduced.append(xp.matmul(half, adjoint(inverse)))
+    y = kron_matvec(inverses, b)
     z = kronsum_solve(reduced, y, shift=shift, method="eigh")
-    return kron_solve([adjoint(lower) for lower in lowers], z, assume_a="tri")
+    return kron_matvec([adjoint(inverse) for inverse in inverses], z)
 
 
 def _lower(mass: Any, name: str) -> Any:
