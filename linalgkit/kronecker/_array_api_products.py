@@ -32,7 +32,8 @@ def kron_matvec_vjp(cotangent, x, *factors, columns, wrt):
     for (k, left, right), u in zip(reversed(plan), reversed(inputs), strict=True):
         if f"factors[{k}]" in wrt:
             gradients[k] = factor_gradient(g, u, factors[k], left, right * columns)
-        g = mode_product(g, adjoint(factors[k]), left, right * columns)
+        if k != plan[0][0] or "x" in wrt:
+            g = mode_product(g, adjoint(factors[k]), left, right * columns)
     return (summed_to(g, tuple(x.shape)) if "x" in wrt else None, *gradients)
 
 

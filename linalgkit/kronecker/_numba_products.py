@@ -100,7 +100,8 @@ def kron_matvec_vjp(cotangent, x, *factors, columns, wrt):
     for (k, left, right), u in zip(reversed(plan), reversed(inputs), strict=True):
         if f"factors[{k}]" in wrt:
             gradients[k] = _factor_gradient(g, u, factors[k], left, right * columns)
-        g = _mode(g, _adjoint(factors[k]), left, right * columns)
+        if k != plan[0][0] or "x" in wrt:
+            g = _mode(g, _adjoint(factors[k]), left, right * columns)
     return (g if "x" in wrt else None, *gradients)
 
 
