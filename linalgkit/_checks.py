@@ -187,12 +187,20 @@ def kernel_array(array: np.ndarray) -> np.ndarray:
     A view where the array is fit already, a copy else. Always read-only, so that a kernel sees
     one type a dtype (one compilation), and one that writes to its input does not compile.
     """
-    flags = array.flags
-    if not (flags.c_contiguous and flags.aligned and array.dtype.isnative):
-        array = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
-    view = array.view()
+    view = readable(array).view()
     view.flags.writeable = False
     return view
+
+
+def readable(array: np.ndarray) -> np.ndarray:
+    """Return an aligned, native, C-contiguous array: itself, or a copy.
+
+    For kernels that get the address alone, and so see no type.
+    """
+    flags = array.flags
+    if flags.c_contiguous and flags.aligned and array.dtype.isnative:
+        return array
+    return np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
 
 
 def _library(array: Any) -> str:

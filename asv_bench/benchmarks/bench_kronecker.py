@@ -61,3 +61,41 @@ class Sylvester:
 
     def time_solve(self, n, call):
         self.call()
+
+
+CONTESTS = {
+    "elements": (compare_kronecker.elements_contest, 100, 2),
+    "gradient": (compare_kronecker.gradient_contest, 50, 2),
+    "faces": (compare_kronecker.faces_contest, 20_000, (16, 16)),
+    "equation": (compare_kronecker.equation_contest, "P1"),
+}
+
+
+class Contests:
+    """Time one small case of each further table, ours and the peers'."""
+
+    params = (
+        list(CONTESTS),
+        [
+            "ours",
+            "eigh(A, B), tensordot",
+            "cholesky, solve_sylvester",
+            "torch autograd through eigh",
+            "matrix of all products",
+            "einsum",
+            "Chebyshev collocation",
+        ],
+    )
+    param_names = ("case", "call")
+
+    def setup(self, case, call):
+        make, *arguments = CONTESTS[case]
+        contest = make(*arguments)
+        calls = {"ours": contest.ours, **contest.peers}
+        if call not in calls:
+            raise NotImplementedError(f"{call} is no peer of {case}, or not installed")
+        self.call = calls[call]
+        self.call()
+
+    def time_call(self, case, call):
+        self.call()

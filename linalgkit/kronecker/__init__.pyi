@@ -8,6 +8,13 @@ from ._decompositions import (
     kron_slogdet,
     kron_svd,
 )
+from ._faces import (
+    FaceSplitting,
+    face_splitting,
+    face_splitting_matvec,
+    face_splitting_rmatvec,
+    khatri_rao,
+)
 from ._frequencies import dominant_frequencies
 from ._gp_hm import GPHMResult, solve_gp_hm
 from ._kernels import SpectralMixture, StudentTMixture
@@ -30,6 +37,7 @@ from ._products import (
     kron_matvec_vjp,
     kron_rmatvec,
     kron_trace,
+    partial_trace,
 )
 from ._solves import (
     KroneckerSolveGradients,
@@ -52,6 +60,7 @@ __all__ = [
     "Dirichlet",
     "Envelopes",
     "EvidenceGradient",
+    "FaceSplitting",
     "GPHMResult",
     "KernelFit",
     "KroneckerEigh",
@@ -69,7 +78,11 @@ __all__ = [
     "StudentTMixture",
     "differentiation_matrix",
     "dominant_frequencies",
+    "face_splitting",
+    "face_splitting_matvec",
+    "face_splitting_rmatvec",
     "fit_kernel",
+    "khatri_rao",
     "kron_cholesky",
     "kron_dense",
     "kron_diag",
@@ -93,6 +106,7 @@ __all__ = [
     "kronsum_solve_vjp",
     "log_marginal_likelihood",
     "nearest_kronecker",
+    "partial_trace",
     "shifted_solve",
     "shifted_solve_vjp",
     "solve_gp_hm",

@@ -12,6 +12,12 @@ from ._array_api_decompositions import (  # noqa: F401
     kron_svd,
     nearest_kronecker,
 )
+from ._array_api_faces import (  # noqa: F401
+    face_splitting,
+    face_splitting_matvec,
+    face_splitting_rmatvec,
+    khatri_rao,
+)
 from ._array_api_frequencies import frequencies_of_axes  # noqa: F401
 from ._array_api_gp_hm import maximised_joint  # noqa: F401
 from ._array_api_kernels import spectral_mixture, student_t_mixture  # noqa: F401
@@ -27,6 +33,7 @@ from ._array_api_products import (  # noqa: F401
     kron_matvec,
     kron_matvec_vjp,
     kron_trace,
+    partial_trace,
 )
 from ._array_api_solves import (  # noqa: F401
     exponentials,

@@ -4,6 +4,9 @@ Arrays come first, factors after them; all have one dtype. ``columns`` is the nu
 that stand behind the grid on the last axis: the vector is (n_1, …, n_d, columns).
 """
 
+from itertools import groupby
+from math import prod
+
 import numpy as np
 from array_api_compat import array_namespace
 
@@ -29,7 +32,8 @@ def kron_matvec_vjp(cotangent, x, *factors, columns, wrt):
     for (k, left, right), u in zip(reversed(plan), reversed(inputs), strict=True):
         if f"factors[{k}]" in wrt:
             gradients[k] = factor_gradient(g, u, factors[k], left, right * columns)
-        g = mode_product(g, adjoint(factors[k]), left, right * columns)
+        if k != plan[0][0] or "x" in wrt:
+            g = mode_product(g, adjoint(factors[k]), left, right * columns)
     return (summed_to(g, tuple(x.shape)) if "x" in wrt else None, *gradients)
 
 
@@ -97,6 +101,27 @@ def kron_trace(*factors):
     for factor in factors[1:]:
         result = result * xp.linalg.trace(factor)
     return as_array(result)
+
+
+def partial_trace(a, *, sizes, axes):
+    """Take the diagonals along the traced axes, which are views, and add them up at once."""
+    if not axes:
+        return a
+    xp = array_namespace(a)
+    runs = groupby(range(len(sizes)), axes.__contains__)  # neighbours are one axis
+    runs = [(is_traced, prod(sizes[k] for k in places)) for is_traced, places in runs]
+    lead, left = len(a.shape) - 2, len(runs)
+    sizes = [n for _, n in runs]
+    grid = xp.reshape(a, (*a.shape[:-2], *sizes, *sizes))
+    traced = [k for k, (is_traced, _) in enumerate(runs) if is_traced]
+    for k in reversed(traced):
+        pair = lead + k, lead + left + k
+        others = [axis for axis in range(grid.ndim) if axis not in pair]
+        grid = xp.linalg.diagonal(xp.permute_dims(grid, (*others, *pair)))
+        left -= 1
+    grid = xp.sum(grid, axis=tuple(range(-len(traced), 0)))
+    kept = prod(n for is_traced, n in runs if not is_traced)
+    return xp.reshape(grid, (*a.shape[:-2], kept, kept))
 
 
 def as_array(x):

@@ -10,23 +10,70 @@ from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace
+from array_api_compat import is_array_api_obj as is_array
 
 from .. import _checks
+from .._xp import moveaxis
 
 
 def is_operator(factor: Any) -> bool:
-    """Tell a linear operator from an array."""
-    return type(factor) is not np.ndarray and hasattr(factor, "matvec") and hasattr(factor, "shape")
+    """Tell what multiplies or solves from an array; SuperLU only solves."""
+    return (
+        type(factor) is not np.ndarray
+        and hasattr(factor, "shape")
+        and (hasattr(factor, "matvec") or (hasattr(factor, "solve") and not is_array(factor)))
+    )
 
 
 def checked(factors: Sequence[Any], **others: Any) -> tuple[Any, ...]:
     """Return the factors as a tuple of matrices, then the other arrays, all of one dtype."""
     factors = sequence(factors)
+    if _is_plain((*others.values(), *factors)):
+        matrices(factors)
+        return (factors, *others.values())
     named = {f"factors[{k}]": factor for k, factor in enumerate(factors)}
     converted = _checks.floating(**others, **named)
     count = len(others)
     matrices(converted[count:])
     return (converted[count:], *converted[:count])
+
+
+def _is_plain(arrays: Sequence[Any]) -> bool:
+    """Tell whether there is nothing to convert: NumPy's arrays of one floating dtype."""
+    dtype: Any = getattr(arrays[0], "dtype", None)
+    for array in arrays:
+        if type(array) is not np.ndarray or array.dtype != dtype:
+            return False
+    return dtype.kind in "fc"
+
+
+def with_operators(factors: Sequence[Any], **others: Any) -> tuple[Any, ...]:
+    """Return the factors, operators among them as they are, then the other arrays, of one dtype."""
+    named = {f"factors[{k}]": a for k, a in enumerate(factors) if not is_operator(a)}
+    converted = _checks.floating(**others, **named)
+    arrays = iter(converted[len(others) :])
+    factors = tuple([a if is_operator(a) else next(arrays) for a in factors])
+    matrices(factors)
+    if any(len(factor.shape) > 2 for factor in factors):
+        raise ValueError(
+            "with operators among the factors each is one matrix, without batch axes; got shapes "
+            f"{[tuple(factor.shape) for factor in factors]}."
+        )
+    return (factors, *converted[: len(others)])
+
+
+def mode_by_mode(
+    x: Any, sizes: Sequence[int], plan: Sequence[tuple[int, int, int]], apply: Any
+) -> Any:
+    """Replace the fibres of each mode, as columns of a matrix Z, by those of ``apply(k, Z)``."""
+    xp = array_namespace(x)
+    for k, left, right in plan:
+        fibres = moveaxis(xp.reshape(x, (*x.shape[:-1], left, sizes[k], right)), -2, 0)
+        others = fibres.shape[1:]
+        image = apply(k, xp.reshape(fibres, (sizes[k], prod(others))))
+        image = moveaxis(xp.reshape(image, (image.shape[0], *others)), 0, -2)
+        x = xp.reshape(image, (*x.shape[:-1], left * image.shape[-2] * right))
+    return x
 
 
 def sequence(factors: Any) -> tuple[Any, ...]:

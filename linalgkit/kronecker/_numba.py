@@ -1,5 +1,6 @@
 """CPU engine: small modes fused in register tiles, large ones by BLAS on views of the grid."""
 
+from ._numba_faces import face_splitting_matvec, face_splitting_rmatvec  # noqa: F401
 from ._numba_products import (  # noqa: F401
     kron_matvec,
     kron_matvec_vjp,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._checks import kernel_array
+from .._checks import readable
 from .._threads import chunk_bounds, run_chunks
 from .._tiles import ROW, VECTOR
 from . import _array_api_products as reference
@@ -41,6 +41,8 @@ class Pass(NamedTuple):
     modes: tuple[int, ...]
     left: int
     right: int
+    columns: int  # of the product of its factors
+    rows: int
     points_in: int
     points_out: int
     panel: int  # the most points in between; 0 for a mode that goes to BLAS
@@ -59,8 +61,7 @@ def kron_matvec(x, *factors, columns):
         # Fresh memory costs as much as the multiplications of a small mode. Panels of `products`
         # are read before they are written, so a grid of our own may be its own result; other passes
         # go to and fro between two.
-        shrunk, grown = (prod(n[k] for k in one.modes) for n in (sizes, rows))
-        size = x.size // shrunk * grown
+        size = x.size // one.columns * one.rows
         if is_ours and one.panel and one.right > 1 and one.points_in == one.points_out:
             y = x
         elif spare is not None and spare.size == size:
@@ -99,7 +100,8 @@ def kron_matvec_vjp(cotangent, x, *factors, columns, wrt):
     for (k, left, right), u in zip(reversed(plan), reversed(inputs), strict=True):
         if f"factors[{k}]" in wrt:
             gradients[k] = _factor_gradient(g, u, factors[k], left, right * columns)
-        g = _mode(g, _adjoint(factors[k]), left, right * columns)
+        if k != plan[0][0] or "x" in wrt:
+            g = _mode(g, _adjoint(factors[k]), left, right * columns)
     return (g if "x" in wrt else None, *gradients)
 
 
@@ -126,7 +128,7 @@ def _prepared(x, factors):
         lead = batch_shape(factors, lead)
         x = np.broadcast_to(x, (*lead, x.shape[-1]))
         factors = [np.broadcast_to(a, (*lead, *a.shape[-2:])) for a in factors]
-    return lead, kernel_array(x).reshape(-1), [kernel_array(factor) for factor in factors]
+    return lead, readable(x).reshape(-1), [readable(factor) for factor in factors]
 
 
 def _mode(x, factor, left, right):
@@ -168,7 +170,8 @@ def _pass(run, rows, sizes, columns):
     """Describe the pass of some steps."""
     chosen = tuple(k for k, _, _ in run)
     left, right = run[-1][1], run[0][2] * columns
-    points_in, points_out, most, work = _chain(chosen, rows, sizes)
+    whole_in, whole_out, most, work = _chain(chosen, rows, sizes)
+    points_in, points_out = whole_in, whole_out
     panel, limit = most, _PANEL
     if right == 1:  # the last mode lies along the vectors: a panel has the points of the others
         limit = _LAST_PANEL
@@ -180,7 +183,7 @@ def _pass(run, rows, sizes, columns):
     elif right == 1:
         points_in, points_out = inner_in, inner_out
     table = np.array([(rows[k], sizes[k]) for k in chosen], np.int64)
-    return Pass(chosen, left, right, points_in, points_out, panel, work, table)
+    return Pass(chosen, left, right, whole_in, whole_out, points_in, points_out, panel, work, table)
 
 
 def _chain(chosen, rows, sizes):
@@ -197,11 +200,11 @@ def _chain(chosen, rows, sizes):
 def _apply(one, x, factors, y, adds=False, is_sum=False):
     """Run one pass from x to y, over the pool."""
     chosen = [factors[k] for k in one.modes]
-    n, batches, left = prod(a.shape[-1] for a in chosen), 1, one.left
+    batches, left = 1, one.left
     if chosen[0].ndim > 2:
         batches = prod(chosen[0].shape[:-2])
     else:
-        left = x.size // (n * one.right)
+        left = x.size // (one.columns * one.right)
     if one.panel:
         _apply_panels(one, x, chosen, y, batches, left, adds, is_sum)
     else:
@@ -213,7 +216,10 @@ def _apply_panels(one, x, chosen, y, batches, left, adds, is_sum):
     if one.right > 1:
         run = min(-(-one.right // lanes), max(1, _RUN // one.panel))
     grid = Grid(left, one.right, one.points_in, one.points_out, one.panel, run)
-    table = np.array([(_at(a), *a.strides[-2:], _batch_stride(a)) for a in chosen], np.int64)
+    table = []
+    for a in chosen:
+        table += (_at(a), *a.strides[-2:], _batch_stride(a))
+    table = np.array(table, np.int64).reshape(-1, 4)
     if one.right > 1:
         kernel = sums if is_sum else products
         pieces, work = left * -(-one.right // (run * lanes)), one.work * lanes * run

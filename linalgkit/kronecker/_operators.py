@@ -12,7 +12,7 @@ from .._operator import Operator
 from .._xp import adjoint, moveaxis
 from ._decompositions import Slogdet, kron_power, kron_slogdet
 from ._modes import batch_shape, checked, columns_of, rows_of, square
-from ._products import kron_dense, kron_diag, kron_matmat, kron_rmatvec, kron_trace
+from ._products import kron_dense, kron_diag, kron_matmat, kron_rmatvec, kron_trace, traced_axes
 from ._solves import kron_lstsq, kron_solve
 from ._sums import kronsum_expm, kronsum_matvec, kronsum_solve
 
@@ -121,6 +121,25 @@ class KroneckerProduct(Operator):
     def trace(self) -> Any:
         """Return the sum of the diagonal."""
         return kron_trace(self.factors)
+
+    def partial_trace(self, axes: int | Sequence[int], /) -> "KroneckerProduct":
+        """Return the trace over some axes of the grid, whose factors must be square.
+
+        As `partial_trace`: the factors kept, times the traces of the others.
+        """
+        axes = traced_axes(axes, len(self.factors))
+        for k in axes:
+            rows, columns = self.factors[k].shape[-2:]
+            if rows != columns:
+                raise ValueError(
+                    f"a trace over axis {k} needs a square factor there; factors[{k}] has shape "
+                    f"{tuple(self.factors[k].shape)}."
+                )
+        if not axes:
+            return self
+        scale = kron_trace([self.factors[k] for k in axes])[..., None, None]
+        kept = [factor for k, factor in enumerate(self.factors) if k not in axes]
+        return KroneckerProduct([scale * kept[0], *kept[1:]] if kept else [scale])
 
     def norm(self) -> Any:
         """Return the Frobenius norm: the product of the factors'."""
@@ -260,6 +279,24 @@ class KroneckerSum(Operator):
         for factor in self.factors:
             total = total + n // max(factor.shape[-1], 1) * xp.linalg.trace(factor)
         return total
+
+    def partial_trace(self, axes: int | Sequence[int], /) -> "KroneckerSum":
+        """Return the trace over some axes of the grid: a Kronecker sum on the others.
+
+        As `partial_trace`. On the axes kept it is their sum, times the points on the axes traced,
+        plus a multiple of the identity.
+        """
+        axes = traced_axes(axes, len(self.factors))
+        if not axes:
+            return self
+        over = KroneckerSum([self.factors[k] for k in axes])
+        points, shift = over.shape[0], over.trace()[..., None, None]
+        kept = [points * factor for k, factor in enumerate(self.factors) if k not in axes]
+        if not kept:
+            return KroneckerSum([shift])
+        xp, n = array_namespace(shift), kept[0].shape[-1]
+        eye = xp.eye(n, dtype=self.dtype, device=device(shift))
+        return KroneckerSum([kept[0] + shift * eye, *kept[1:]])
 
     def solve(self, b: Any, /, *, shift: complex = 0.0, method: str = "auto") -> Any:
         """Return x with (A + shift I) x = b, for b of shape (n,) or (..., n, k).

@@ -20,11 +20,12 @@ from ._modes import (
     columns_of,
     grid,
     is_operator,
-    matrices,
+    mode_by_mode,
     rows_of,
     sequence,
     square,
     steps,
+    with_operators,
 )
 
 engine = Engines(__package__)
@@ -144,6 +145,7 @@ def kron_rmatvec(factors: Sequence[Any], x: Any, /) -> Any:
     """
     factors = sequence(factors)
     if any(map(is_operator, factors)):
+        factors, x = multiplying(factors, x)
         return _with_operators([f.H if is_operator(f) else adjoint(f) for f in factors], x)
     if is_dask_array(x):
         return _in_chunks(factors, x, adjoints=True)
@@ -160,7 +162,8 @@ def kron_matmat(factors: Sequence[Any], x: Any, /) -> Any:
     factors : sequence of array, the k-th of shape (..., m_k, n_k)
         A_1, ..., A_d, or operators, as for `kron_matvec`.
     x : array, shape (..., n_1 ⋯ n_d, columns)
-        The columns' entries are along the last axis but one, row-major.
+        The columns' entries are along the last axis but one, row-major. Dask arrays may be chunked
+        along both; chunks of whole columns are not exchanged.
 
     Returns
     -------
@@ -181,7 +184,13 @@ def kron_matmat(factors: Sequence[Any], x: Any, /) -> Any:
     """
     factors = sequence(factors)
     if any(map(is_operator, factors)):
+        factors, x = multiplying(factors, x)
+        grid("x", x, columns_of(factors), -2)
         return moveaxis(_with_operators(factors, moveaxis(x, -1, -2)), -1, -2)
+    if is_dask_array(x):
+        (factors,) = checked(factors)
+        grid("x", x, columns_of(factors), -2)
+        return moveaxis(_in_chunks(factors, moveaxis(x, -1, -2)), -1, -2)
     factors, x = checked(factors, x=x)
     grid("x", x, columns_of(factors), -2)
     batch = batch_shape(factors, tuple(x.shape[:-2]))
@@ -349,6 +358,77 @@ def kron_trace(factors: Sequence[Any], /) -> Any:
     return engine(*factors).kron_trace(*factors)
 
 
+@engine.traced()
+def partial_trace(a: Any, sizes: Sequence[int], /, *, axes: int | Sequence[int]) -> Any:
+    """Trace a matrix on a grid over some axes of the grid.
+
+    Parameters
+    ----------
+    a : array, shape (..., n_1 ⋯ n_d, n_1 ⋯ n_d)
+        The matrix, any one; batch axes lead. Rows and columns are grids, row-major.
+    sizes : sequence of int
+        The points of each axis: n_1, ..., n_d.
+    axes : int or sequence of int
+        The axes of the grid over which the trace is taken, counted from 0, or from the end by
+        negative numbers. The others are kept, in their order.
+
+    Returns
+    -------
+    array, shape (..., m, m)
+        With m the product of the sizes that are kept: 1 where there are none, and the entry is the
+        trace of the matrix.
+
+    Raises
+    ------
+    ValueError
+        The sizes do not make the matrix, or there is no such axis, or one is named twice.
+    TypeError
+        A size or an axis is not an integer.
+
+    See Also
+    --------
+    KroneckerProduct.partial_trace : Of a product, by its factors.
+    kron_trace : Of a product, over all axes.
+
+    Notes
+    -----
+    The partial trace of ``A_1 ⊗ ... ⊗ A_d`` is the product of the factors kept, times the traces of
+    the others. In quantum mechanics it takes the density matrix of a system to that of a part of
+    it. What is read is the n_1 ⋯ n_d m entries that are added up, and no others.
+
+    Examples
+    --------
+    One of two entangled spins by itself is in either state with the same probability:
+
+    >>> import numpy as np
+    >>> from linalgkit import kronecker
+    >>> state = np.array([1.0, 0.0, 0.0, 1.0]) / np.sqrt(2)
+    >>> kronecker.partial_trace(np.outer(state, state), (2, 2), axes=1).round(12)
+    array([[0.5, 0. ],
+           [0. , 0.5]])
+    """
+    (a,) = _checks.floating(a=a)
+    if not isinstance(sizes, Sequence):
+        raise TypeError(f"sizes must be a sequence of integers; got {sizes!r}.")
+    sizes = tuple([_checks.size(f"sizes[{k}]", n) for k, n in enumerate(sizes)])
+    points = prod(sizes)
+    if tuple(a.shape[-2:]) != (points, points):
+        raise ValueError(
+            f"a must be a matrix of shape (..., {points}, {points}), as sizes {sizes} make it; got "
+            f"shape {tuple(a.shape)}."
+        )
+    return engine(a).partial_trace(a, sizes=sizes, axes=traced_axes(axes, len(sizes)))
+
+
+def traced_axes(axes: int | Sequence[int], count: int) -> tuple[int, ...]:
+    """Return axes of a grid, ascending from 0; ValueError unless they are some of `count`."""
+    listed = axes if isinstance(axes, Sequence) else (axes,)
+    found = sorted([count + _checks.negative_axis("axes", axis, count) for axis in listed])
+    if len(set(found)) < len(found):
+        raise ValueError(f"axes must differ from each other; got {axes!r}.")
+    return tuple(found)
+
+
 def product(name: str, array: Any, shape: tuple[int, ...]) -> None:
     """Raise ValueError unless a cotangent has the result's shape."""
     if tuple(array.shape) != shape:
@@ -376,6 +456,16 @@ def as_asked(
     )
 
 
+def multiplying(factors: Sequence[Any], x: Any) -> tuple[Any, ...]:
+    """Return factors with operators among them, and x; TypeError where one only solves."""
+    for k, factor in enumerate(factors):
+        if is_operator(factor) and not hasattr(factor, "matvec"):
+            raise TypeError(
+                f"factors[{k}] is a {type(factor).__name__}, which solves but does not multiply."
+            )
+    return with_operators(factors, x=x)
+
+
 def _in_chunks(factors: Sequence[Any], x: Any, adjoints: bool = False) -> Any:
     """Multiply a Dask array by matrices that are in memory."""
     for k, factor in enumerate(factors):
@@ -397,14 +487,8 @@ def _in_chunks(factors: Sequence[Any], x: Any, adjoints: bool = False) -> Any:
 
 def _with_operators(factors: Sequence[Any], x: Any) -> Any:
     """Multiply mode by mode where some factors are linear operators."""
-    (x,) = _checks.floating(x=x)
-    matrices(factors)
-    grid("x", x, columns_of(factors))
-    xp = array_namespace(x)
-    for k, left, right in steps(rows_of(factors), columns_of(factors)):
-        fibres = xp.reshape(x, (*x.shape[:-1], left, factors[k].shape[-1], right))
-        fibres = moveaxis(fibres, -2, 0)
-        image = factors[k] @ xp.reshape(fibres, (fibres.shape[0], -1))
-        image = xp.reshape(image, (image.shape[0], *fibres.shape[1:]))
-        x = xp.reshape(moveaxis(image, 0, -2), (*x.shape[:-1], left * image.shape[0] * right))
-    return x
+    factors, x = multiplying(factors, x)
+    sizes = columns_of(factors)
+    grid("x", x, sizes)
+    plan = steps(rows_of(factors), sizes)
+    return mode_by_mode(x, sizes, plan, lambda k, columns: factors[k] @ columns)

@@ -14,7 +14,20 @@ from array_api_compat import array_namespace
 from .. import _checks
 from .._engine import Engines
 from .._xp import adjoint
-from ._modes import batch_shape, checked, columns_of, finite, grid, rows_of, square
+from ._modes import (
+    batch_shape,
+    checked,
+    columns_of,
+    finite,
+    grid,
+    is_operator,
+    mode_by_mode,
+    modes,
+    rows_of,
+    sequence,
+    square,
+    with_operators,
+)
 from ._products import as_asked, product, wanted_arrays
 
 engine = Engines(__package__)
@@ -45,13 +58,15 @@ def kron_solve(factors: Sequence[Any], b: Any, /, *, assume_a: str = "gen") -> A
     Parameters
     ----------
     factors : sequence of array, the k-th of shape (..., n_k, n_k)
-        A_1, ..., A_d. Batch axes lead.
+        A_1, ..., A_d. Batch axes lead. Operators that solve may stand among them, without batch
+        axes: anything with `shape` and `solve` for the columns of a matrix, or `inv` (those of
+        linalgkit, or a sparse matrix factorised by ``scipy.sparse.linalg.splu``).
     b : array, shape (..., n_1 ⋯ n_d)
         Right-hand sides along the last axis, row-major: ``b.reshape(..., n_1, ..., n_d)`` is the
         grid, and A_k acts along its axis k, as with ``numpy.kron``.
     assume_a : {"gen", "sym", "pos", "tri"}
         What is known of all factors: nothing; Hermitian; Hermitian and positive definite;
-        triangular (each upper or lower). Engines that can use it do.
+        triangular (each upper or lower). Engines that can use it do. Operators know themselves.
 
     Returns
     -------
@@ -65,6 +80,8 @@ def kron_solve(factors: Sequence[Any], b: Any, /, *, assume_a: str = "gen") -> A
         triangular where `assume_a` says so.
     LinAlgError
         A factor is singular, or not positive definite where `assume_a` says so.
+    TypeError
+        An operator among the factors has neither `solve` nor `inv`.
 
     See Also
     --------
@@ -86,10 +103,22 @@ def kron_solve(factors: Sequence[Any], b: Any, /, *, assume_a: str = "gen") -> A
     >>> x = kronecker.kron_solve([a, b], np.array([6.0, 10.0, 2.0, 4.0]))
     >>> np.allclose(np.kron(a, b) @ x, [6.0, 10.0, 2.0, 4.0])
     True
+
+    A sparse factor, factorised once:
+
+    >>> from scipy.sparse import diags_array
+    >>> from scipy.sparse.linalg import splu
+    >>> d = diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(50, 50), format="csc")
+    >>> x = kronecker.kron_solve([splu(d), b], np.ones(100))
+    >>> np.allclose(np.kron(d.toarray(), b) @ x, 1)
+    True
     """
+    factors = sequence(factors)
+    _checks.choice("assume_a", assume_a, _ASSUMPTIONS)
+    if any(map(is_operator, factors)):
+        return _with_operators(factors, b, assume_a)
     factors, b = checked(factors, b=b)
     _fit(factors, b, "kron_solve")
-    _checks.choice("assume_a", assume_a, _ASSUMPTIONS)
     return engine(b, *factors).kron_solve(b, *factors, assume_a=assume_a, columns=1)
 
 
@@ -363,6 +392,43 @@ def shifted_solve_vjp(
         wrt=wanted_arrays(wrt, "b", len(factors)),
     )
     return KroneckerSolveGradients(*as_asked(wrt, (*others, of_b), originals, "b"))
+
+
+def _with_operators(factors: Sequence[Any], b: Any, assume_a: str) -> Any:
+    """Solve mode by mode where some factors are operators."""
+    factors, b = with_operators(factors, b=b)
+    _fit(factors, b, "kron_solve")
+    solves = [_solve_of(factor, k, assume_a) for k, factor in enumerate(factors)]
+    sizes = columns_of(factors)
+    return mode_by_mode(b, sizes, modes(sizes), lambda k, columns: solves[k](columns))
+
+
+def _solve_of(factor: Any, k: int, assume_a: str) -> Callable[[Any], Any]:
+    """Return what solves with a factor for the columns of a matrix."""
+    if not is_operator(factor):
+
+        def solve(columns: Any) -> Any:
+            xp, width = array_namespace(columns), columns.shape[1]
+            flat = xp.reshape(columns, (prod(columns.shape),))
+            of_array = engine(flat, factor).kron_solve
+            try:
+                x = of_array(flat, factor, assume_a=assume_a, columns=width)
+            except (np.linalg.LinAlgError, ValueError) as error:  # the engine has one factor
+                message = str(error).replace("factors[0]", f"factors[{k}]")
+                raise type(error)(message) from None
+            return xp.reshape(x, columns.shape)
+
+        return solve
+    if hasattr(factor, "solve"):
+        return factor.solve
+    if hasattr(factor, "inv"):
+        inverse = factor.inv()
+        return lambda columns: inverse @ columns
+    raise TypeError(
+        f"kron_solve needs factors that are arrays or have solve or inv; factors[{k}] is a "
+        f"{type(factor).__name__} with neither. With products alone, an iterative solver of "
+        "scipy.sparse.linalg may serve: kron_matvec is the product."
+    )
 
 
 def _with_noise(

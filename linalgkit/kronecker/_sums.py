@@ -15,9 +15,26 @@ from .._engine import Engines
 from .._operator import _on_host
 from .._xp import adjoint
 from ._array_api_solves import is_concrete
-from ._modes import batch_shape, checked, columns_of, grid, square
-from ._products import KroneckerGradients, as_asked, product, wanted_arrays
-from ._solves import KroneckerSolveGradients, kron_solve, number
+from ._modes import (
+    batch_shape,
+    checked,
+    columns_of,
+    grid,
+    is_operator,
+    mode_by_mode,
+    modes,
+    sequence,
+    square,
+)
+from ._products import (
+    KroneckerGradients,
+    as_asked,
+    kron_matvec,
+    multiplying,
+    product,
+    wanted_arrays,
+)
+from ._solves import KroneckerSolveGradients, number
 
 engine = Engines(__package__)
 
@@ -31,7 +48,7 @@ def kronsum_matvec(factors: Sequence[Any], x: Any, /) -> Any:
     Parameters
     ----------
     factors : sequence of array, the k-th of shape (..., n_k, n_k)
-        A_1, ..., A_d. Batch axes lead.
+        A_1, ..., A_d. Batch axes lead. Linear operators may stand among them, as for `kron_matvec`.
     x : array, shape (..., n_1 ⋯ n_d)
         Vectors along the last axis, row-major: ``x.reshape(..., n_1, ..., n_d)`` is the grid, and
         A_k acts along its axis k, as with ``numpy.kron``.
@@ -65,6 +82,9 @@ def kronsum_matvec(factors: Sequence[Any], x: Any, /) -> Any:
     >>> (np.kron(a, np.eye(2)) + np.kron(np.eye(2), b)) @ x
     array([ 5.,  7., 11., 17.])
     """
+    factors = sequence(factors)
+    if any(map(is_operator, factors)):
+        return _with_operators(factors, x)
     factors, x = checked(factors, x=x)
     _fit(factors, "x", x, "kronsum_matvec")
     return engine(x, *factors).kronsum_matvec(x, *factors, columns=1)
@@ -311,9 +331,9 @@ def kronsum_solve_generalized(
 
     Notes
     -----
-    With B = L Lᴴ it is ``(⊗L) (⊕ L⁻¹ A L⁻ᴴ + shift I) (⊗Lᴴ)``: two triangular solves and a
-    `kronsum_solve` by eigenvectors, O(Σ n_k³ + N Σ n_k) operations for N points. This is the
-    simultaneous diagonalisation of A and B. As for LAPACK's ``sygv``, errors grow with the
+    With B = L Lᴴ it is ``(⊗L) (⊕ L⁻¹ A L⁻ᴴ + shift I) (⊗Lᴴ)``: products with L⁻¹ and L⁻ᴴ along the
+    axes around a `kronsum_solve` by eigenvectors, O(Σ n_k³ + N Σ n_k) operations for N points. This
+    is the simultaneous diagonalisation of A and B. As for LAPACK's ``sygv``, errors grow with the
     condition numbers of the B_k.
 
     Examples
@@ -345,14 +365,22 @@ def kronsum_solve_generalized(
             )
     _fit(factors, "b", b, "kronsum_solve_generalized")
     xp = array_namespace(b)
-    lowers = [_lower(mass, f"masses[{k}]") for k, mass in enumerate(masses)]
-    reduced = []
-    for factor, lower in zip(factors, lowers, strict=True):
-        half = xp.linalg.solve(lower, (factor + adjoint(factor)) / 2)
-        reduced.append(xp.linalg.solve(lower, adjoint(half)))
-    y = kron_solve(lowers, b, assume_a="tri")
+    # By inverses of the triangular factors: products along the modes are fast, and the errors are
+    # not larger than those of the eigenvectors, which grow with the condition of a mass as well.
+    inverses: list[Any] = []
+    reduced: list[Any] = []
+    for k, (factor, mass) in enumerate(zip(factors, masses, strict=True)):
+        if k and factor is factors[k - 1] and mass is masses[k - 1]:
+            inverses.append(inverses[-1])
+            reduced.append(reduced[-1])
+            continue
+        inverse = xp.linalg.inv(_lower(mass, f"masses[{k}]"))
+        half = xp.matmul(inverse, (factor + adjoint(factor)) / 2)
+        inverses.append(inverse)
+        reduced.append(xp.matmul(half, adjoint(inverse)))
+    y = kron_matvec(inverses, b)
     z = kronsum_solve(reduced, y, shift=shift, method="eigh")
-    return kron_solve([adjoint(lower) for lower in lowers], z, assume_a="tri")
+    return kron_matvec([adjoint(inverse) for inverse in inverses], z)
 
 
 def _lower(mass: Any, name: str) -> Any:
@@ -462,6 +490,17 @@ def _shifted(shift: Any, b: Any, factors: Sequence[Any], *others: Any) -> tuple[
         b, *rest = (xp.astype(array, dtype) for array in (b, *factors, *others))
         factors, others = tuple(rest[: len(factors)]), tuple(rest[len(factors) :])
     return (shift, b, factors, *others)
+
+
+def _with_operators(factors: Sequence[Any], x: Any) -> Any:
+    """Add up mode by mode where some factors are linear operators."""
+    factors, x = multiplying(factors, x)
+    _fit(factors, "x", x, "kronsum_matvec")
+    sizes = columns_of(factors)
+    return sum(
+        mode_by_mode(x, sizes, [step], lambda k, columns: factors[k] @ columns)
+        for step in modes(sizes)
+    )
 
 
 def _fit(factors: Sequence[Any], name: str, x: Any, what: str) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from functools import partial, reduce
 import numpy as np
 from array_api_compat import array_namespace
 from kronecker.cases_processes import CASES_OF_PROCESSES
-from scipy.linalg import expm, fractional_matrix_power
+from scipy.linalg import expm, fractional_matrix_power, khatri_rao
 
 from linalgkit import kronecker
 from linalgkit._testing import Case, central_gradient, library
@@ -65,6 +65,30 @@ def dense_sum(factors):
         dense([a if j == k else np.eye(n) for j, n in enumerate(sizes)])
         for k, a in enumerate(factors)
     )
+
+
+def rows_or_columns(library, dtype, rng, axis=-2):
+    """Factors with five rows, or columns."""
+    factors = [random(rng, dtype, *((5, n) if axis == -2 else (n, 5))) for n in (3, 2, 4)]
+    return ([library.asarray(a) for a in factors],), {}
+
+
+def with_vector(library, dtype, rng, n=24):
+    (factors,), _ = rows_or_columns(library, dtype, rng)
+    return (factors, library.asarray(random(rng, dtype, n))), {}
+
+
+def split_faces(factors):
+    """Row by row, as the transposes' columns by SciPy."""
+    return reduce(khatri_rao, [np.transpose(a) for a in factors]).T
+
+
+def on_a_grid(library, dtype, rng):
+    return (library.asarray(random(rng, dtype, 2, 12, 12)), (2, 3, 2)), {"axes": (0, -1)}
+
+
+def traced(a, sizes, axes):
+    return np.einsum("zaibajb->zij", a.reshape(2, *sizes, *sizes))
 
 
 def regular(library, dtype, rng, sizes=(3, 2, 4)):
@@ -233,6 +257,21 @@ CASES = [
         "kronecker.kron_trace",
         matrices_of(regular),
         lambda f: np.asarray(np.trace(dense(f))),
+        LOOSE,
+    ),
+    Case("kronecker.partial_trace", on_a_grid, traced, LOOSE),
+    Case("kronecker.face_splitting", rows_or_columns, split_faces, LOOSE),
+    Case(
+        "kronecker.khatri_rao",
+        partial(rows_or_columns, axis=-1),
+        lambda f: reduce(khatri_rao, f),
+        LOOSE,
+    ),
+    Case("kronecker.face_splitting_matvec", with_vector, lambda f, x: split_faces(f) @ x, LOOSE),
+    Case(
+        "kronecker.face_splitting_rmatvec",
+        partial(with_vector, n=5),
+        lambda f, y: split_faces(f).conj().T @ y,
         LOOSE,
     ),
     Case("kronecker.kron_eigh", matrices_of(symmetric), dense, LOOSE, composed),

@@ -5,7 +5,7 @@ import pytest
 from kronecker.cases import dense, random
 
 import linalgkit
-from linalgkit.kronecker import kron_matvec, kron_rmatvec
+from linalgkit.kronecker import kron_matmat, kron_matvec, kron_rmatvec
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +38,24 @@ def test_like_one_array(name, chunks, da):
     if y.size:
         back = kron_rmatvec(factors, da.from_array(y, (2, chunks)))
         np.testing.assert_allclose(back.compute(scheduler="threads"), y @ matrix.conj(), atol=1e-11)
+
+
+@pytest.mark.parametrize("chunks", [(60, 2), (7, 3), (20, 1)])
+def test_columns_like_one_array(chunks, da):
+    rng = np.random.default_rng(2)
+    factors = [random(rng, "D", *shape) for shape in [(2, 3), (4, 4), (6, 5)]]
+    x = random(rng, "D", 2, 60, 3)
+    got = kron_matmat(factors, da.from_array(x, (1, *chunks)))
+    assert isinstance(got, da.Array)
+    assert got.chunks[-1] == da.from_array(x, (1, *chunks)).chunks[-1]
+    y = got.compute(scheduler="threads")
+    np.testing.assert_allclose(y, dense(factors) @ x, rtol=0, atol=1e-12)
+
+
+def test_whole_columns_are_not_exchanged(da):
+    x = da.ones((12, 8), chunks=(12, 2))
+    graph = kron_matmat([np.eye(3), np.eye(4)], x).__dask_graph__()
+    assert not any("rechunk" in name for name in graph.layers)
 
 
 def test_no_chunk_holds_more_than_the_largest_given_one(da):
@@ -82,8 +100,11 @@ def test_bad_input(da):
         kron_matvec([np.eye(3), da.eye(4)], x)
     with pytest.raises(ValueError, match="each factor is one matrix"):
         kron_matvec([np.ones((2, 3, 3)), np.eye(4)], x)
-    with pytest.raises(ValueError, match="3·5 = 15 entries"):
-        kron_matvec([np.eye(3), np.eye(5)], x)
+    for call, y in ((kron_matvec, x), (kron_matmat, x[:, None])):
+        with pytest.raises(ValueError, match="3·5 = 15 entries"):
+            call([np.eye(3), np.eye(5)], y)
+    with pytest.raises(ValueError, match="second-to-last axis"):
+        kron_matmat([np.eye(3), np.eye(4)], x)
 
 
 def test_on_a_cluster(require, da):

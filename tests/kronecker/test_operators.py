@@ -91,6 +91,28 @@ def test_batches():
     np.testing.assert_allclose(operator @ b, operator.to_dense() @ b, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("axes", [0, -1, (1,), (0, 2), (2, 0, 1), ()])
+def test_partial_traces(axes):
+    rng = np.random.default_rng(7)
+    sizes = (2, 3, 4)
+    batched = [random(rng, "D", 5, n, n) if n == 3 else random(rng, "D", n, n) for n in sizes]
+    for operator in (kronecker.KroneckerProduct(batched), kronecker.KroneckerSum(batched)):
+        got = operator.partial_trace(axes)
+        assert type(got) is type(operator)
+        expected = kronecker.partial_trace(operator.to_dense(), sizes, axes=axes)
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(got.to_dense(), expected, rtol=0, atol=1e-13 * scale)
+
+
+def test_partial_trace_keeps_what_is_not_square():
+    rng = np.random.default_rng(8)
+    operator = made(rng, "d", (3, 3), (2, 4))
+    a, b = operator.factors
+    np.testing.assert_allclose(operator.partial_trace(0).to_dense(), np.trace(a) * b)
+    with pytest.raises(ValueError, match=r"axis 1 needs a square factor.*factors\[1\].*\(2, 4\)"):
+        operator.partial_trace(1)
+
+
 @pytest.mark.parametrize("kind", ["KroneckerProduct", "KroneckerSum"])
 def test_files(kind):
     rng = np.random.default_rng(5)

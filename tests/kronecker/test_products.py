@@ -6,7 +6,8 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 from kronecker.cases import dense, dense_sum, random
-from scipy.sparse.linalg import aslinearoperator
+from scipy.sparse import csc_array, csr_array
+from scipy.sparse.linalg import aslinearoperator, splu
 
 import linalgkit
 from linalgkit import kronecker
@@ -79,6 +80,20 @@ def test_batches_broadcast(size, engine):
         np.testing.assert_allclose(got[i, j], expected, rtol=0, atol=1e-12)
 
 
+def test_arrays_of_any_layout():
+    rng = np.random.default_rng(14)
+    a, b, x = (rng.standard_normal(shape) for shape in ((3, 4), (170, 5), 20))
+    expected = np.kron(a, b) @ x
+    unaligned = np.frombuffer(b"." + x.tobytes(), np.uint8)[1:].view("d")
+    assert not unaligned.flags.aligned
+    for factors, y in (
+        ([np.asfortranarray(a), b.T.copy().T], unaligned),
+        ([a.astype(">f8"), np.repeat(b, 2, axis=0)[::2]], np.repeat(x, 3)[::3]),
+    ):
+        found = kronecker.kron_matvec(factors, y)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+
+
 def test_more_fibres_than_one_piece():
     rng = np.random.default_rng(10)
     a, b = rng.standard_normal((600, 600)), rng.standard_normal((170, 2))
@@ -143,6 +158,31 @@ def test_operators_as_factors():
     np.testing.assert_allclose(z, y @ dense(plain), rtol=0, atol=1e-11)
 
 
+def test_operators_in_sums():
+    rng = np.random.default_rng(13)
+    a, b, c = (rng.standard_normal((n, n)) for n in (3, 4, 2))
+    sparse = aslinearoperator(csr_array(b))
+    x = rng.standard_normal((2, 24))
+    got = kronecker.kronsum_matvec([a, sparse, kronecker.KroneckerProduct([c])], x)
+    np.testing.assert_allclose(got, x @ dense_sum([a, b, c]).T, rtol=0, atol=1e-12)
+
+
+def test_operators_of_no_points():
+    factors = [aslinearoperator(np.ones((3, 0))), np.ones((2, 2))]
+    np.testing.assert_array_equal(kronecker.kron_matvec(factors, np.ones((4, 0))), np.zeros((4, 6)))
+
+
+@pytest.mark.parametrize("function", ["kron_matvec", "kron_rmatvec", "kronsum_matvec"])
+def test_operators_that_do_not_fit(function):
+    call, operator = getattr(kronecker, function), aslinearoperator(np.eye(2))
+    with pytest.raises(ValueError, match=r"each is one matrix.*\(3, 2, 2\), \(2, 2\)"):
+        call([np.ones((3, 2, 2)), operator], np.ones(4))
+    with pytest.raises(ValueError, match="2·3 = 6 entries"):
+        call([operator, np.eye(3)], np.ones(4))
+    with pytest.raises(TypeError, match=r"factors\[1\] is a SuperLU, which solves"):
+        call([np.eye(2), splu(csc_array(np.eye(2)))], np.ones(4))
+
+
 def test_same_bits_from_any_number_of_workers():
     rng = np.random.default_rng(5)
     for sizes in ((16,) * 4, (70, 300, 20)):
@@ -166,6 +206,24 @@ def test_nan_stays_in_its_item():
     got = kronecker.kron_matvec(factors, x)
     assert np.isnan(got[2]).all()
     assert np.isfinite(got[[0, 1, 3]]).all()
+
+
+@pytest.mark.parametrize("axes", [0, 1, 2, 3, -1, (0, 1), (1, 3), (2, 0), (0, 1, 2, 3), ()])
+def test_partial_trace_is_that_of_einsum(axes):
+    rng = np.random.default_rng(12)
+    sizes = (2, 3, 1, 4)
+    a = random(rng, "D", 24, 24)
+    rows, columns = list("abcd"), list("efgh")
+    for axis in np.atleast_1d(np.array(axes, int)):
+        columns[axis] = rows[axis]
+    kept = [k for k in range(4) if rows[k] != columns[k]]
+    out = "".join([rows[k] for k in kept] + [columns[k] for k in kept])
+    text = "".join(rows + columns) + "->" + out
+    expected = np.einsum(text, a.reshape(sizes * 2))
+    got = kronecker.partial_trace(a, sizes, axes=axes)
+    m = int(np.prod([sizes[k] for k in kept]))
+    np.testing.assert_allclose(got, expected.reshape(m, m), rtol=0, atol=1e-13)
+    np.testing.assert_allclose(np.trace(got), np.trace(a), rtol=0, atol=1e-13)
 
 
 MEMORY = """
@@ -245,6 +303,12 @@ def test_engines_agree_on_gradients(dtype, wrt):
         ),
         (lambda k: k.kronsum_matvec([np.ones((2, 3))], np.ones(3)), ValueError, "square"),
         (lambda k: k.kron_diag([np.ones((2, 3))]), ValueError, "square"),
+        (lambda k: k.partial_trace(np.eye(4), (2, 3), axes=0), ValueError, r"\(..., 6, 6\)"),
+        (lambda k: k.partial_trace(np.ones(4), (2, 2), axes=0), ValueError, r"\(..., 4, 4\)"),
+        (lambda k: k.partial_trace(np.eye(4), 4, axes=0), TypeError, "sequence of integers"),
+        (lambda k: k.partial_trace(np.eye(4), (2, 2.0), axes=0), TypeError, r"sizes\[1\]"),
+        (lambda k: k.partial_trace(np.eye(4), (2, 2), axes=2), ValueError, "number of axes, 2"),
+        (lambda k: k.partial_trace(np.eye(4), (2, 2), axes=(1, -1)), ValueError, "differ"),
         (
             lambda k: k.kron_matvec_vjp(np.ones(3), [np.eye(2)], np.ones(2)),
             ValueError,

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 from kronecker.cases import dense, random
+from scipy.sparse import csc_array
+from scipy.sparse.linalg import aslinearoperator, splu
 
 import linalgkit
 from linalgkit import _testing, kronecker
@@ -50,6 +52,48 @@ def test_solve_in_batches(engine):
     for i, j in np.ndindex(2, 4):
         expected = np.linalg.solve(np.kron(a[i, 0], b[j]), y[j])
         np.testing.assert_allclose(x[i, j], expected, rtol=1e-9, atol=1e-10)
+
+
+class OnlyInverse:
+    """An operator with matvec and inv, and no solve."""
+
+    def __init__(self, matrix):
+        self.matrix, self.shape = matrix, matrix.shape
+
+    def matvec(self, x):
+        return self.matrix @ x
+
+    def inv(self):
+        return aslinearoperator(np.linalg.inv(self.matrix))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_operators_as_factors(engine):
+    rng = np.random.default_rng(14)
+    a, b, c, d, e = (matrix_of("pos", rng, "d", n) for n in (3, 4, 2, 2, 2))
+    block = kronecker.KroneckerProduct([c, d])
+    factors = [a, splu(csc_array(b)), block, OnlyInverse(e)]
+    y = rng.standard_normal((2, 96))
+    with linalgkit.use_engine(engine):
+        x = kronecker.kron_solve(factors, y, assume_a="pos")
+    expected = np.linalg.solve(dense([a, b, c, d, e]), y.T).T
+    np.testing.assert_allclose(x, expected, rtol=0, atol=1e-12)
+
+
+def test_operators_that_do_not_solve():
+    y = np.ones(4)
+    operator = aslinearoperator(np.eye(2))
+    with pytest.raises(TypeError, match=r"factors\[1\] is a .*Operator with neither"):
+        kronecker.kron_solve([np.eye(2), operator], y)
+    lu = splu(csc_array(np.eye(2)))
+    with pytest.raises(np.linalg.LinAlgError, match=r"factors\[1\] is singular"):
+        kronecker.kron_solve([lu, np.ones((2, 2))], y)
+    with pytest.raises(ValueError, match=r"factors\[1\] has shape \(2, 3\)"):
+        kronecker.kron_solve([lu, np.ones((2, 3))], y)
+    with pytest.raises(ValueError, match="without batch axes"):
+        kronecker.kron_solve([lu, np.ones((3, 2, 2))], y)
+    with pytest.raises(TypeError, match=r"factors\[0\] must be an array; got .*SuperLU"):
+        kronecker.kron_lstsq([lu, np.eye(2)], y)
 
 
 @pytest.mark.parametrize("library", ["numpy", "array_api_strict", "torch", "jax"])
