@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from kronecker.problems import OTHERS, TABLE, problem
+from numpy.polynomial import Polynomial
 
 from linalgkit.kronecker import (
     Dirichlet,
@@ -12,6 +13,7 @@ from linalgkit.kronecker import (
     SpectralMixture,
     StudentTMixture,
     _array_api_pde,
+    _array_api_pde_systems,
     solve_pde,
 )
 
@@ -337,6 +339,51 @@ def test_deviation_covers_the_error():
     assert 0.1 < np.sqrt(np.mean(misfit**2) / np.mean(deviation**2)) < 3
     case = problem(*TABLE["P7"][:-1])
     assert case.solved(solve_pde).std([np.zeros(1), np.ones(3)]).shape == (1, 3)
+
+
+@pytest.mark.parametrize(("draws", "ndim"), [(400, 2), (50, 2), (400, 3)])
+def test_deviation_at_points_of_no_grid(draws, ndim, monkeypatch):
+    """At nodes as on the grid, whatever the portions: exact, and from draws."""
+    monkeypatch.setattr(_array_api_pde, "_POINTS", 5)
+    monkeypatch.setattr(_array_api_pde_systems, "DRAWS", draws)
+    axes = [np.linspace(0, 1, n) for n in (16, 18, 20)[:ndim]]
+    faces = {(axis, 0): Dirichlet(0.0) for axis in range(ndim)}
+    operator = {tuple(row): 1.0 for row in np.eye(ndim, dtype=int)}
+    found = solve_pde(operator, np.ones([len(x) for x in axes]), faces, axes,
+                      kernel=[Envelopes((0j,), (4 + axis,)) for axis in range(ndim)])  # fmt: skip
+    nodes = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)[3:5]
+    np.testing.assert_allclose(found.std(nodes), found.std()[3:5], rtol=1e-11, atol=1e-30)
+    assert found.std(nodes[:0]).shape == (0, *found.u.shape[1:])
+    with pytest.raises(ValueError, match=rf"shape \(\.\.\., {ndim}\); got shape \(7,\)"):
+        found.std(np.ones(7))
+
+
+def test_deviation_is_that_of_independent_errors():
+    """Galerkin's equation in polynomials, as one dense matrix."""
+    x, y = np.linspace(0, 1, 15), np.linspace(0, 2, 18)
+    operator = {(2, 0): 1.0, (0, 2): 0.5, (0, 0): -1.0}
+    faces = {(axis, side): Dirichlet(0.0) for axis in (0, 1) for side in (0, 1)}
+    source = np.outer(np.exp(3 * x), np.cos(2 * y))
+    points = np.random.default_rng(0).uniform(0, 1, (3, 2)) * [1, 2]
+    found = solve_pde(operator, source, faces, (x, y),
+                      kernel=[Envelopes((0j,), (6,)), Envelopes((0j,), (5,))])  # fmt: skip
+    parts = []
+    for grid, at, count in ((x, points[:, 0], 4), (y, points[:, 1], 3)):
+        edges = Polynomial([0, grid[-1], -1])  # zero at both ends
+        functions = [edges * Polynomial.basis(k) for k in range(count)]
+        values = np.stack([f(grid) for f in functions], axis=1)
+        q, r = np.linalg.qr(values)  # orthonormal on the grid
+        curved = np.stack([f.deriv(2)(grid) for f in functions], axis=1)
+        rows = np.stack([f(at) for f in functions], axis=1)
+        parts.append((q.T @ curved @ np.linalg.inv(r), rows @ np.linalg.inv(r)))
+    (along_x, rows_x), (along_y, rows_y) = parts
+    whole = np.kron(along_x, np.eye(3)) + 0.5 * np.kron(np.eye(4), along_y) - np.eye(12)
+    rows = np.einsum("pi,pj->pij", rows_x, rows_y).reshape(3, 12)
+    covariance = np.linalg.inv(whole) @ np.linalg.inv(whole).T
+    terms = [factor * found.predict((x, y), orders=o) for o, factor in operator.items()]
+    noise = found.residual * max(np.sqrt(np.mean(term**2)) for term in [*terms, source])
+    wanted = noise * np.sqrt(np.einsum("pi,ij,pj->p", rows, covariance, rows))
+    np.testing.assert_allclose(found.std(points), wanted, rtol=1e-8)
 
 
 def test_evidence_prefers_the_right_frequency():
