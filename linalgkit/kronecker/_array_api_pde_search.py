@@ -10,7 +10,7 @@ from itertools import product
 import numpy as np
 
 from ._array_api_frequencies import LEAST_CYCLES, columns_of, pursued
-from ._array_api_pde_basis import CUT, FeatureBasis, KernelBasis, spectral_basis
+from ._array_api_pde_basis import CUT, FeatureBasis, KernelBasis, spectral_basis, student_t_basis
 from ._array_api_pde_systems import solution
 from ._kernels import SpectralMixture, StudentTMixture
 from ._pde import Envelopes
@@ -23,7 +23,7 @@ EXTENSION = 1.25  # period of a comb, in boxes
 # Lengths of envelopes in boxes, as e^(−½) of a Gaussian or ℓ of a Matérn kernel.
 LENGTHS = {
     SpectralMixture: (0.1, 0.2, 0.4, 1.0, 3.0),
-    StudentTMixture: (0.03, 0.1, 0.3, 1.0, 3.0),
+    StudentTMixture: (100.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03),
 }
 DEGREES = (5, 8, 11, 15)
 THRESHOLDS = (3e-2, 1e-3, 1e-5, 0.0)
@@ -61,6 +61,10 @@ def basis_of(grid, kernel, box):
         longest = (box[1] - box[0]) / (2 * np.pi)
         if np.max(kernel.scales) * longest * 5 < grid.size / 8:
             return spectral_basis(grid, kernel, box)
+    else:
+        basis = student_t_basis(grid, kernel, box)
+        if basis is not None:
+            return basis
     return KernelBasis(grid, kernel, box)
 
 
@@ -249,6 +253,6 @@ def stationary_kernels(problem, frequencies, family, *, maxiter, report):
         misfit = judge(tuple(kernels))
         if misfit < least:
             best, least = tuple(kernels), misfit
-        if report(tuple(kernels), misfit):
+        if report(tuple(kernels), misfit) or misfit > 10 * least:  # past the best
             break
     return best, least

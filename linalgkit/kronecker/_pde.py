@@ -303,6 +303,11 @@ def solve_pde(
     matrices, and O(k³) for k functions an axis. Every ninth node is held out to judge trials; the
     solution uses all nodes.
 
+    Kernels: the functions of a `SpectralMixture`, and of a `StudentTMixture` whose lengths are many
+    boxes, are waves weighted by the density, and reach 1e-9 and better on smooth solutions. Those
+    of shorter Student-t mixtures are eigenvectors of the Gram matrix, which has half the digits:
+    1e-6 to 1e-9.
+
     With fewer conditions than determine u (Neumann data alone, say), it is one of the solutions.
     Where the first features miss `tol`, the waves and boundary layers that solve the homogeneous
     equation are added, then all waves up to three quarters of what the grid resolves.
