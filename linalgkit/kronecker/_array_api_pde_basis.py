@@ -13,24 +13,28 @@ from math import comb
 
 import numpy as np
 from numpy.polynomial import chebyshev
+from numpy.polynomial.hermite import hermval
 from scipy import linalg
+from scipy.special import erf
 
 REACH = 8.0  # standard deviations, where a normal density is 1e-14 of its peak
 CUT = 1e-13  # of the largest singular value: directions below are rounding
 # Of densities that fall like a power, relative to the peak: roots of what is left out.
 LEAST_AMPLITUDE, LARGEST_AMPLITUDE = 1e-12, 2e-9
 FUNCTIONS_A_NODE = 0.55
+PERIOD = 6.0  # of the waves of a window, in its widths: exp(−9) at the ends
 
 
 class FeatureBasis:
     """Chebyshev polynomials times exponentials, one family for each rate.
 
     `rates` are complex with imaginary parts of at least 0, `degrees` the number of polynomials of
-    each, `amplitudes` the prior deviations of their weights.
+    each, `amplitudes` the prior deviations of their weights. `windows` are triples of centre, width
+    and number of waves.
     """
 
-    def __init__(self, grid, rates, degrees, box=None, cut=CUT, amplitudes=None):
-        self.grid = grid
+    def __init__(self, grid, rates, degrees, box=None, cut=CUT, amplitudes=None, windows=()):
+        self.grid, self.windows = grid, windows
         self.box = box or (grid[0], grid[-1])
         self.rates, self.degrees = tuple(rates), tuple(degrees)
         features = self._features(grid, 0)
@@ -86,7 +90,31 @@ class FeatureBasis:
             columns.append(part.real)
             if rate.imag != 0:
                 columns.append(part.imag)
+        columns += [_windowed(x, order, *window) for window in self.windows]
         return np.hstack(columns)
+
+
+def _windowed(x, order, centre, width, waves):
+    """Waves in a Gaussian window, and what is left of them at a distance: a step and a kink.
+
+    exp(−z²) cos ωy, exp(−z²) sin ωy, erf z and y erf z, with y = x − centre and z = y / width.
+    """
+    y = x - centre
+    z = y / width
+    bells = [
+        (-1 / width) ** i * hermval(z, np.eye(order + 1)[i]) * np.exp(-z * z)
+        for i in range(order + 1)
+    ]
+    columns = []
+    for m in range(waves + 1):
+        rate = 2j * np.pi * m / (PERIOD * width)
+        part = sum(comb(order, i) * rate ** (order - i) * bells[i] for i in range(order + 1))
+        part = part * np.exp(rate * y)
+        columns += [part.real, part.imag] if m else [part.real]
+    steps = [erf(z), *(2 / (np.sqrt(np.pi) * width) * bell for bell in bells)]
+    columns.append(steps[order])
+    columns.append(y * steps[order] + (order * steps[order - 1] if order else 0))
+    return np.stack(columns, axis=1)
 
 
 def _svd(matrix):

@@ -97,11 +97,16 @@ class Envelopes(NamedTuple):
         How many polynomials go with each rate.
     cut : float
         Combinations of features with smaller relative singular values are dropped.
+    windows : tuple of (float, float, int)
+        For packets and steep layers: centre c, width w and number M of waves. The features are
+        exp(−z²) cos ωy and exp(−z²) sin ωy with y = x − c, z = y/w and ω = 2πm/(6w), m = 0 … M,
+        and erf z and y erf z.
     """
 
     rates: tuple[complex, ...]
     degrees: tuple[int, ...]
     cut: float = 1e-13
+    windows: tuple[tuple[float, float, int], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -310,7 +315,8 @@ def solve_pde(
 
     With fewer conditions than determine u (Neumann data alone, say), it is one of the solutions.
     Where the first features miss `tol`, the waves and boundary layers that solve the homogeneous
-    equation are added, then all waves up to three quarters of what the grid resolves.
+    equation are added, then waves in windows where the source is local, then all waves up to three
+    quarters of what the grid resolves.
 
     Computed in float64 on the host, whatever the arrays are. float32 data limit the accuracy to
     about 1e-6. For smooth solutions without fast oscillations in one dimension, Chebyshev

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import sympy as sp
 from kronecker.problems import OTHERS, TABLE, problem
 from numpy.polynomial import Polynomial
 
@@ -399,6 +400,41 @@ def test_deviation_is_that_of_independent_errors():
     noise = found.residual * max(np.sqrt(np.mean(term**2)) for term in [*terms, source])
     wanted = noise * np.sqrt(np.einsum("pi,ij,pj->p", rows, covariance, rows))
     np.testing.assert_allclose(found.std(points), wanted, rtol=1e-8)
+
+
+def test_windows():
+    """A solution made of the functions that the docstring names, and its derivatives."""
+    t = sp.Symbol("t")
+    z, y = (t - 0.4) / 0.1, t - 0.4
+    terms = sp.exp(-(z**2)) * (sp.cos(10 * sp.pi * y) - sp.sin(10 * sp.pi * y / 3) + 1)
+    formula = terms + sp.erf(z) - 2 * y * sp.erf(z) + t
+    exact = [sp.lambdify(t, formula.diff(t, order), ["scipy", "numpy"]) for order in range(5)]
+    x = np.linspace(0, 1, 120)
+    kernel = [Envelopes((0j,), (2,), windows=((0.4, 0.1, 3),))]
+    found = solve_pde({(2,): 1.0}, exact[2](x), dirichlet(exact[0], (x,)), x, kernel=kernel)
+    assert found.success
+    assert found._fitted.sizes == (11,)
+    for order, truth in enumerate(exact):
+        scale = np.abs(truth(T)).max()
+        np.testing.assert_allclose(found.predict(T, order), truth(T), rtol=0, atol=1e-11 * scale)
+
+
+def test_places_of_local_data():
+    """Two packets have two windows; a layer too steep for the grid is said to be."""
+    x = np.linspace(0, 1, 400)
+
+    def packets(x):
+        return sum(np.exp(-(((x - c) / 0.01) ** 2)) * np.cos(300 * x) for c in (0.3, 0.7))
+
+    found = solve_pde({(0,): 1.0}, packets(x), {}, x, tol=1e-4)
+    assert found.success
+    np.testing.assert_allclose([c for c, *_ in found.kernel[0].windows], [0.3, 0.7], atol=2e-3)
+    assert error(found, packets) < 1e-4
+    steep = np.tanh(200 * (x - 0.4))
+    found = solve_pde({(2,): 1.0}, -2 * 200**2 * steep * (1 - steep**2),
+                      {(0, 0): Dirichlet(-1.0), (0, 1): Dirichlet(1.0)}, x)  # fmt: skip
+    assert not found.success
+    assert found.residual > 1e-2
 
 
 def test_evidence_prefers_the_right_frequency():
