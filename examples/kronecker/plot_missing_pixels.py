@@ -22,7 +22,7 @@ from sklearn.datasets import load_sample_image
 
 from linalgkit import kronecker
 
-rows, columns = (60, 90) if os.environ.get("LINALGKIT_EXAMPLE_SIZE") == "small" else (120, 180)
+rows, columns = (60, 90) if os.environ.get("LINALGKIT_EXAMPLE_SIZE") == "small" else (100, 150)
 photograph = load_sample_image("flower.jpg")[130 : 130 + rows, 240 : 240 + columns] / 255
 photograph = photograph.mean(axis=2)
 rng = np.random.default_rng(0)

@@ -6,9 +6,13 @@ from importlib import import_module
 
 import numpy as np
 from array_api_compat import array_namespace, device, is_jax_array, is_torch_array
+from scipy.optimize import minimize
 
 from ._array_api_kernels import spectral_mixture, student_t_mixture
 from ._hosts import to_host
+
+LARGEST_LOG_PRECISIONS = (0.0, 5.0, 10.0, 15.0)  # of L-BFGS, one after the other
+LEAST_LOG_WEIGHT = -30.0  # far below the jitter: the component is gone
 
 
 def maximised_joint(
@@ -22,6 +26,7 @@ def maximised_joint(
     terms,
     highest,
     boundary_weight,
+    method,
     learning_rate,
     maxiter,
     jitter,
@@ -34,18 +39,21 @@ def maximised_joint(
         grid, equation, source, conditions, pointwise, is_gaussian, boundary_weight, jitter
     )
     start = joint.start(terms, highest)
-    value_and_gradient = _differentiated(joint, source)
     is_stopped = []
 
-    def report(step, parameters):
+    def report(step, u):
         if callback is not None:
             try:
-                callback(step, _as(parameters[0], original))
+                callback(step, _as(u(), original))
             except StopIteration:
                 is_stopped.append(True)
         return bool(is_stopped)
 
-    parameters, nit = _adam(value_and_gradient, start, maxiter, learning_rate, report)
+    if method == "adam":
+        objective = _differentiated(joint, source)
+        parameters, nit = _adam(objective, start, maxiter, learning_rate, report)
+    else:
+        parameters, nit = _lbfgs(joint, start, maxiter, report)
     return Found(joint, parameters, nit, bool(is_stopped), original)
 
 
@@ -104,14 +112,27 @@ class Joint:
             return spectral_mixture(d, *kernel, order=order)
         return student_t_mixture(d, *kernel, nu=2.5, order=order)
 
+    def factors(self, kernels):
+        """Cholesky factors of the Gram matrices."""
+        for d, kernel in zip(self.distances, kernels, strict=True):
+            gram = d.spread(self.kernel_at(d.values, kernel))
+            yield self.xp.linalg.cholesky(gram + self.jitter * self._identity(gram))
+
+    def _identity(self, gram):
+        return self.xp.eye(gram.shape[0], dtype=gram.dtype, device=device(gram))
+
+    def coloured(self, parameters):
+        """Parameters with U = (⊗L) V from those with V, which is white under the prior."""
+        u, *others = parameters
+        for axis, factor in enumerate(self.factors(self.kernels(parameters))):
+            u = _along(factor, u, axis)
+        return [u, *others]
+
     def inverses(self, kernels):
         """Inverses and log determinants of the Gram matrices."""
         xp, results = self.xp, []
-        for d, kernel in zip(self.distances, kernels, strict=True):
-            gram = d.spread(self.kernel_at(d.values, kernel))
-            identity = xp.eye(gram.shape[0], dtype=gram.dtype, device=device(gram))
-            factor = xp.linalg.cholesky(gram + self.jitter * identity)
-            half = xp.linalg.solve(factor, identity)
+        for factor in self.factors(kernels):
+            half = xp.linalg.solve(factor, self._identity(factor))
             inverse = xp.matmul(xp.permute_dims(half, (1, 0)), half)
             results.append((inverse, 2 * xp.sum(xp.log(xp.linalg.diagonal(factor)))))
         return results
@@ -293,6 +314,66 @@ def _adam(value_and_gradient, parameters, maxiter, learning_rate, report):
             second[k] = 0.999 * second[k] + 0.001 * gradient * gradient
             change = (first[k] / (1 - 0.9**step)) / (xp.sqrt(second[k] / (1 - 0.999**step)) + 1e-8)
             parameters[k] = parameters[k] - learning_rate * change
-        if report(step, parameters):
+        if report(step, lambda: parameters[0]):
             return parameters, step
     return parameters, maxiter
+
+
+def _lbfgs(joint, start, maxiter, report):
+    """L-BFGS-B over V with U = (⊗L) V, in stages that let the noises become smaller.
+
+    The term (N_b/2) log τ₁ has no bound where the boundary fits, and the boundary can be fitted
+    long before the equation is. The prior on U is as stiff as the Gram matrices are
+    ill-conditioned; on V it is round.
+    """
+    value_and_gradient = _differentiated(
+        lambda parameters: joint(joint.coloured(parameters)), joint.source
+    )
+    shapes = [tuple(part.shape) for part in start]
+    cuts = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
+    flat = np.concatenate([to_host(part).ravel() for part in start])
+    largest, nit, is_stopped = 0.0, 0, False
+
+    def split(flat):
+        parts = zip(np.split(flat, cuts), shapes, strict=True)
+        return [joint.like(part.reshape(shape)) for part, shape in parts]
+
+    def objective(flat):
+        nonlocal largest
+        try:
+            value, gradients = value_and_gradient(split(flat))
+        except RuntimeError:  # torch's where a Gram matrix has no Cholesky factor
+            value = math.nan
+        if not math.isfinite(float(value)):  # too long a step: the line search comes back
+            return 10 * largest + 1, np.zeros(flat.size)
+        largest = max(largest, abs(float(value)))
+        return float(value), np.concatenate([to_host(part).ravel() for part in gradients])
+
+    def after_step(intermediate_result):
+        nonlocal nit, is_stopped
+        nit += 1
+        is_stopped = report(nit, lambda: joint.coloured(split(intermediate_result.x))[0])
+        if is_stopped:
+            raise StopIteration
+
+    for stage, highest in enumerate(LARGEST_LOG_PRECISIONS):
+        low = [np.full(shape, -np.inf) for shape in shapes]
+        high = [np.full(shape, np.inf) for shape in shapes]
+        high[1], high[2] = np.full((), highest), np.full((), highest)
+        for weights in low[3::3]:
+            weights[...] = LEAST_LOG_WEIGHT
+        bounds = [np.concatenate([part.ravel() for part in side]) for side in (low, high)]
+        steps = (maxiter - nit) // (len(LARGEST_LOG_PRECISIONS) - stage)
+        if steps == 0 or is_stopped:
+            continue
+        found = minimize(
+            objective,
+            np.clip(flat, *bounds),
+            jac=True,
+            method="L-BFGS-B",
+            bounds=np.stack(bounds, axis=1),
+            callback=after_step,
+            options={"maxiter": steps, "maxfun": 10 * steps, "maxcor": 20, "gtol": 1e-8},
+        )
+        flat = found.x
+    return joint.coloured(split(flat)), nit

@@ -12,7 +12,7 @@ from ._array_api_pde_search import (
     searched,
     stationary_kernels,
 )
-from ._array_api_pde_systems import Problem, multiplied, solution
+from ._array_api_pde_systems import Problem, multiplied, multiplied_at, solution
 from ._pde import Envelopes
 
 SHOWN = 1e-6  # frequencies that explain less than this part of the data are not reported
@@ -76,31 +76,30 @@ class Fitted:
         return self.x.shape
 
     def predicted(self, points, orders):
-        factors = [
-            basis.values(p, order)
-            for basis, p, order in zip(self.bases, points, orders, strict=True)
-        ]
-        return multiplied(factors, self.x)
+        return multiplied(self._rows(points, orders), self.x)
 
     def predicted_at(self, points, orders):
         """Points one by one: `points` has a column of coordinates for each axis."""
-        found = []
-        for begin in range(0, len(points[0]), _POINTS):
-            some = [column[begin : begin + _POINTS] for column in points]
-            first, *others = (
-                basis.values(column, order)
-                for basis, column, order in zip(self.bases, some, orders, strict=True)
-            )
-            part = first @ self.x.reshape(len(self.x), -1)
-            for rows in others:
-                part = np.einsum("pk,pkr->pr", rows, part.reshape(*rows.shape, -1))
-            found.append(part[:, 0])
+        found = [multiplied_at(self._rows(some, orders), self.x) for some in _portions(points)]
         return np.concatenate(found) if found else np.zeros(0)
 
     def deviation(self, points):
         """Spread of the coefficients by the equation's errors, seen at the points."""
-        rows = [basis.values(p) for basis, p in zip(self.bases, points, strict=True)]
-        return self.noise * self.system.spread(rows)
+        return self.noise * self.system.spread(self._rows(points), multiplied)
+
+    def deviation_at(self, points):
+        found = [
+            self.noise * self.system.spread(self._rows(some), multiplied_at)
+            for some in _portions(points)
+        ]
+        return np.concatenate(found) if found else np.zeros(0)
+
+    def _rows(self, points, orders=None):
+        orders = orders or (0,) * len(points)
+        return [
+            basis.values(p, order)
+            for basis, p, order in zip(self.bases, points, orders, strict=True)
+        ]
 
     def _log_evidence(self):
         """Laplace's approximation: exact for linear equations where the noise is small."""
@@ -121,6 +120,12 @@ class Fitted:
             - 0.5 * max(nodes - count, 0) * np.log(2 * np.pi * noise)
             - 0.5 * self.misfit**2 / noise
         )
+
+
+def _portions(points):
+    """A column of coordinates for each axis, some points at a time."""
+    for begin in range(0, len(points[0]), _POINTS):
+        yield [column[begin : begin + _POINTS] for column in points]
 
 
 def _reported(kernel, found, least):

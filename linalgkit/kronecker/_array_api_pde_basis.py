@@ -2,7 +2,9 @@
 
 `FeatureBasis`: T_j(s) exp(μ x) with Chebyshev T_j on the box and complex rates μ. Imaginary μ = iω
 are oscillations with smooth envelopes, real ones boundary layers, μ = 0 the smooth rest. The span
-is closed under differentiation. `KernelBasis`: the leading eigenvectors of a Gram matrix.
+is closed under differentiation. Kernels whose densities can be summed are such features, weighted
+by amplitudes. `KernelBasis`, for the others: the leading eigenvectors of a Gram matrix, with half
+the digits, because a Gram matrix has squares of singular values.
 Both have `q` (N, k), orthonormal columns on the grid, and `values(x, order)`, the derivatives of
 the same functions anywhere.
 """
@@ -11,33 +13,37 @@ from math import comb
 
 import numpy as np
 from numpy.polynomial import chebyshev
+from numpy.polynomial.hermite import hermval
 from scipy import linalg
+from scipy.special import erf
 
 REACH = 8.0  # standard deviations, where a normal density is 1e-14 of its peak
 CUT = 1e-13  # of the largest singular value: directions below are rounding
+# Of densities that fall like a power, relative to the peak: roots of what is left out.
+LEAST_AMPLITUDE, LARGEST_AMPLITUDE = 1e-12, 2e-9
+FUNCTIONS_A_NODE = 0.55
+PERIOD = 6.0  # of the waves of a window, in its widths: exp(−9) at the ends
 
 
 class FeatureBasis:
     """Chebyshev polynomials times exponentials, one family for each rate.
 
     `rates` are complex with imaginary parts of at least 0, `degrees` the number of polynomials of
-    each, `amplitudes` the prior deviations of their weights.
+    each, `amplitudes` the prior deviations of their weights. `windows` are triples of centre, width
+    and number of waves.
     """
 
-    def __init__(self, grid, rates, degrees, box=None, cut=CUT, amplitudes=None):
-        self.grid = grid
+    def __init__(self, grid, rates, degrees, box=None, cut=CUT, amplitudes=None, windows=()):
+        self.grid, self.windows = grid, windows
         self.box = box or (grid[0], grid[-1])
         self.rates, self.degrees = tuple(rates), tuple(degrees)
         features = self._features(grid, 0)
-        norms = linalg.norm(features, axis=0)
-        norms[norms == 0] = 1
-        if amplitudes is not None:
-            norms = norms / np.concatenate(
-                [
-                    np.full(degree * (2 if rate.imag else 1), amplitude)
-                    for rate, degree, amplitude in zip(rates, degrees, amplitudes, strict=True)
-                ]
-            )
+        if amplitudes is None:
+            norms = linalg.norm(features, axis=0)
+            norms[norms == 0] = 1
+        else:
+            counts = [n * (2 if rate.imag else 1) for rate, n in zip(rates, degrees, strict=True)]
+            norms = 1 / np.repeat(amplitudes, counts)
         factor, triangle = linalg.qr(features / norms, mode="economic", check_finite=False)
         u, s, vh = _svd(triangle)
         kept = s > cut * s[0]
@@ -84,7 +90,31 @@ class FeatureBasis:
             columns.append(part.real)
             if rate.imag != 0:
                 columns.append(part.imag)
+        columns += [_windowed(x, order, *window) for window in self.windows]
         return np.hstack(columns)
+
+
+def _windowed(x, order, centre, width, waves):
+    """Waves in a Gaussian window, and what is left of them at a distance: a step and a kink.
+
+    exp(−z²) cos ωy, exp(−z²) sin ωy, erf z and y erf z, with y = x − centre and z = y / width.
+    """
+    y = x - centre
+    z = y / width
+    bells = [
+        (-1 / width) ** i * hermval(z, np.eye(order + 1)[i]) * np.exp(-z * z)
+        for i in range(order + 1)
+    ]
+    columns = []
+    for m in range(waves + 1):
+        rate = 2j * np.pi * m / (PERIOD * width)
+        part = sum(comb(order, i) * rate ** (order - i) * bells[i] for i in range(order + 1))
+        part = part * np.exp(rate * y)
+        columns += [part.real, part.imag] if m else [part.real]
+    steps = [erf(z), *(2 / (np.sqrt(np.pi) * width) * bell for bell in bells)]
+    columns.append(steps[order])
+    columns.append(y * steps[order] + (order * steps[order - 1] if order else 0))
+    return np.stack(columns, axis=1)
 
 
 def _svd(matrix):
@@ -139,6 +169,39 @@ def spectral_basis(grid, kernel, box):
         rates += [2j * np.pi * abs(frequency) for frequency in s]
         amplitudes += list(amplitude)
     return FeatureBasis(grid, rates, [1] * len(rates), box, CUT, amplitudes)
+
+
+def student_t_basis(grid, kernel, box):
+    """The same of a Student-t mixture, for lengths of several boxes; None for shorter ones.
+
+    Its density falls like a power, so it is cut where that leaves enough nodes a function. Gauss
+    rules on panels: near a mean as wide as the density, elsewhere two periods of the box.
+    """
+    freedom, width = 2 * kernel.nu, box[1] - box[0]
+    scales = 1 / (2 * np.pi * kernel.lengths)
+    functions = np.sum(np.where(kernel.means == 0, 2, 4) * scales) * width  # for each z of reach
+    reach = FUNCTIONS_A_NODE * grid.size / functions
+    reach = min(reach, np.sqrt(freedom) * LEAST_AMPLITUDE ** (-2 / (freedom + 1)))
+    cut = (1 + reach**2 / freedom) ** (-(freedom + 1) / 4)
+    if cut > LARGEST_AMPLITUDE:
+        return None
+    nodes, rule = np.polynomial.legendre.leggauss(12)
+    rates, amplitudes = [], []
+    for weight, mean, scale in zip(kernel.weights, kernel.means, scales, strict=True):
+        edges = [0.0]
+        while edges[-1] < reach * scale:
+            panel = min(max(scale, edges[-1]), 2 / width)
+            edges.append(min(edges[-1] + panel, reach * scale))
+        edges = np.array(edges)
+        halves = np.diff(edges)[:, None] / 2
+        s = (edges[:-1, None] + halves * (nodes + 1)).ravel()
+        density = (1 + (s / scale) ** 2 / freedom) ** (-(freedom + 1) / 2)
+        density *= (halves * rule).ravel()
+        amplitude = np.sqrt(weight * density / density.sum())
+        for frequency in (mean + s, mean - s)[: 1 if mean == 0 else 2]:
+            rates += list(2j * np.pi * np.abs(frequency))
+            amplitudes += list(amplitude if mean == 0 else amplitude / np.sqrt(2))
+    return FeatureBasis(grid, rates, [1] * len(rates), box, cut, amplitudes)
 
 
 def _differentiation(degree):

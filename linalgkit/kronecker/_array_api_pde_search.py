@@ -10,7 +10,14 @@ from itertools import product
 import numpy as np
 
 from ._array_api_frequencies import LEAST_CYCLES, columns_of, pursued
-from ._array_api_pde_basis import CUT, FeatureBasis, KernelBasis, spectral_basis
+from ._array_api_pde_basis import (
+    CUT,
+    PERIOD,
+    FeatureBasis,
+    KernelBasis,
+    spectral_basis,
+    student_t_basis,
+)
 from ._array_api_pde_systems import solution
 from ._kernels import SpectralMixture, StudentTMixture
 from ._pde import Envelopes
@@ -19,11 +26,15 @@ ROUGH_CUT = 1e-9  # keeps functions out that are wild at the ends, for what is b
 GOOD = 2e-14  # a residual that more functions cannot improve
 NEARLY = 1e-12  # one that more functions seldom improve
 MOST = 12  # frequencies of an axis
+WIDTHS = (6.0, 11.0, 18.0)  # of windows, in deviations of the energy of what they hold
+LOCAL_DEGREE = 14  # of the smooth rest beside windows
+GAP = 0.05  # between places, in boxes
+LARGEST_PLACES = 0.025  # sum of the deviations of all, in boxes
 EXTENSION = 1.25  # period of a comb, in boxes
 # Lengths of envelopes in boxes, as e^(−½) of a Gaussian or ℓ of a Matérn kernel.
 LENGTHS = {
     SpectralMixture: (0.1, 0.2, 0.4, 1.0, 3.0),
-    StudentTMixture: (0.03, 0.1, 0.3, 1.0, 3.0),
+    StudentTMixture: (100.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03),
 }
 DEGREES = (5, 8, 11, 15)
 THRESHOLDS = (3e-2, 1e-3, 1e-5, 0.0)
@@ -37,30 +48,44 @@ class Candidate:
     degree: int
     smooth_degree: int
     cut: float = CUT
+    windows: tuple = ()
 
     @property
     def sizes(self):
         """Functions of each axis, before those are dropped that are nearly dependent."""
         counts = [sum(2 if rate.imag else 1 for rate in rates) for rates in self.rates]
-        return tuple(self.smooth_degree + self.degree * count for count in counts)
+        windows = self.windows or ((),) * len(counts)
+        return tuple(
+            self.smooth_degree + self.degree * count + sum(2 * waves + 3 for *_, waves in some)
+            for count, some in zip(counts, windows, strict=True)
+        )
 
     @property
     def kernels(self):
         """What makes the functions of each axis."""
+        windows = self.windows or ((),) * len(self.rates)
         return tuple(
-            Envelopes((0j, *rates), (self.smooth_degree, *(self.degree for _ in rates)), self.cut)
-            for rates in self.rates
+            Envelopes(
+                (0j, *rates), (self.smooth_degree, *(self.degree for _ in rates)), self.cut, some
+            )
+            for rates, some in zip(self.rates, windows, strict=True)
         )
 
 
 def basis_of(grid, kernel, box):
     """Make the functions of one axis, from envelopes or from a stationary kernel."""
     if isinstance(kernel, Envelopes):
-        return FeatureBasis(grid, kernel.rates, kernel.degrees, box, kernel.cut)
+        return FeatureBasis(
+            grid, kernel.rates, kernel.degrees, box, kernel.cut, windows=kernel.windows
+        )
     if isinstance(kernel, SpectralMixture):
         longest = (box[1] - box[0]) / (2 * np.pi)
         if np.max(kernel.scales) * longest * 5 < grid.size / 8:
             return spectral_basis(grid, kernel, box)
+    else:
+        basis = student_t_basis(grid, kernel, box)
+        if basis is not None:
+            return basis
     return KernelBasis(grid, kernel, box)
 
 
@@ -76,7 +101,7 @@ def searched(problem, frequencies, *, tolerance, maxiter, report):
     """Return the best candidate's kernels, and its held-out residual."""
     judge = Judge(problem, maxiter)
     best, least, seen = None, np.inf, set()
-    for stage in (_waves, _with_roots, _combs):
+    for stage in (_waves, _with_roots, _windows, _combs):
         candidates, misfit = stage(problem, frequencies), None
         while True:
             try:
@@ -192,6 +217,50 @@ def _merged(rates, more):
     return tuple(kept)
 
 
+def _windows(problem, frequencies):
+    """Waves in windows where source and boundary data are local: packets, steep layers.
+
+    Inside the box such waves can come closer to the Nyquist rate than a comb, which is wild at the
+    ends of the box.
+    """
+    places = [_local(grid, axis_columns(problem, axis)) for axis, grid in enumerate(problem.grid)]
+    if not any(places):
+        return
+    rates = tuple(
+        () if some else tuple(1j * omega for omega in found[0])
+        for some, found in zip(places, frequencies, strict=True)
+    )
+    for widths in WIDTHS:
+        for part in (0.6, 0.75, 0.85):
+            windows = []
+            for grid, some in zip(problem.grid, places, strict=True):
+                highest = part * 0.5 / np.max(np.diff(grid))
+                windows.append(
+                    tuple(
+                        (centre, widths * spread, int(highest * PERIOD * widths * spread))
+                        for centre, spread in some
+                    )
+                )
+            yield Candidate(rates, DEGREES[1], LOCAL_DEGREE, windows=tuple(windows))
+
+
+def _local(grid, columns):
+    """Centres and deviations of where the data are rough; none if they are everywhere."""
+    grid, energy = grid[1:-1], np.sum(np.diff(columns, 2, axis=0) ** 2, axis=1)
+    if energy.max() == 0:
+        return []
+    among = np.flatnonzero(energy > 1e-2 * energy.max())
+    far = np.flatnonzero(np.diff(grid[among]) > GAP * (grid[-1] - grid[0]))
+    places = []
+    for some in np.split(among, far + 1):
+        weights = energy[some] / energy[some].sum()
+        centre = float(weights @ grid[some])
+        spread = float(np.sqrt(weights @ (grid[some] - centre) ** 2))
+        places.append((centre, max(spread, np.max(np.diff(grid)))))
+    total = sum(spread for _, spread in places)
+    return places if total < LARGEST_PLACES * (grid[-1] - grid[0]) else []
+
+
 def _combs(problem, frequencies):
     """All waves of a period a little longer than the box, up to parts of the Nyquist rate.
 
@@ -249,6 +318,6 @@ def stationary_kernels(problem, frequencies, family, *, maxiter, report):
         misfit = judge(tuple(kernels))
         if misfit < least:
             best, least = tuple(kernels), misfit
-        if report(tuple(kernels), misfit):
+        if report(tuple(kernels), misfit) or misfit > 10 * least:  # past the best
             break
     return best, least

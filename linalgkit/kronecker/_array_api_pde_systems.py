@@ -126,6 +126,15 @@ def multiplied(factors, x):
     return x
 
 
+def multiplied_at(rows, x):
+    """Return Σ X[i, …, j] rows_1[p, i] … rows_d[p, j] for every p."""
+    first, *others = rows
+    part = first @ x.reshape(len(x), -1)
+    for factor in others:
+        part = np.einsum("pk,pkr->pr", factor, part.reshape(*factor.shape, -1))
+    return part[:, 0]
+
+
 def solution(problem, bases, *, maxiter, tolerance=1e-14):
     """Solve on the nodes on which the bases are made.
 
@@ -217,8 +226,11 @@ class _LeastSquares:
         )
         return self.edges.free @ y
 
-    def spread(self, rows):
-        """Standard deviations of u at points, for errors of the equation of deviation 1."""
+    def spread(self, rows, product):
+        """Standard deviations of u at points, for errors of the equation of deviation 1.
+
+        One axis, so products on a grid and at points are the same.
+        """
         free = (rows[0] @ self.edges.free)[:, self.order]
         return linalg.norm(linalg.solve_triangular(self.triangle, free.T, trans="T"), axis=0)
 
@@ -342,11 +354,11 @@ class _Galerkin:
         inside = multiplied([z.T for z in self.free], remains)
         return linalg.norm(inside, check_finite=False)
 
-    def spread(self, rows):
+    def spread(self, rows, product):
         """Standard deviations of u at points, for errors of the equation of deviation 1.
 
-        Exact for few unknowns, else from draws. In nonlinear equations the slopes count by their
-        means.
+        `product` is `multiplied` for points on a grid, `multiplied_at` for others. Exact for few
+        unknowns, else from draws. In nonlinear equations the slopes count by their means.
         """
         size = prod(self.shape)
         errors = np.eye(size)
@@ -355,7 +367,7 @@ class _Galerkin:
         free = [row @ z for row, z in zip(rows, self.free, strict=True)]
         total = 0.0
         for error in errors:
-            total = total + multiplied(free, self.solver(error.reshape(self.shape))) ** 2
+            total = total + product(free, self.solver(error.reshape(self.shape))) ** 2
         return np.sqrt(total)
 
     def log_determinant(self):

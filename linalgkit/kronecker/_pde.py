@@ -97,11 +97,16 @@ class Envelopes(NamedTuple):
         How many polynomials go with each rate.
     cut : float
         Combinations of features with smaller relative singular values are dropped.
+    windows : tuple of (float, float, int)
+        For packets and steep layers: centre c, width w and number M of waves. The features are
+        exp(−z²) cos ωy and exp(−z²) sin ωy with y = x − c, z = y/w and ω = 2πm/(6w), m = 0 … M,
+        and erf z and y erf z.
     """
 
     rates: tuple[complex, ...]
     degrees: tuple[int, ...]
     cut: float = 1e-13
+    windows: tuple[tuple[float, float, int], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,29 +175,38 @@ class PDEResult:
         if len(orders) != ndim:
             raise ValueError(f"orders must have {ndim} entries, one an axis; got {orders}.")
         orders = tuple(_checks.size("orders", order) for order in orders)
+        points, shape = self._points(x)
+        if shape is None:
+            return like(self._fitted.predicted(points, orders), self.u)
+        return like(self._fitted.predicted_at(points, orders).reshape(shape), self.u)
+
+    def std(self, x: Any = None) -> Any:
+        """Return the standard deviation of u given the data, on a grid or at points.
+
+        By default on the own grid, else where `x` says, as in `predict`. The equation is thought
+        to hold with independent errors at the nodes, as large as the misfit on the held-out nodes;
+        the boundary data are exact.
+        """
+        points, shape = self._points(tuple(self.grid) if x is None else x)
+        with one_blas_thread():
+            if shape is None:
+                return like(self._fitted.deviation(points), self.u)
+            return like(self._fitted.deviation_at(points).reshape(shape), self.u)
+
+    def _points(self, x: Any) -> tuple[list[np.ndarray], tuple[int, ...] | None]:
+        """Coordinates of each axis; the shape of the result where they are points, else None."""
+        ndim = len(self.grid)
         if ndim == 1 or isinstance(x, list | tuple):
-            return like(self._fitted.predicted(self._points(x), orders), self.u)
+            return self._axes(x), None
         points = to_host(x)
         if points.ndim == 0 or points.shape[-1] != ndim:
             raise ValueError(
                 f"x must be a sequence of {ndim} arrays of coordinates, one an axis, or an array "
                 f"of points of shape (..., {ndim}); got shape {points.shape}."
             )
-        columns = self._points(list(points.reshape(-1, ndim).T))
-        found = self._fitted.predicted_at(columns, orders).reshape(points.shape[:-1])
-        return like(found, self.u)
+        return self._axes(list(points.reshape(-1, ndim).T)), points.shape[:-1]
 
-    def std(self, x: Any = None) -> Any:
-        """Return the standard deviation of u given the data, on another grid or on the own.
-
-        The equation is thought to hold with independent errors at the nodes, as large as the
-        misfit on the held-out nodes; the boundary data are exact.
-        """
-        points = self._points(self.grid if x is None else x)
-        with one_blas_thread():
-            return like(self._fitted.deviation(points), self.u)
-
-    def _points(self, x: Any) -> list[np.ndarray]:
+    def _axes(self, x: Any) -> list[np.ndarray]:
         ndim = len(self.grid)
         if ndim == 1 and not (isinstance(x, Sequence) and len(x) == 1 and np.ndim(x[0]) == 1):
             x = (x,)
@@ -294,9 +308,15 @@ def solve_pde(
     matrices, and O(k³) for k functions an axis. Every ninth node is held out to judge trials; the
     solution uses all nodes.
 
+    Kernels: the functions of a `SpectralMixture`, and of a `StudentTMixture` whose lengths are many
+    boxes, are waves weighted by the density, and reach 1e-9 and better on smooth solutions. Those
+    of shorter Student-t mixtures are eigenvectors of the Gram matrix, which has half the digits:
+    1e-6 to 1e-9.
+
     With fewer conditions than determine u (Neumann data alone, say), it is one of the solutions.
     Where the first features miss `tol`, the waves and boundary layers that solve the homogeneous
-    equation are added, then all waves up to three quarters of what the grid resolves.
+    equation are added, then waves in windows where the source is local, then all waves up to three
+    quarters of what the grid resolves.
 
     Computed in float64 on the host, whatever the arrays are. float32 data limit the accuracy to
     about 1e-6. For smooth solutions without fast oscillations in one dimension, Chebyshev

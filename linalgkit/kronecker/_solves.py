@@ -14,6 +14,7 @@ from array_api_compat import array_namespace
 from .. import _checks
 from .._engine import Engines
 from .._xp import adjoint
+from ._hosts import one_blas_thread
 from ._modes import (
     batch_shape,
     checked,
@@ -502,7 +503,9 @@ def _with_noise(
         z = serving.kron_matvec(c * inverse, *vectors, columns=1)
         return xp.where(there, z, zeros)
 
-    return conjugate_gradients(multiply, precondition, b, tol, maxiter, callback)
+    # BLAS would wake a thread for each inner product, and wait for it where cores are shared.
+    with one_blas_thread(type(b) is np.ndarray):
+        return conjugate_gradients(multiply, precondition, b, tol, maxiter, callback)
 
 
 def conjugate_gradients(

@@ -69,6 +69,21 @@ OTHERS = {
     "two close": (sp.sin(80 * X) + sp.sin(83 * X), 1, 300, "poisson", 1e-11),
     "chirp": (sp.sin(60 * X**2 + 10 * X), 1, 400, "poisson", 1e-11),
     "packet": (sp.exp(-(((X - 0.5) / 0.05) ** 2)) * sp.cos(300 * X), 1, 400, "poisson", 1e-10),
+    "narrow packet": (
+        sp.exp(-(((X - 0.5) / 0.02) ** 2)) * sp.cos(300 * X),
+        1,
+        400,
+        "poisson",
+        1e-11,
+    ),
+    "layer": (sp.tanh(50 * (X - 0.4)), 1, 400, "poisson", 1e-9),
+    "packet × wave": (
+        sp.exp(-(((X - 0.5) / 0.03) ** 2)) * sp.cos(150 * X) * sp.cos(30 * Y),
+        1,
+        200,
+        "poisson",
+        1e-11,
+    ),
     "chirp × wave": (sp.sin(30 * X**2 + 10 * X) * sp.cos(40 * Y), 1, 120, "poisson", 1e-10),
 }
 

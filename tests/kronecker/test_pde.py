@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+import sympy as sp
 from kronecker.problems import OTHERS, TABLE, problem
+from numpy.polynomial import Polynomial
 
 from linalgkit.kronecker import (
     Dirichlet,
@@ -12,6 +14,7 @@ from linalgkit.kronecker import (
     SpectralMixture,
     StudentTMixture,
     _array_api_pde,
+    _array_api_pde_systems,
     solve_pde,
 )
 
@@ -266,7 +269,9 @@ def test_grid_that_is_not_equispaced():
     np.testing.assert_allclose(found.frequencies[0][0] * 2 * np.pi, 90, atol=1e-3)
 
 
-@pytest.mark.parametrize(("kernel", "promised"), [(SpectralMixture, 1e-9), (StudentTMixture, 2e-6)])
+@pytest.mark.parametrize(
+    ("kernel", "promised"), [(SpectralMixture, 1e-9), (StudentTMixture, 1e-10)]
+)
 def test_kernels_of_the_paper(kernel, promised):
     case = problem(*TABLE["P1"][:-1])
     found = case.solved(solve_pde, kernel=kernel, tol=1e-7)
@@ -275,6 +280,19 @@ def test_kernels_of_the_paper(kernel, promised):
     assert case.error(found) < promised
     again = case.solved(solve_pde, kernel=found.kernel[0], tol=1e-7)
     np.testing.assert_array_equal(again.u, found.u)
+
+
+@pytest.mark.parametrize("nu", [2.5, 4.5])
+def test_long_student_t_mixtures_have_half_the_digits_more(nu):
+    """Singular values of features are roots of the Gram matrix's eigenvalues."""
+    case = problem(*TABLE["P1"][:-1])
+    kernel = StudentTMixture([0.5, 0.5], [0.0, 50 / np.pi], [600.0, 700.0], nu)
+    found = case.solved(solve_pde, kernel=kernel, tol=1e-9)
+    assert found.success
+    assert case.error(found) < 1e-10
+    (basis,) = found._fitted.bases
+    gram = (basis.q * basis.singular**2) @ basis.q.T
+    np.testing.assert_allclose(gram, kernel.gram(case.grid[0]), rtol=0, atol=1e-12)
 
 
 def test_derivatives_anywhere():
@@ -337,6 +355,86 @@ def test_deviation_covers_the_error():
     assert 0.1 < np.sqrt(np.mean(misfit**2) / np.mean(deviation**2)) < 3
     case = problem(*TABLE["P7"][:-1])
     assert case.solved(solve_pde).std([np.zeros(1), np.ones(3)]).shape == (1, 3)
+
+
+@pytest.mark.parametrize(("draws", "ndim"), [(400, 2), (50, 2), (400, 3)])
+def test_deviation_at_points_of_no_grid(draws, ndim, monkeypatch):
+    """At nodes as on the grid, whatever the portions: exact, and from draws."""
+    monkeypatch.setattr(_array_api_pde, "_POINTS", 5)
+    monkeypatch.setattr(_array_api_pde_systems, "DRAWS", draws)
+    axes = [np.linspace(0, 1, n) for n in (16, 18, 20)[:ndim]]
+    faces = {(axis, 0): Dirichlet(0.0) for axis in range(ndim)}
+    operator = {tuple(row): 1.0 for row in np.eye(ndim, dtype=int)}
+    found = solve_pde(operator, np.ones([len(x) for x in axes]), faces, axes,
+                      kernel=[Envelopes((0j,), (4 + axis,)) for axis in range(ndim)])  # fmt: skip
+    nodes = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)[3:5]
+    np.testing.assert_allclose(found.std(nodes), found.std()[3:5], rtol=1e-11, atol=1e-30)
+    assert found.std(nodes[:0]).shape == (0, *found.u.shape[1:])
+    with pytest.raises(ValueError, match=rf"shape \(\.\.\., {ndim}\); got shape \(7,\)"):
+        found.std(np.ones(7))
+
+
+def test_deviation_is_that_of_independent_errors():
+    """Galerkin's equation in polynomials, as one dense matrix."""
+    x, y = np.linspace(0, 1, 15), np.linspace(0, 2, 18)
+    operator = {(2, 0): 1.0, (0, 2): 0.5, (0, 0): -1.0}
+    faces = {(axis, side): Dirichlet(0.0) for axis in (0, 1) for side in (0, 1)}
+    source = np.outer(np.exp(3 * x), np.cos(2 * y))
+    points = np.random.default_rng(0).uniform(0, 1, (3, 2)) * [1, 2]
+    found = solve_pde(operator, source, faces, (x, y),
+                      kernel=[Envelopes((0j,), (6,)), Envelopes((0j,), (5,))])  # fmt: skip
+    parts = []
+    for grid, at, count in ((x, points[:, 0], 4), (y, points[:, 1], 3)):
+        edges = Polynomial([0, grid[-1], -1])  # zero at both ends
+        functions = [edges * Polynomial.basis(k) for k in range(count)]
+        values = np.stack([f(grid) for f in functions], axis=1)
+        q, r = np.linalg.qr(values)  # orthonormal on the grid
+        curved = np.stack([f.deriv(2)(grid) for f in functions], axis=1)
+        rows = np.stack([f(at) for f in functions], axis=1)
+        parts.append((q.T @ curved @ np.linalg.inv(r), rows @ np.linalg.inv(r)))
+    (along_x, rows_x), (along_y, rows_y) = parts
+    whole = np.kron(along_x, np.eye(3)) + 0.5 * np.kron(np.eye(4), along_y) - np.eye(12)
+    rows = np.einsum("pi,pj->pij", rows_x, rows_y).reshape(3, 12)
+    covariance = np.linalg.inv(whole) @ np.linalg.inv(whole).T
+    terms = [factor * found.predict((x, y), orders=o) for o, factor in operator.items()]
+    noise = found.residual * max(np.sqrt(np.mean(term**2)) for term in [*terms, source])
+    wanted = noise * np.sqrt(np.einsum("pi,ij,pj->p", rows, covariance, rows))
+    np.testing.assert_allclose(found.std(points), wanted, rtol=1e-8)
+
+
+def test_windows():
+    """A solution made of the functions that the docstring names, and its derivatives."""
+    t = sp.Symbol("t")
+    z, y = (t - 0.4) / 0.1, t - 0.4
+    terms = sp.exp(-(z**2)) * (sp.cos(10 * sp.pi * y) - sp.sin(10 * sp.pi * y / 3) + 1)
+    formula = terms + sp.erf(z) - 2 * y * sp.erf(z) + t
+    exact = [sp.lambdify(t, formula.diff(t, order), ["scipy", "numpy"]) for order in range(5)]
+    x = np.linspace(0, 1, 120)
+    kernel = [Envelopes((0j,), (2,), windows=((0.4, 0.1, 3),))]
+    found = solve_pde({(2,): 1.0}, exact[2](x), dirichlet(exact[0], (x,)), x, kernel=kernel)
+    assert found.success
+    assert found._fitted.sizes == (11,)
+    for order, truth in enumerate(exact):
+        scale = np.abs(truth(T)).max()
+        np.testing.assert_allclose(found.predict(T, order), truth(T), rtol=0, atol=1e-11 * scale)
+
+
+def test_places_of_local_data():
+    """Two packets have two windows; a layer too steep for the grid is said to be."""
+    x = np.linspace(0, 1, 400)
+
+    def packets(x):
+        return sum(np.exp(-(((x - c) / 0.01) ** 2)) * np.cos(300 * x) for c in (0.3, 0.7))
+
+    found = solve_pde({(0,): 1.0}, packets(x), {}, x, tol=1e-4)
+    assert found.success
+    np.testing.assert_allclose([c for c, *_ in found.kernel[0].windows], [0.3, 0.7], atol=2e-3)
+    assert error(found, packets) < 1e-4
+    steep = np.tanh(200 * (x - 0.4))
+    found = solve_pde({(2,): 1.0}, -2 * 200**2 * steep * (1 - steep**2),
+                      {(0, 0): Dirichlet(-1.0), (0, 1): Dirichlet(1.0)}, x)  # fmt: skip
+    assert not found.success
+    assert found.residual > 1e-2
 
 
 def test_evidence_prefers_the_right_frequency():
