@@ -239,10 +239,20 @@ def delta_rule_step(
     state, q, k, v, beta, log_decay = _checks.arrays(
         state=state, q=q, k=k, v=v, beta=beta, log_decay=log_decay
     )
-    _present(q=q, k=k, v=v, beta=beta)
+    _checks.present(q=q, k=k, v=v, beta=beta)
     for name, array in (("q", q), ("k", k), ("v", v)):
         if array.ndim < 1:
             raise ValueError(f"{name} must have at least one axis; got a number.")
+    batch, key, values = tuple(k.shape[:-1]), tuple(k.shape), v.shape[-1]
+    _same(
+        key,
+        tuple(v.shape),
+        q=(q, {"(..., d_k)": key}),
+        v=(v, {"(..., d_v)": (*batch, values)}),
+        beta=(beta, {"(...)": batch}),
+        log_decay=(log_decay, {"(...)": batch, "(..., d_k)": key}),
+        state=(state, {"(..., d_k, d_v)": (*key, values)}),
+    )
     decay = None
     if log_decay is not None:
         decay = log_decay[..., None, :] if log_decay.ndim == q.ndim else log_decay[..., None]
@@ -355,12 +365,12 @@ def delta_rule_vjp(
     _checks.real(cotangent=of_output, cotangent_of_state=of_state)
     wide = _wider(v)
     batch = tuple(k.shape[:-2])
-    for name, array, shape in (
-        ("cotangent", of_output, (*batch, q.shape[-2], v.shape[-1])),
-        ("the state's cotangent", of_state, (*batch, k.shape[-1], v.shape[-1])),
-    ):
-        if array is not None and tuple(array.shape) != shape:
-            raise ValueError(f"{name} must have shape {shape}; got {tuple(array.shape)}.")
+    _same(
+        tuple(k.shape),
+        tuple(v.shape),
+        cotangent=(of_output, {"(..., L, d_v)": (*batch, q.shape[-2], v.shape[-1])}),
+        cotangent_of_state=(of_state, {"(..., d_k, d_v)": (*batch, k.shape[-1], v.shape[-1])}),
+    )
     wanted = _checks.wanted(wrt, _NAMES)
     xp = array_namespace(q)
     if of_output is None:
@@ -434,7 +444,7 @@ def _fit(
     q: Any, k: Any, v: Any, beta: Any, log_decay: Any, initial_state: Any, reflections: int
 ) -> None:
     """Raise ValueError unless the shapes fit each other."""
-    _present(q=q, k=k, v=v, beta=beta)
+    _checks.present(q=q, k=k, v=v, beta=beta)
     for name, array in (("q", q), ("k", k), ("v", v)):
         if array.ndim < 2:
             raise ValueError(
@@ -445,33 +455,40 @@ def _fit(
         raise ValueError(
             f"k has {rows} rows, which {reflections} reflections a token do not divide."
         )
-    tokens = (*batch, rows // reflections)
-    expected: list[tuple[str, Any, list[tuple[int, ...]]]] = [
-        ("q", q, [(*tokens, width)]),
-        ("v", v, [(*batch, rows, v.shape[-1])]),
-        ("beta", beta, [(*batch, rows)]),
-        ("log_decay", log_decay, [tokens, (*tokens, width)]),
-        ("initial_state", initial_state, [(*batch, width, v.shape[-1])]),
-    ]
-    for name, array, shapes in expected:
-        if array is not None and tuple(array.shape) not in shapes:
-            raise ValueError(
-                f"{name} must have shape {' or '.join(map(str, shapes))} for k of shape "
-                f"{tuple(k.shape)}"
-                + (f" and {reflections} reflections a token" if reflections > 1 else "")
-                + f"; got {tuple(array.shape)}."
-                + (
-                    f" Drop the last axis: {name}[..., 0]."
-                    if name == "beta" and tuple(array.shape) == (*batch, rows, 1)
-                    else ""
-                )
-            )
+    tokens, many = (*batch, rows // reflections), "n L" if reflections > 1 else "L"
+    _same(
+        tuple(k.shape),
+        tuple(v.shape),
+        note=f" and {reflections} reflections a token, n" if reflections > 1 else "",
+        q=(q, {"(..., L, d_k)": (*tokens, width)}),
+        v=(v, {f"(..., {many}, d_v)": (*batch, rows, v.shape[-1])}),
+        beta=(beta, {f"(..., {many})": (*batch, rows)}),
+        log_decay=(log_decay, {"(..., L)": tokens, "(..., L, d_k)": (*tokens, width)}),
+        initial_state=(initial_state, {"(..., d_k, d_v)": (*batch, width, v.shape[-1])}),
+    )
 
 
-def _present(**named: Any) -> None:
-    for name, array in named.items():
-        if array is None:
-            raise TypeError(f"{name} must be an array; got None.")
+def _same(
+    key: tuple[int, ...],
+    value: tuple[int, ...],
+    *,
+    note: str = "",
+    **expected: tuple[Any, dict[str, tuple[int, ...]]],
+) -> None:
+    """Raise ValueError unless each array has one of its shapes; say what was meant if it shows."""
+    for name, (array, shapes) in expected.items():
+        if array is None or (got := tuple(array.shape)) in shapes.values():
+            continue
+        first, hint = next(iter(shapes.values())), ""
+        if got == (*first, 1):
+            hint = f" Drop the last axis: {name}[..., 0]."
+        elif got[-2:] == first[:-3:-1] and got[:-2] == first[:-2]:
+            hint = f" Its last two axes are swapped: {name}.mT fits."
+        values = f" and v of shape {value}" if name.endswith("state") or name == "cotangent" else ""
+        raise ValueError(
+            f"{name} must have shape {' or '.join(f'{form} = {x}' for form, x in shapes.items())} "
+            f"for k of shape {key}{values}{note}; got {got}.{hint}"
+        )
 
 
 def _is_half(array: Any) -> bool:
@@ -488,7 +505,9 @@ def _warn_of_growth(k: Any, beta: Any, log_decay: Any, normalize: bool) -> None:
     """Warn once where some β|k|² is beyond 2, or a state is not shrunk."""
     import warnings
 
-    _checks.concrete("delta_rule with check=True", "check=False", k=k, beta=beta)
+    why = "it compares them with bounds"
+    named = {"k": k, "beta": beta, "log_decay": log_decay}
+    _checks.concrete("delta_rule with check=True", "check=False", why=why, **named)
     xp = array_namespace(k)
     if not k.shape[-2] or not beta.shape:
         return

@@ -1,5 +1,6 @@
 """The delta rule against its recurrence, in exact and long arithmetic, and the traps of chunks."""
 
+import re
 from fractions import Fraction
 
 import numpy as np
@@ -284,24 +285,99 @@ def test_check_warns_of_growth():
     [
         (
             {"q": np.ones((6, 3))},
-            r"q must have shape \(7, 3\) for k of shape \(7, 3\); got \(6, 3\)",
+            "q must have shape (..., L, d_k) = (7, 3) for k of shape (7, 3); got (6, 3).",
         ),
-        ({"v": np.ones((6, 2))}, r"v must have shape \(7, 2\)"),
-        ({"beta": np.ones(1)}, r"beta must have shape \(7,\)"),
-        ({"log_decay": np.ones((7, 2))}, r"log_decay must have shape \(7,\) or \(7, 3\)"),
-        ({"initial_state": np.ones((2, 3))}, r"initial_state must have shape \(3, 2\)"),
+        ({"q": np.ones((3, 7))}, "got (3, 7). Its last two axes are swapped: q.mT fits."),
+        ({"v": np.ones((6, 2))}, "v must have shape (..., L, d_v) = (7, 2) for k"),
+        ({"beta": np.ones(1)}, "beta must have shape (..., L) = (7,) for k"),
+        (
+            {"log_decay": np.ones((7, 2))},
+            "log_decay must have shape (..., L) = (7,) or (..., L, d_k) = (7, 3) for k",
+        ),
+        ({"log_decay": np.ones((7, 1))}, "got (7, 1). Drop the last axis: log_decay[..., 0]."),
+        (
+            {"initial_state": np.ones((2, 3))},
+            "initial_state must have shape (..., d_k, d_v) = (3, 2) for k of shape (7, 3) and v of "
+            "shape (7, 2); got (2, 3). Its last two axes are swapped: initial_state.mT fits.",
+        ),
         ({"reflections": 2}, "k has 7 rows, which 2 reflections a token do not divide"),
+        (
+            {"reflections": 7, "q": np.ones((2, 3))},
+            "= (1, 3) for k of shape (7, 3) and 7 reflections a token, n; got (2, 3).",
+        ),
         ({"reflections": 0}, "reflections must be at least 1"),
         ({"chunk": 0}, "chunk must be at least 1"),
-        ({"q": np.ones(3)}, r"q must have shape \(\.\.\., tokens, entries\); got \(3,\)"),
+        ({"q": np.ones(3)}, "q must have shape (..., tokens, entries); got (3,)"),
     ],
 )
 def test_what_does_not_fit_is_said(change, message):
     q, k, v, beta, _, _ = random_arrays(rng(), "float64")
     arguments = {"q": q, "k": k, "v": v, "beta": beta} | change
     first = [arguments.pop(name) for name in ("q", "k", "v", "beta")]
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=re.escape(message)):
         delta_rule(*first, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"state": np.ones((2, 5, 3))},
+            "state must have shape (..., d_k, d_v) = (2, 3, 5) for k of shape (2, 3) and v of "
+            "shape (2, 5); got (2, 5, 3). Its last two axes are swapped: state.mT fits.",
+        ),
+        ({"state": np.ones((3, 5))}, "and v of shape (2, 5); got (3, 5)."),
+        (
+            {"q": np.ones((2, 4))},
+            "q must have shape (..., d_k) = (2, 3) for k of shape (2, 3); got (2, 4).",
+        ),
+        ({"q": np.float64(1)}, "q must have at least one axis; got a number."),
+        (
+            {"v": np.ones(5)},
+            "v must have shape (..., d_v) = (2, 5) for k of shape (2, 3); got (5,)",
+        ),
+        ({"beta": np.ones((2, 1))}, "got (2, 1). Drop the last axis: beta[..., 0]."),
+        ({"beta": 1.0}, "beta must have shape (...) = (2,) for k of shape (2, 3); got ()."),
+        (
+            {"log_decay": np.ones((2, 2))},
+            "log_decay must have shape (...) = (2,) or (..., d_k) = (2, 3) for k",
+        ),
+    ],
+)
+def test_a_step_that_does_not_fit_speaks_of_one_token(change, message):
+    key, value = np.ones((2, 3)), np.ones((2, 5))
+    fits = {"state": np.ones((2, 3, 5)), "q": key, "k": key, "v": value, "beta": np.ones(2)}
+    arguments = fits | change
+    first = [arguments.pop(name) for name in fits]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        delta_rule_step(*first, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("cotangent", "message"),
+    [
+        (np.ones((2, 7)), "cotangent must have shape (..., L, d_v) = (7, 2) for k"),
+        (
+            (None, np.ones((2, 3))),
+            "cotangent_of_state must have shape (..., d_k, d_v) = (3, 2) for k",
+        ),
+    ],
+)
+def test_cotangents_that_do_not_fit(cotangent, message):
+    q, k, v, beta, _, _ = random_arrays(rng(), "float64")
+    with pytest.raises(ValueError, match=re.escape(message)):
+        delta_rule_vjp(cotangent, q, k, v, beta)
+
+
+def test_check_needs_values(require):
+    jax = require("jax")
+
+    def run(k):
+        return delta_rule(k, k, k, jax.numpy.ones(2), check=True)
+
+    for transformed, shape in ((jax.jit(run), (2, 3)), (jax.vmap(run), (4, 2, 3))):
+        with pytest.raises(TypeError, match=r"values of k \(it compares them .*use check=False"):
+            transformed(jax.numpy.ones(shape))
 
 
 @pytest.mark.parametrize("name", ["q", "k", "v", "beta"])

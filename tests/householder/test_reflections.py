@@ -197,8 +197,9 @@ def test_gradients(which, require):
 def test_what_does_not_fit():
     with pytest.raises(ValueError, match=r"vectors must have shape .*\(3, 2\) and \(3,\)"):
         ReflectionProduct(np.ones((3, 2)), np.ones(3))
-    with pytest.raises(ValueError, match="r at most n and k"):
-        ReflectionProduct.from_qr(np.ones((3, 2)), np.ones(3))
+    for tau in (np.ones(3), np.ones((1, 2)), np.float64(1)):
+        with pytest.raises(ValueError, match=r"r at most n and k; got \(3, 2\) and"):
+            ReflectionProduct.from_qr(np.ones((3, 2)), tau)
     with pytest.raises(ValueError, match="at most n = 3; got 4"):
         ReflectionProduct.random(3, 4)
     q = ReflectionProduct(np.ones((2, 3, 2)), np.ones((2, 2)))
@@ -208,3 +209,52 @@ def test_what_does_not_fit():
         q @ np.ones((5, 3, 1))
     with pytest.raises(ValueError, match="cannot be multiplied"):
         q @ ReflectionProduct(np.ones((4, 1)), np.ones(1))
+    projector = ReflectionProduct(np.ones((2, 3, 1)), np.ones((2, 1)))
+    for wrong, message in (
+        (np.ones(4), r"b must have 3 entries on its last axis; got shape \(4,\)"),
+        (np.ones((4, 1)), r"b must have 3 entries on its second-to-last axis; got shape \(4, 1\)"),
+        (1.0, r"b must have 3 entries .*; got shape \(\)"),
+        (np.ones((5, 3, 1)), "batch axes of b must fit"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            projector.solve(wrong)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(7, 4), (5, 5), (4, 7)])
+def test_transposes_of_qr_decompositions_are_told(dtype, shape, require):
+    a = make(dtype, *shape)[0].vectors
+    raw, tau = np.linalg.qr(np.stack([a, 2 * a + 1]), mode="raw")
+    jax = require("jax")
+    for array in (raw, jax.numpy.asarray(raw)):
+        with pytest.raises(ValueError, match=r"reflection \(0, 0\) is not unitary: .*pass raw\.mT"):
+            ReflectionProduct.from_qr(array, tau if array is raw else jax.numpy.asarray(tau))
+    ReflectionProduct.from_qr(raw.mT, tau)
+    raw[1, 0, -1] = np.nan
+    ReflectionProduct.from_qr(raw.mT, tau)  # NaN stays what it is
+
+
+def test_lists_are_arrays():
+    q, dense = make("float64", 3, 2)
+    close([1, 2, 3] @ q, [1, 2, 3] @ dense)
+    close(q.matvec([1, 2, 3]), dense @ [1, 2, 3])
+    close(q.solve([1, 2, 3]), np.linalg.solve(dense, [1.0, 2, 3]))
+    for call in (q.matvec, q.matmat, q.solve, q.__matmul__, q.__rmatmul__):
+        with pytest.raises(TypeError, match="must be an array; got None"):
+            call(None)
+
+
+def test_dtypes_of_random_ones(require):
+    torch = require("torch")
+    with pytest.raises(TypeError, match="dtype of numpy; got 'bfloat16'; float32 holds all"):
+        ReflectionProduct.random(3, dtype="bfloat16")
+    for wrong in ("int64", int, "word", "sum"):
+        with pytest.raises(TypeError, match="dtype must be a floating dtype of numpy; got"):
+            ReflectionProduct.random(3, dtype=wrong)
+    with pytest.raises(TypeError, match="floating dtype of torch"):
+        ReflectionProduct.random(3, dtype=torch.int32, like=torch.ones(1))
+    for dtype in ("bfloat16", torch.bfloat16):
+        found = ReflectionProduct.random(3, dtype=dtype, like=torch.ones(1))
+        assert found.dtype == torch.bfloat16
+    assert ReflectionProduct.random(3, dtype=np.complex64, like=torch.ones(1)).dtype == torch.cfloat
+    assert ReflectionProduct.random(3, like=np.ones(1, int)).dtype == np.float64

@@ -374,7 +374,7 @@ PATTERNS = ["", "a", "(a|b)*aba", "[^b]*(ba+)?c?", "a{2,3}b{,2}c{1,}", "(?:ab|c)
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_patterns(pattern):
-    alphabet = "abc-]{"
+    alphabet = "abcd-]{"
     language = state_tracking.regex(pattern, alphabet)
     for length in range(5):
         for letters in (
@@ -469,7 +469,7 @@ LOOP = [[0, 1, 2, 3, 4], [1, 0, 3, 4, 2], [2, 4, 0, 1, 3], [3, 2, 4, 0, 1], [4, 
         (lambda: state_tracking.permutation([0, 3, 2]), ValueError, "from 0 to 2; got 3 at index"),
         (lambda: state_tracking.permutation([[[0]]]), ValueError, "got shape"),
         (lambda: state_tracking.permutation([0.0, 1.0]), TypeError, "integers; got float64"),
-        (lambda: state_tracking.group("X3"), ValueError, "got 'X3'"),
+        (lambda: state_tracking.group("X3"), ValueError, r"got 'X3'\. .*group\(generators="),
         (lambda: state_tracking.group("S"), ValueError, "got 'S'"),
         (lambda: state_tracking.group("C0"), ValueError, "got 'C0'"),
         (lambda: state_tracking.group("D2"), ValueError, "at least 3 corners; got 'D2'"),
@@ -477,7 +477,7 @@ LOOP = [[0, 1, 2, 3, 4], [1, 0, 3, 4, 2], [2, 4, 0, 1, 3], [3, 2, 4, 0, 1], [4, 
         (lambda: state_tracking.group("S99999999"), ValueError, "too many elements"),
         (lambda: state_tracking.group(), TypeError, "either"),
         (lambda: state_tracking.group("S3", generators=[[0, 1]]), TypeError, "either"),
-        (lambda: state_tracking.group([[0, 1]]), ValueError, "elements, elements"),
+        (lambda: state_tracking.group([[0, 1]]), ValueError, r"elements, elements.*as generators="),
         (lambda: state_tracking.group([[0, 1], [1, 2]]), ValueError, r"closure.*1 · 1 = 2"),
         (lambda: state_tracking.group([[1, 1], [1, 1]]), ValueError, "identity"),
         (lambda: state_tracking.group([[0, 1], [1, 1]]), ValueError, r"inverses.*1 · h"),
@@ -497,6 +497,8 @@ LOOP = [[0, 1, 2, 3, 4], [1, 0, 3, 4, 2], [2, 4, 0, 1, 3], [3, 2, 4, 0, 1], [4, 
         (lambda: state_tracking.parity().run(1), ValueError, "got a number"),
         (lambda: state_tracking.parity().run([0.0]), TypeError, "word must be"),
         (lambda: state_tracking.parity().run([0], dtype="int64"), TypeError, "floating dtype"),
+        (lambda: state_tracking.parity().run([0], dtype="bfloat16"), TypeError, "got 'bfloat16'"),
+        (lambda: state_tracking.parity().run([0], dtype="complex64"), TypeError, "a real floating"),
         (
             lambda: state_tracking.automaton(np.zeros((2052, 1), int)).run([0], dtype="float16"),
             ValueError,
@@ -509,6 +511,8 @@ LOOP = [[0, 1, 2, 3, 4], [1, 0, 3, 4, 2], [2, 4, 0, 1, 3], [3, 2, 4, 0, 1], [4, 
         (lambda: state_tracking.regex("a", ""), ValueError, "alphabet"),
         (lambda: state_tracking.regex("a", "aa"), ValueError, "alphabet"),
         (lambda: state_tracking.regex(b"a", "a"), TypeError, "must be str"),
+        (lambda: state_tracking.regex("ab*C", "ab"), ValueError, "'C' at index 3.*none of.*'ab'"),
+        (lambda: state_tracking.regex(r"a|\x42", "ab"), ValueError, "'.*x42' at index 2, which is"),
         (lambda: state_tracking.regex("^a", "a"), ValueError, r"anchor \^ ?a? at index 0"),
         (lambda: state_tracking.regex("a$", "a"), ValueError, "anchor"),
         (lambda: state_tracking.regex(r"a\b", "a"), ValueError, r"anchor \\b at index 1"),
@@ -525,6 +529,14 @@ LOOP = [[0, 1, 2, 3, 4], [1, 0, 3, 4, 2], [2, 4, 0, 1, 3], [3, 2, 4, 0, 1], [4, 
 def test_refusals(call, error, words):
     with pytest.raises(error, match=words):
         call()
+
+
+@pytest.mark.parametrize("pattern", ["[cd]|a", r"\d|a", "[^ab]?a"])
+def test_classes_without_a_letter_match_none(pattern):
+    language = state_tracking.regex(pattern, "ab")
+    assert [language.fullmatch(text) for text in ("", "a", "b")] == [
+        bool(re.fullmatch(pattern, text)) for text in ("", "a", "b")
+    ]
 
 
 def test_a_flat_list_of_generators_is_told_how_to_be_written():
