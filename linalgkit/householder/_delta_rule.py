@@ -354,11 +354,13 @@ def delta_rule_vjp(
     originals = q, k, v, beta, log_decay, initial_state
     reflections = _checks.size("reflections", reflections, 1)
     q, k, v, beta, log_decay, initial_state = _arrays(*originals, reflections)
-    of_output, of_state = cotangent if isinstance(cotangent, tuple) else (cotangent, None)
-    if isinstance(cotangent, list) and any(hasattr(part, "shape") for part in cotangent):
+    is_list = isinstance(cotangent, list) and any(hasattr(part, "shape") for part in cotangent)
+    if is_list or (isinstance(cotangent, tuple) and len(cotangent) != 2):
         raise TypeError(
-            "cotangent must be an array or a tuple (output, state); got a list of arrays."
+            f"cotangent must be an array or a tuple (output, state); got a "
+            f"{type(cotangent).__name__} of {len(cotangent)}."
         )
+    of_output, of_state = cotangent if isinstance(cotangent, tuple) else (cotangent, None)
     if of_output is None and of_state is None:
         raise ValueError("cotangent is None for the output and for the state; give one of them.")
     _, of_output, of_state = _checks.arrays(v=v, cotangent=of_output, cotangent_of_state=of_state)
@@ -484,6 +486,8 @@ def _same(
             hint = f" Drop the last axis: {name}[..., 0]."
         elif got[-2:] == first[:-3:-1] and got[:-2] == first[:-2]:
             hint = f" Its last two axes are swapped: {name}.mT fits."
+        elif name.endswith("state") and len(got) == len(first) and got[-2:] == first[-2:]:
+            hint = " Heads are a batch axis, before the tokens."
         values = f" and v of shape {value}" if name.endswith("state") or name == "cotangent" else ""
         raise ValueError(
             f"{name} must have shape {' or '.join(f'{form} = {x}' for form, x in shapes.items())} "
@@ -511,6 +515,7 @@ def _warn_of_growth(k: Any, beta: Any, log_decay: Any, normalize: bool) -> None:
     xp = array_namespace(k)
     if not k.shape[-2] or not beta.shape:
         return
+    k, beta = (xp.astype(x, _wider(x), copy=False) for x in (k, beta))  # half overflows
     squares = xp.sum(normalized(k) ** 2 if normalize else k**2, axis=-1)
     largest = float(xp.max(beta * squares)) if beta.size else 0.0
     if largest > 2 * (1 + 1e-3):

@@ -92,6 +92,7 @@ class ReflectionProduct(Operator):
     fields = ("vectors", "tau")
 
     def __init__(self, vectors: Any, tau: Any) -> None:
+        _checks.present(vectors=vectors, tau=tau)
         vectors, tau = _checks.floating(vectors=vectors, tau=tau)
         if vectors.ndim < 2 or tau.shape != vectors.shape[:-2] + vectors.shape[-1:]:
             raise ValueError(
@@ -124,8 +125,8 @@ class ReflectionProduct(Operator):
             The shapes do not fit each other, or a reflection is not unitary, as of the transpose of
             `raw`: that is looked at for NumPy arrays, and JAX arrays outside of ``jit``.
         """
-        raw, tau = _checks.floating(raw=raw, tau=tau)
         _checks.present(raw=raw, tau=tau)
+        raw, tau = _checks.floating(raw=raw, tau=tau)
         if (
             raw.ndim < 2
             or tau.ndim < 1
@@ -179,6 +180,7 @@ class ReflectionProduct(Operator):
         By LAPACK's ``geqrfp``, whose R has a nonnegative diagonal: of a unitary matrix that is the
         identity, and no signs are left over. 4/3 n³ operations.
         """
+        _checks.present(q=q)
         (q,) = _checks.floating(q=q)
         if not isinstance(q, np.ndarray):
             raise TypeError(f"from_dense takes NumPy arrays; got {type(q).__module__} ones.")
@@ -250,10 +252,10 @@ class ReflectionProduct(Operator):
         r = n if r is None else _checks.size("r", r)
         if r > n:
             raise ValueError(f"r must be at most n = {n}; got {r}.")
+        if like is not None:
+            (like,) = _checks.floating(like=like)
+            dtype = like.dtype if dtype is None else dtype
         xp = np if like is None else array_namespace(like)
-        if dtype is None and like is not None:
-            (dtype_of,) = _checks.floating(like=like)
-            dtype = dtype_of.dtype
         dtype = _checks.floating_dtype(np.float64 if dtype is None else dtype, like)
         rng = np.random.default_rng(rng)
         x = np.tril(rng.standard_normal((n, r)))

@@ -72,6 +72,8 @@ class Language:
         ndarray of int64, shape (L,)
             Positions in the alphabet.
         """
+        if not isinstance(text, str):
+            raise TypeError(f"text must be a str; got {type(text).__name__}.")
         codes, order = self._codes
         found = _code_points(text)
         places = np.minimum(np.searchsorted(codes, found), len(codes) - 1)
@@ -115,7 +117,8 @@ class Language:
         bool
             What ``re.fullmatch`` says.
         """
-        return bool(self.matches(text, dtype=dtype)[-1] if text else self.accepting[0])
+        found = self.matches(text, dtype=dtype)
+        return bool(found[-1] if len(found) else self.accepting[0])
 
     @cached_property
     def _codes(self) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,7 @@
 """The delta rule against its recurrence, in exact and long arithmetic, and the traps of chunks."""
 
 import re
+import warnings
 from fractions import Fraction
 
 import numpy as np
@@ -276,6 +277,10 @@ def test_check_warns_of_growth():
     k = np.full((4, 2), 3.0)
     with pytest.warns(RuntimeWarning, match="36, more than 2"):
         delta_rule(k, k, k, np.full(4, 2.0), check=True)
+    with warnings.catch_warnings():  # no overflow in half precision
+        warnings.simplefilter("error")
+        long = np.full((1, 2), 300, np.float16)
+        delta_rule(long, long, 0 * long, np.zeros(1, np.float16), check=True)
     with pytest.warns(RuntimeWarning, match="log_decay reaches 0.5"):
         delta_rule(k, k, k, np.zeros(4), log_decay=np.array([0, 0.5, -1, 0]), check=True)
 
@@ -327,6 +332,10 @@ def test_what_does_not_fit_is_said(change, message):
             "shape (2, 5); got (2, 5, 3). Its last two axes are swapped: state.mT fits.",
         ),
         ({"state": np.ones((3, 5))}, "and v of shape (2, 5); got (3, 5)."),
+        (
+            {"state": np.ones((4, 3, 5))},
+            "got (4, 3, 5). Heads are a batch axis, before the tokens.",
+        ),
         (
             {"q": np.ones((2, 4))},
             "q must have shape (..., d_k) = (2, 3) for k of shape (2, 3); got (2, 4).",
@@ -430,5 +439,12 @@ def test_a_strength_with_an_axis_too_many_is_told_which():
 
 def test_a_list_of_cotangents_is_no_array():
     k = np.ones((3, 2))
-    with pytest.raises(TypeError, match="tuple"):
-        householder.delta_rule_vjp([k, np.ones((2, 2))], k, k, k, np.ones(3))
+    for wrong, got in (([k, np.ones((2, 2))], "a list of 2"), ((k, None, None), "a tuple of 3")):
+        with pytest.raises(TypeError, match=rf"a tuple \(output, state\); got {got}"):
+            householder.delta_rule_vjp(wrong, k, k, k, np.ones(3))
+
+
+@pytest.mark.parametrize("function", [householder.wy, householder.ut_transform])
+def test_strengths_that_are_missing(function):
+    with pytest.raises(TypeError, match="beta must be an array; got None"):
+        function(np.ones((3, 2)), None)

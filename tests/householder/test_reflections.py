@@ -239,7 +239,10 @@ def test_lists_are_arrays():
     close([1, 2, 3] @ q, [1, 2, 3] @ dense)
     close(q.matvec([1, 2, 3]), dense @ [1, 2, 3])
     close(q.solve([1, 2, 3]), np.linalg.solve(dense, [1.0, 2, 3]))
-    for call in (q.matvec, q.matmat, q.solve, q.__matmul__, q.__rmatmul__):
+    operators = ReflectionProduct.from_dense, lambda x: ReflectionProduct(x, 1.0)
+    factors = lambda x: ReflectionProduct.from_qr(x, x), lambda x: ReflectionProduct(dense, x)
+    products = q.matvec, q.matmat, q.solve, q.__matmul__, q.__rmatmul__
+    for call in (*operators, *factors, *products):
         with pytest.raises(TypeError, match="must be an array; got None"):
             call(None)
 
@@ -257,4 +260,7 @@ def test_dtypes_of_random_ones(require):
         found = ReflectionProduct.random(3, dtype=dtype, like=torch.ones(1))
         assert found.dtype == torch.bfloat16
     assert ReflectionProduct.random(3, dtype=np.complex64, like=torch.ones(1)).dtype == torch.cfloat
-    assert ReflectionProduct.random(3, like=np.ones(1, int)).dtype == np.float64
+    for like in (np.ones(1, int), [1]):
+        assert ReflectionProduct.random(3, like=like).dtype == np.float64
+    with pytest.raises(TypeError, match="like must be an array; got"):
+        ReflectionProduct.random(3, like="torch")
