@@ -112,10 +112,17 @@ def negative_axis(name: str, axis: Any, ndim: int) -> int:
     return number if number < 0 else number - ndim
 
 
-def concrete(function: str, alternative: str, **named: Any) -> None:
+def concrete(
+    function: str,
+    alternative: str,
+    *,
+    why: str = "the size of its result depends on them",
+    **named: Any,
+) -> None:
     """Raise TypeError where an eager function is called under jit; name the traced alternative.
 
-    `named` are the arguments whose values are needed: they may not be tracers of ``vmap`` either.
+    `named` are the arguments whose values are needed, for the reason `why`: they may not be tracers
+    of ``vmap`` either.
     """
     for name, value in named.items():
         if value is not None and type(value) is not np.ndarray and _library(value) == "jax":
@@ -126,8 +133,8 @@ def concrete(function: str, alternative: str, **named: Any) -> None:
                 jax.numpy.zeros(()), jax.core.Tracer
             ):
                 raise TypeError(
-                    f"{function} needs the values of {name} (the size of its result depends on "
-                    f"them), and under jit or vmap there are none; there, use {alternative}."
+                    f"{function} needs the values of {name} ({why}), and under jit or vmap there "
+                    f"are none; there, use {alternative}."
                 )
 
 
@@ -172,13 +179,40 @@ def size(name: str, value: Any, minimum: int = 0) -> int:
     return number
 
 
-def operand(name: str, x: Any, axis: int, expected: int) -> None:
-    """Raise ValueError unless `x` has `expected` entries on `axis` (-1 or -2)."""
+def present(**named: Any) -> None:
+    """Raise TypeError where an array is None."""
+    for name, array in named.items():
+        if array is None:
+            raise TypeError(f"{name} must be an array; got None.")
+
+
+def floating_dtype(value: Any, like: Any = None) -> Any:
+    """Return a floating dtype of the library of `like`, by default NumPy's; TypeError if none.
+
+    `value` is the library's own, NumPy's of the same name, or the name.
+    """
+    try:
+        name = np.dtype(value).name
+    except TypeError:  # torch.float32 and its like, or a name that NumPy does not know
+        name = str(value).rpartition(".")[2]
+    library = "numpy" if like is None else library_of(like)
+    found = getattr(np if like is None else array_namespace(like), name, None)
+    if found is None or name.rstrip("0123456789") not in ("float", "bfloat", "complex"):
+        wider = "; float32 holds all of its numbers" if name == "bfloat16" else ""
+        raise TypeError(f"dtype must be a floating dtype of {library}; got {value!r}{wider}.")
+    return np.dtype(found) if like is None else found
+
+
+def operand(name: str, x: Any, axis: int, expected: int) -> Any:
+    """Return `x` as an array; ValueError unless it has `expected` entries on `axis` (-1 or -2)."""
+    (x,) = arrays(**{name: x})
+    present(**{name: x})
     if x.ndim < -axis or x.shape[axis] != expected:
         where = "last axis" if axis == -1 else "second-to-last axis"
         raise ValueError(
             f"{name} must have {expected} entries on its {where}; got shape {tuple(x.shape)}."
         )
+    return x
 
 
 def kernel_array(array: np.ndarray) -> np.ndarray:
@@ -242,7 +276,13 @@ def _array(name: str, value: Any) -> Any:
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array, whose mask would be lost; fill it first.")
     if isinstance(value, _CONVERTIBLE):
-        array = np.asarray(value)
+        try:
+            array = np.asarray(value)
+        except ValueError:
+            raise ValueError(
+                f"{name} must be an array; got a {type(value).__name__} of parts whose shapes "
+                f"differ."
+            ) from None
         if array.dtype.kind not in _NUMERIC:
             raise TypeError(f"{name} must be numeric; got dtype {array.dtype}.")
         return array

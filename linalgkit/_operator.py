@@ -44,18 +44,19 @@ class Operator:
 
     def matvec(self, x: Any, /) -> Any:
         """Return A x for x of shape (columns,)."""
-        _checks.operand("x", x, -1, self.shape[-1])
+        x = _checks.operand("x", x, -1, self.shape[-1])
         return self.matmat(x[..., None])[..., 0]
 
     def rmatvec(self, x: Any, /) -> Any:
         """Return A^H x for x of shape (rows,)."""
-        _checks.operand("x", x, -1, self.shape[-2])
+        x = _checks.operand("x", x, -1, self.shape[-2])
         return self.rmatmat(x[..., None])[..., 0]
 
     def __matmul__(self, x: Any) -> Any:
         """Return A x for a vector, A X for a matrix."""
         if not hasattr(x, "ndim"):
             (x,) = _checks.arrays(x=x)
+            _checks.present(x=x)
         return self.matvec(x) if x.ndim == 1 else self.matmat(x)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:

@@ -123,6 +123,33 @@ def test_arrays_refuse(value, message):
         _checks.arrays(y=np.ones(2), x=value)
 
 
+def test_arrays_refuse_parts_that_do_not_fit():
+    with pytest.raises(ValueError, match="x must be an array; got a tuple of parts whose shapes"):
+        _checks.arrays(x=(np.ones((3, 2)), np.ones(2)))
+
+
+def test_present():
+    _checks.present(x=np.ones(2))
+    with pytest.raises(TypeError, match="y must be an array; got None"):
+        _checks.present(x=np.ones(2), y=None)
+
+
+def test_floating_dtype(library):
+    name, xp = library
+    like = xp.ones(2)
+    for value in (xp.float32, "float32"):
+        assert _checks.floating_dtype(value, like) == xp.float32
+    assert _checks.floating_dtype(np.complex64, like) == xp.complex64
+    for value in (xp.int64, "int64", bool, "float33", "ones"):
+        with pytest.raises(TypeError, match=f"dtype must be a floating dtype of {name}; got"):
+            _checks.floating_dtype(value, like)
+    assert _checks.floating_dtype("f4") == np.float32
+    with pytest.raises(
+        TypeError, match="of numpy; got 'bfloat16'; float32 holds all of its numbers"
+    ):
+        _checks.floating_dtype("bfloat16")
+
+
 def test_arrays_of_mixed_libraries(require):
     strict = require("array_api_strict")
     expected = "left is an array of numpy, right of array_api_strict"
@@ -151,6 +178,12 @@ def test_concrete_under_jit(require):
     for transformed in (jax.jit(f), jax.vmap(f)):
         with pytest.raises(TypeError, match=r"room\.f needs the values of second.*Plan\.execute"):
             transformed(jax.numpy.ones(2))
+
+    def g(x):
+        _checks.concrete("room.g", "Plan.execute", why="it looks", x=x)
+
+    with pytest.raises(TypeError, match=r"values of x \(it looks\), and under jit"):
+        jax.jit(g)(jax.numpy.ones(2))
 
 
 def test_choice():

@@ -259,7 +259,8 @@ def test_call_without_a_writable_cache(python, tmp_path, blocked):
     assert printed == "9.0\n" or "NUMBA_CACHE_DIR" in printed
 
 
-KERNEL_FILES = sorted(PACKAGE.rglob("_numba*.py"))
+KERNEL_FILES = [PACKAGE / "_panels.py", *sorted(PACKAGE.rglob("_numba*.py"))]
+GROUND_FLOOR = ("_intrinsics", "_blas", "_tiles", "_panels")
 
 
 def imported_from(tree):
@@ -301,8 +302,7 @@ def violations(source):
         if isinstance(target, ast.Name)
     }
     numpys = {name for name, origin in names.items() if origin in ("numpy", "math")}
-    ground_floor = (".._intrinsics", ".._blas", ".._tiles")
-    floor = {name for name, origin in names.items() if origin in ground_floor}
+    floor = {name for name, origin in names.items() if origin.lstrip(".") in GROUND_FLOOR}
     found += [f"imports {name}" for name in names if name in ("prange", "objmode")]
     for function in ast.walk(tree):
         if not isinstance(function, ast.FunctionDef) or (options := njit_options(function)) is None:

@@ -239,10 +239,20 @@ def delta_rule_step(
     state, q, k, v, beta, log_decay = _checks.arrays(
         state=state, q=q, k=k, v=v, beta=beta, log_decay=log_decay
     )
-    _present(q=q, k=k, v=v, beta=beta)
+    _checks.present(q=q, k=k, v=v, beta=beta)
     for name, array in (("q", q), ("k", k), ("v", v)):
         if array.ndim < 1:
             raise ValueError(f"{name} must have at least one axis; got a number.")
+    batch, key, values = tuple(k.shape[:-1]), tuple(k.shape), v.shape[-1]
+    _same(
+        key,
+        tuple(v.shape),
+        q=(q, {"(..., d_k)": key}),
+        v=(v, {"(..., d_v)": (*batch, values)}),
+        beta=(beta, {"(...)": batch}),
+        log_decay=(log_decay, {"(...)": batch, "(..., d_k)": key}),
+        state=(state, {"(..., d_k, d_v)": (*key, values)}),
+    )
     decay = None
     if log_decay is not None:
         decay = log_decay[..., None, :] if log_decay.ndim == q.ndim else log_decay[..., None]
@@ -344,23 +354,25 @@ def delta_rule_vjp(
     originals = q, k, v, beta, log_decay, initial_state
     reflections = _checks.size("reflections", reflections, 1)
     q, k, v, beta, log_decay, initial_state = _arrays(*originals, reflections)
-    of_output, of_state = cotangent if isinstance(cotangent, tuple) else (cotangent, None)
-    if isinstance(cotangent, list) and any(hasattr(part, "shape") for part in cotangent):
+    is_list = isinstance(cotangent, list) and any(hasattr(part, "shape") for part in cotangent)
+    if is_list or (isinstance(cotangent, tuple) and len(cotangent) != 2):
         raise TypeError(
-            "cotangent must be an array or a tuple (output, state); got a list of arrays."
+            f"cotangent must be an array or a tuple (output, state); got a "
+            f"{type(cotangent).__name__} of {len(cotangent)}."
         )
+    of_output, of_state = cotangent if isinstance(cotangent, tuple) else (cotangent, None)
     if of_output is None and of_state is None:
         raise ValueError("cotangent is None for the output and for the state; give one of them.")
     _, of_output, of_state = _checks.arrays(v=v, cotangent=of_output, cotangent_of_state=of_state)
     _checks.real(cotangent=of_output, cotangent_of_state=of_state)
     wide = _wider(v)
     batch = tuple(k.shape[:-2])
-    for name, array, shape in (
-        ("cotangent", of_output, (*batch, q.shape[-2], v.shape[-1])),
-        ("the state's cotangent", of_state, (*batch, k.shape[-1], v.shape[-1])),
-    ):
-        if array is not None and tuple(array.shape) != shape:
-            raise ValueError(f"{name} must have shape {shape}; got {tuple(array.shape)}.")
+    _same(
+        tuple(k.shape),
+        tuple(v.shape),
+        cotangent=(of_output, {"(..., L, d_v)": (*batch, q.shape[-2], v.shape[-1])}),
+        cotangent_of_state=(of_state, {"(..., d_k, d_v)": (*batch, k.shape[-1], v.shape[-1])}),
+    )
     wanted = _checks.wanted(wrt, _NAMES)
     xp = array_namespace(q)
     if of_output is None:
@@ -434,7 +446,7 @@ def _fit(
     q: Any, k: Any, v: Any, beta: Any, log_decay: Any, initial_state: Any, reflections: int
 ) -> None:
     """Raise ValueError unless the shapes fit each other."""
-    _present(q=q, k=k, v=v, beta=beta)
+    _checks.present(q=q, k=k, v=v, beta=beta)
     for name, array in (("q", q), ("k", k), ("v", v)):
         if array.ndim < 2:
             raise ValueError(
@@ -445,33 +457,42 @@ def _fit(
         raise ValueError(
             f"k has {rows} rows, which {reflections} reflections a token do not divide."
         )
-    tokens = (*batch, rows // reflections)
-    expected: list[tuple[str, Any, list[tuple[int, ...]]]] = [
-        ("q", q, [(*tokens, width)]),
-        ("v", v, [(*batch, rows, v.shape[-1])]),
-        ("beta", beta, [(*batch, rows)]),
-        ("log_decay", log_decay, [tokens, (*tokens, width)]),
-        ("initial_state", initial_state, [(*batch, width, v.shape[-1])]),
-    ]
-    for name, array, shapes in expected:
-        if array is not None and tuple(array.shape) not in shapes:
-            raise ValueError(
-                f"{name} must have shape {' or '.join(map(str, shapes))} for k of shape "
-                f"{tuple(k.shape)}"
-                + (f" and {reflections} reflections a token" if reflections > 1 else "")
-                + f"; got {tuple(array.shape)}."
-                + (
-                    f" Drop the last axis: {name}[..., 0]."
-                    if name == "beta" and tuple(array.shape) == (*batch, rows, 1)
-                    else ""
-                )
-            )
+    tokens, many = (*batch, rows // reflections), "n L" if reflections > 1 else "L"
+    _same(
+        tuple(k.shape),
+        tuple(v.shape),
+        note=f" and {reflections} reflections a token, n" if reflections > 1 else "",
+        q=(q, {"(..., L, d_k)": (*tokens, width)}),
+        v=(v, {f"(..., {many}, d_v)": (*batch, rows, v.shape[-1])}),
+        beta=(beta, {f"(..., {many})": (*batch, rows)}),
+        log_decay=(log_decay, {"(..., L)": tokens, "(..., L, d_k)": (*tokens, width)}),
+        initial_state=(initial_state, {"(..., d_k, d_v)": (*batch, width, v.shape[-1])}),
+    )
 
 
-def _present(**named: Any) -> None:
-    for name, array in named.items():
-        if array is None:
-            raise TypeError(f"{name} must be an array; got None.")
+def _same(
+    key: tuple[int, ...],
+    value: tuple[int, ...],
+    *,
+    note: str = "",
+    **expected: tuple[Any, dict[str, tuple[int, ...]]],
+) -> None:
+    """Raise ValueError unless each array has one of its shapes; say what was meant if it shows."""
+    for name, (array, shapes) in expected.items():
+        if array is None or (got := tuple(array.shape)) in shapes.values():
+            continue
+        first, hint = next(iter(shapes.values())), ""
+        if got == (*first, 1):
+            hint = f" Drop the last axis: {name}[..., 0]."
+        elif got[-2:] == first[:-3:-1] and got[:-2] == first[:-2]:
+            hint = f" Its last two axes are swapped: {name}.mT fits."
+        elif name.endswith("state") and len(got) == len(first) and got[-2:] == first[-2:]:
+            hint = " Heads are a batch axis, before the tokens."
+        values = f" and v of shape {value}" if name.endswith("state") or name == "cotangent" else ""
+        raise ValueError(
+            f"{name} must have shape {' or '.join(f'{form} = {x}' for form, x in shapes.items())} "
+            f"for k of shape {key}{values}{note}; got {got}.{hint}"
+        )
 
 
 def _is_half(array: Any) -> bool:
@@ -488,10 +509,13 @@ def _warn_of_growth(k: Any, beta: Any, log_decay: Any, normalize: bool) -> None:
     """Warn once where some β|k|² is beyond 2, or a state is not shrunk."""
     import warnings
 
-    _checks.concrete("delta_rule with check=True", "check=False", k=k, beta=beta)
+    why = "it compares them with bounds"
+    named = {"k": k, "beta": beta, "log_decay": log_decay}
+    _checks.concrete("delta_rule with check=True", "check=False", why=why, **named)
     xp = array_namespace(k)
     if not k.shape[-2] or not beta.shape:
         return
+    k, beta = (xp.astype(x, _wider(x), copy=False) for x in (k, beta))  # half overflows
     squares = xp.sum(normalized(k) ** 2 if normalize else k**2, axis=-1)
     largest = float(xp.max(beta * squares)) if beta.size else 0.0
     if largest > 2 * (1 + 1e-3):

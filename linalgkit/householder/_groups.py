@@ -25,7 +25,8 @@ def named(name: str) -> np.ndarray:
     family, digits = name[:1], name[1:]
     if family not in "SACD" or not (digits.isascii() and digits.isdigit()) or int(digits) < 1:
         raise ValueError(
-            f"a group's name is {_FAMILIES} with a number of points, like 'S5'; got {name!r}."
+            f"a group's name is {_FAMILIES} with a number of points, like 'S5'; got {name!r}. "
+            f"Any other group is state_tracking.group(generators=...), of permutations."
         )
     n = int(digits)
     if family == "D" and n < 3:
@@ -91,7 +92,8 @@ def identity_of(table: np.ndarray) -> int:
     """Return the identity of a group's table; ValueError naming the axiom that fails."""
     if table.ndim != 2 or table.shape[0] != table.shape[1] or not table.size:
         raise ValueError(
-            f"a group's table has shape (elements, elements), at least one; got {table.shape}."
+            f"a group's table has shape (elements, elements), at least one; got {table.shape}. "
+            f"Permutations that generate a group are given as generators=."
         )
     n = len(table)
     outside = np.argwhere((table < 0) | (table >= n))

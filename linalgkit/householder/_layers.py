@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import _checks
 from ._automata import are_permutations
 from ._delta_rule import delta_rule
 from ._groups import integers
@@ -82,7 +83,7 @@ class Layer:
 
     def encode(self, word: np.ndarray, dtype: Any = np.float32) -> Tokens:
         """Return the tokens of a word of this layer's letters, shape (..., L)."""
-        dtype = np.dtype(dtype)
+        dtype = _checks.floating_dtype(dtype)
         if dtype.kind != "f":
             raise TypeError(f"dtype must be a real floating dtype; got {dtype}.")
         word = integers("word", word)

@@ -92,6 +92,7 @@ class ReflectionProduct(Operator):
     fields = ("vectors", "tau")
 
     def __init__(self, vectors: Any, tau: Any) -> None:
+        _checks.present(vectors=vectors, tau=tau)
         vectors, tau = _checks.floating(vectors=vectors, tau=tau)
         if vectors.ndim < 2 or tau.shape != vectors.shape[:-2] + vectors.shape[-1:]:
             raise ValueError(
@@ -121,17 +122,44 @@ class ReflectionProduct(Operator):
         Raises
         ------
         ValueError
-            The shapes do not fit each other.
+            The shapes do not fit each other, or a reflection is not unitary, as of the transpose of
+            `raw`: that is looked at for NumPy arrays, and JAX arrays outside of ``jit``.
         """
+        _checks.present(raw=raw, tau=tau)
         raw, tau = _checks.floating(raw=raw, tau=tau)
-        if raw.ndim < 2 or tau.ndim < 1 or tau.shape[-1] > min(raw.shape[-2:]):
+        if (
+            raw.ndim < 2
+            or tau.ndim < 1
+            or tau.shape[:-1] != raw.shape[:-2]
+            or tau.shape[-1] > min(raw.shape[-2:])
+        ):
             raise ValueError(
                 f"raw must have shape (..., n, k) and tau (..., r) with r at most n and k; got "
                 f"{tuple(raw.shape)} and {tuple(tau.shape)}."
             )
         xp, r = array_namespace(raw), tau.shape[-1]
         eye = xp.eye(raw.shape[-2], r, dtype=raw.dtype, device=device(raw))
-        return cls(xp.tril(raw[..., :r], k=-1) + eye, tau)
+        product = cls(xp.tril(raw[..., :r], k=-1) + eye, tau)
+        product._refuse_other_forms()
+        return product
+
+    def _refuse_other_forms(self) -> None:
+        """Raise ValueError where a reflection of a QR decomposition is not unitary."""
+        is_host = isinstance(self.tau, np.ndarray) or is_jax_array(self.tau)
+        if not is_host or _is_traced(self.vectors) or _is_traced(self.tau):
+            return  # not to wait for a GPU, nor to break the transforms of torch and JAX
+        tau = np.asarray(self.tau).astype(np.complex128)
+        squares = np.sum(np.abs(np.asarray(self.vectors)).astype(np.float64) ** 2, axis=-2)
+        sizes = np.abs(1 - tau * squares)
+        limit = float(array_namespace(self.tau).finfo(self.dtype).eps) ** 0.5
+        wrong = np.argwhere(np.abs(sizes - 1) > limit)  # NaN passes: it is what products will be
+        if len(wrong):
+            place = tuple(wrong[0].tolist())
+            raise ValueError(
+                f"reflection {place[0] if len(place) == 1 else place} is not unitary: its "
+                f"|1 - tau |v|²| is {sizes[place]:.3g}, not 1. Is raw transposed, as "
+                f"numpy.linalg.qr returns it? Then pass raw.mT."
+            )
 
     @classmethod
     def from_dense(cls, q: Any) -> "ReflectionProduct":
@@ -152,6 +180,7 @@ class ReflectionProduct(Operator):
         By LAPACK's ``geqrfp``, whose R has a nonnegative diagonal: of a unitary matrix that is the
         identity, and no signs are left over. 4/3 n³ operations.
         """
+        _checks.present(q=q)
         (q,) = _checks.floating(q=q)
         if not isinstance(q, np.ndarray):
             raise TypeError(f"from_dense takes NumPy arrays; got {type(q).__module__} ones.")
@@ -204,6 +233,8 @@ class ReflectionProduct(Operator):
         ------
         ValueError
             `r` is not between 0 and `n`.
+        TypeError
+            `dtype` is no floating dtype of that library.
 
         Notes
         -----
@@ -221,10 +252,11 @@ class ReflectionProduct(Operator):
         r = n if r is None else _checks.size("r", r)
         if r > n:
             raise ValueError(f"r must be at most n = {n}; got {r}.")
+        if like is not None:
+            (like,) = _checks.floating(like=like)
+            dtype = like.dtype if dtype is None else dtype
         xp = np if like is None else array_namespace(like)
-        if dtype is None:
-            dtype = np.float64 if like is None else like.dtype
-        dtype = np.dtype(dtype) if like is None else dtype
+        dtype = _checks.floating_dtype(np.float64 if dtype is None else dtype, like)
         rng = np.random.default_rng(rng)
         x = np.tril(rng.standard_normal((n, r)))
         if xp.isdtype(dtype, "complex floating"):
@@ -253,14 +285,14 @@ class ReflectionProduct(Operator):
         """Return Q^H X for X of shape (..., n, k)."""
         return self._apply(x, True)
 
-    def _apply(self, x: Any, is_adjoint: bool) -> Any:
-        x, vectors, tau = _checks.floating(x=x, vectors=self.vectors, tau=self.tau)
-        _checks.operand("x", x, -2, self.shape[0])
+    def _apply(self, x: Any, is_adjoint: bool, name: str = "x") -> Any:
+        x = _checks.operand(name, x, -2, self.shape[0])
+        x, vectors, tau = _checks.floating(**{name: x}, vectors=self.vectors, tau=self.tau)
         try:
             np.broadcast_shapes(x.shape[:-2], self.batch_shape)
         except ValueError:
             raise ValueError(
-                f"the batch axes of x must fit the operator's, {self.batch_shape}; got shape "
+                f"the batch axes of {name} must fit the operator's, {self.batch_shape}; got shape "
                 f"{tuple(x.shape)}."
             ) from None
         return engine(x, vectors, tau).reflect(x, vectors, tau, self._kept, adjoint=is_adjoint)
@@ -281,7 +313,7 @@ class ReflectionProduct(Operator):
 
     def __rmatmul__(self, x: Any) -> Any:
         """Return x Q for a row, X Q for rows, of shape (..., k, n)."""
-        _checks.operand("x", x, -1, self.shape[0])
+        x = _checks.operand("x", x, -1, self.shape[0])
         if x.ndim == 1:
             return self.__rmatmul__(x[None, :])[..., 0, :]
         return adjoint(self.rmatmat(adjoint(x)))
@@ -345,10 +377,17 @@ class ReflectionProduct(Operator):
 
         Raises
         ------
+        ValueError
+            `b` does not fit the operator.
         LinAlgError
             A reflection is singular.
         """
-        return self.inv() @ b
+        (b,) = _checks.arrays(b=b)
+        _checks.present(b=b)
+        if b.ndim != 1:
+            return self.inv()._apply(b, False, "b")
+        b = _checks.operand("b", b, -1, self.shape[0])
+        return self.inv()._apply(b[:, None], False, "b")[..., 0]
 
     def _determinants(self) -> Any:
         """Return 1 - tau_i |v_i|², of shape (..., r)."""

@@ -33,6 +33,7 @@ _CHARACTER = re.compile(
     | [^\\^$()|*+?]""",
     re.VERBOSE | re.DOTALL,
 )
+_CLASS = re.compile(r"\[.*|\.|\\[dDsSwW]", re.DOTALL)  # may match no letter: not a literal
 _QUANTIFIER = re.compile(r"([*+?]|\{(?:\d+|\d*,\d*)\})([?+]?)")
 _GROUP = re.compile(r"\((?:\?:|\?P<\w+>|(?!\?))")
 
@@ -71,6 +72,8 @@ class Language:
         ndarray of int64, shape (L,)
             Positions in the alphabet.
         """
+        if not isinstance(text, str):
+            raise TypeError(f"text must be a str; got {type(text).__name__}.")
         codes, order = self._codes
         found = _code_points(text)
         places = np.minimum(np.searchsorted(codes, found), len(codes) - 1)
@@ -114,7 +117,8 @@ class Language:
         bool
             What ``re.fullmatch`` says.
         """
-        return bool(self.matches(text, dtype=dtype)[-1] if text else self.accepting[0])
+        found = self.matches(text, dtype=dtype)
+        return bool(found[-1] if len(found) else self.accepting[0])
 
     @cached_property
     def _codes(self) -> tuple[np.ndarray, np.ndarray]:
@@ -149,8 +153,9 @@ def regex(pattern: str, alphabet: str) -> Language:
     ------
     ValueError
         The pattern is malformed, or has what is no regular language or no part of one:
-        backreferences, lookaround, anchors, possessive quantifiers, flags. Or the alphabet has no
-        character, or one twice; or there are too many states.
+        backreferences, lookaround, anchors, possessive quantifiers, flags; or a character by itself
+        that is not of the alphabet. Or the alphabet has no character, or one twice; or there are
+        too many states.
     TypeError
         Pattern or alphabet is no text.
 
@@ -245,9 +250,15 @@ class _Parser:
         if not atom:
             what = "the backreference or anchor" if self._next() == "\\" else "the anchor"
             raise self._unsupported(f"{what} {self.pattern[self.place : self.place + 2]}")
-        self.place = atom.end()
         matches = re.compile(atom[0]).fullmatch
-        return "any of", frozenset(s for s, letter in enumerate(self.alphabet) if matches(letter))
+        letters = frozenset(s for s, letter in enumerate(self.alphabet) if matches(letter))
+        if not letters and not _CLASS.fullmatch(atom[0]):
+            raise ValueError(
+                f"pattern {self.pattern!r} has {atom[0]!r} at index {self.place}, which is none of "
+                f"the characters {self.alphabet!r}: texts never have it."
+            )
+        self.place = atom.end()
+        return "any of", letters
 
     def _next(self) -> str:
         return self.pattern[self.place : self.place + 1]

@@ -244,7 +244,7 @@ def group(source: Any = None, /, *, generators: Any = None, unit: bool = False) 
     if source is not None:
         elements = _groups.named(source)
     else:
-        if np.ndim(generators) == 1:
+        if _groups.integers("generators", generators).ndim == 1:
             raise ValueError(
                 "generators must be a list of permutations, shape (generators, n); for a single "
                 f"one write generators=[{list(generators)}]."
@@ -311,12 +311,13 @@ def automaton(delta: Any, start: int = 0) -> StateTracker:
             f"delta must have shape (states, letters), at least one of each; got {table.shape}."
         )
     _groups.in_range("delta", table, len(table), "states")
-    (first,) = _groups.integers("start", [start])
-    _groups.in_range("start", np.array([first]), len(table), "a state")
+    first = _checks.size("start", start)
+    if first >= len(table):
+        raise ValueError(f"start must name a state from 0 to {len(table) - 1}; got {first}.")
     return StateTracker(
         tuple(
             following(level.maps, level.start, passes=level.passes)
-            for level in cascade(table.T, int(first))
+            for level in cascade(table.T, first)
         )
     )
 

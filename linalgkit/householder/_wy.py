@@ -183,6 +183,7 @@ def accumulate(k: Any, beta: Any, /, *, chunk: int | None = None) -> Any:
 
 
 def _reflections(k: Any, beta: Any) -> tuple[Any, Any]:
+    _checks.present(k=k, beta=beta)
     k, beta = _checks.floating(k=k, beta=beta)
     if k.ndim < 2 or tuple(beta.shape) != tuple(k.shape[:-1]):
         raise ValueError(

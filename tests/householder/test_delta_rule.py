@@ -1,6 +1,9 @@
 """The delta rule against its recurrence, in exact and long arithmetic, and the traps of chunks."""
 
+import re
+import warnings
 from fractions import Fraction
+from functools import cache
 
 import numpy as np
 import pytest
@@ -189,12 +192,25 @@ def test_chunks_and_workers_do_not_show():
     close(delta_rule(q, k, v, beta, chunk=64), one, 1e-5)
 
 
-def loss(weights, of_state, arrays, **options):
+def losses(weights, of_state, arrays, **options):
+    """The loss of each item on the first axis."""
     q, k, v, beta, gate, state = arrays
     output, end = delta_rule(
         q, k, v, beta, log_decay=gate, initial_state=state, return_state=True, **options
     )
-    return float(np.sum(weights * output) + np.sum(of_state * end))
+    axes = tuple(range(1, output.ndim))
+    return np.sum(weights * output, axis=axes) + np.sum(of_state * end, axis=axes)
+
+
+def central_differences(weights, of_state, arrays, place, step, **options):
+    """One array's gradient; all of its entries are moved in one call, a batch item each."""
+    size = arrays[place].size
+    many = [None if x is None else np.repeat(x[None], 2 * size, axis=0) for x in arrays]
+    moved = many[place].reshape(2, size, size)
+    for way, sign in enumerate((1, -1)):
+        moved[way] += sign * step * np.eye(size)
+    above, below = losses(weights, of_state, many, **options).reshape(2, size)
+    return ((above - below) / (2 * step)).reshape(arrays[place].shape)
 
 
 @pytest.mark.parametrize("normalize", [False, True])
@@ -208,20 +224,13 @@ def test_gradients_are_central_differences(reflections, decay, normalize):
     options = {"reflections": reflections, "chunk": 6, "normalize": normalize}
     weights, of_state = rng().standard_normal((2, 7, 2)), rng().standard_normal((2, 3, 2))
     found = delta_rule_vjp((weights, of_state), *arrays, **options)
-    step = 1e-6
-    for array, gradient in zip(arrays, found, strict=True):
+    for place, (array, gradient) in enumerate(zip(arrays, found, strict=True)):
         if array is None:
             assert gradient is None
             continue
+        wanted = central_differences(weights, of_state, arrays, place, 1e-6, **options)
         assert gradient.shape == array.shape
-        for index in np.ndindex(array.shape):
-            kept = array[index]
-            array[index] = kept + step
-            above = loss(weights, of_state, arrays, **options)
-            array[index] = kept - step
-            below = loss(weights, of_state, arrays, **options)
-            array[index] = kept
-            assert gradient[index] == pytest.approx((above - below) / (2 * step), abs=2e-8)
+        np.testing.assert_allclose(gradient, wanted, rtol=0, atol=2e-8)
 
 
 @pytest.mark.parametrize("decay", [None, "scalar", "vector"])
@@ -229,6 +238,19 @@ def test_gradients_are_central_differences(reflections, decay, normalize):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_gradients_of_long_sequences(dtype, reflections, decay, require):
     require("torch")
+    arrays, weights, truth = long_sequences_with_gradients(dtype, reflections, decay)
+    narrow = [None if x is None else x.astype(dtype) for x in arrays]
+    cotangents = tuple(w.astype(dtype) for w in weights)
+    found = delta_rule_vjp(cotangents, *narrow, reflections=reflections)
+    for array, gradient, wanted in zip(arrays, found, truth, strict=True):
+        if array is not None:
+            assert gradient.dtype == dtype
+            close(gradient, wanted, 3e-6 if dtype == "float32" else 1e-14)
+
+
+@cache
+def long_sequences_with_gradients(dtype, reflections, decay):
+    """Arrays of a dtype, in float64, cotangents, and by torch's autograd the gradients."""
     import torch
 
     arrays = random_arrays(
@@ -245,14 +267,9 @@ def test_gradients_of_long_sequences(dtype, reflections, decay, require):
     weights = [torch.from_numpy(rng().standard_normal(x.shape)) for x in (output, end)]
     given = [x for x in leaves if x is not None]
     total = (output * weights[0]).sum() + (end * weights[1]).sum()
-    truth = iter(torch.autograd.grad(total, given))
-    narrow = [None if x is None else x.astype(dtype) for x in arrays]
-    cotangents = tuple(w.numpy().astype(dtype) for w in weights)
-    found = delta_rule_vjp(cotangents, *narrow, reflections=reflections)
-    for array, gradient in zip(arrays, found, strict=True):
-        if array is not None:
-            assert gradient.dtype == dtype
-            close(gradient, next(truth).numpy(), 3e-6 if dtype == "float32" else 1e-14)
+    found = iter(torch.autograd.grad(total, given))
+    truth = [None if x is None else next(found).numpy() for x in leaves]
+    return arrays, [w.numpy() for w in weights], truth
 
 
 def test_only_what_is_wanted():
@@ -275,6 +292,10 @@ def test_check_warns_of_growth():
     k = np.full((4, 2), 3.0)
     with pytest.warns(RuntimeWarning, match="36, more than 2"):
         delta_rule(k, k, k, np.full(4, 2.0), check=True)
+    with warnings.catch_warnings():  # no overflow in half precision
+        warnings.simplefilter("error")
+        long = np.full((1, 2), 300, np.float16)
+        delta_rule(long, long, 0 * long, np.zeros(1, np.float16), check=True)
     with pytest.warns(RuntimeWarning, match="log_decay reaches 0.5"):
         delta_rule(k, k, k, np.zeros(4), log_decay=np.array([0, 0.5, -1, 0]), check=True)
 
@@ -284,24 +305,103 @@ def test_check_warns_of_growth():
     [
         (
             {"q": np.ones((6, 3))},
-            r"q must have shape \(7, 3\) for k of shape \(7, 3\); got \(6, 3\)",
+            "q must have shape (..., L, d_k) = (7, 3) for k of shape (7, 3); got (6, 3).",
         ),
-        ({"v": np.ones((6, 2))}, r"v must have shape \(7, 2\)"),
-        ({"beta": np.ones(1)}, r"beta must have shape \(7,\)"),
-        ({"log_decay": np.ones((7, 2))}, r"log_decay must have shape \(7,\) or \(7, 3\)"),
-        ({"initial_state": np.ones((2, 3))}, r"initial_state must have shape \(3, 2\)"),
+        ({"q": np.ones((3, 7))}, "got (3, 7). Its last two axes are swapped: q.mT fits."),
+        ({"v": np.ones((6, 2))}, "v must have shape (..., L, d_v) = (7, 2) for k"),
+        ({"beta": np.ones(1)}, "beta must have shape (..., L) = (7,) for k"),
+        (
+            {"log_decay": np.ones((7, 2))},
+            "log_decay must have shape (..., L) = (7,) or (..., L, d_k) = (7, 3) for k",
+        ),
+        ({"log_decay": np.ones((7, 1))}, "got (7, 1). Drop the last axis: log_decay[..., 0]."),
+        (
+            {"initial_state": np.ones((2, 3))},
+            "initial_state must have shape (..., d_k, d_v) = (3, 2) for k of shape (7, 3) and v of "
+            "shape (7, 2); got (2, 3). Its last two axes are swapped: initial_state.mT fits.",
+        ),
         ({"reflections": 2}, "k has 7 rows, which 2 reflections a token do not divide"),
+        (
+            {"reflections": 7, "q": np.ones((2, 3))},
+            "= (1, 3) for k of shape (7, 3) and 7 reflections a token, n; got (2, 3).",
+        ),
         ({"reflections": 0}, "reflections must be at least 1"),
         ({"chunk": 0}, "chunk must be at least 1"),
-        ({"q": np.ones(3)}, r"q must have shape \(\.\.\., tokens, entries\); got \(3,\)"),
+        ({"q": np.ones(3)}, "q must have shape (..., tokens, entries); got (3,)"),
     ],
 )
 def test_what_does_not_fit_is_said(change, message):
     q, k, v, beta, _, _ = random_arrays(rng(), "float64")
     arguments = {"q": q, "k": k, "v": v, "beta": beta} | change
     first = [arguments.pop(name) for name in ("q", "k", "v", "beta")]
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=re.escape(message)):
         delta_rule(*first, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"state": np.ones((2, 5, 3))},
+            "state must have shape (..., d_k, d_v) = (2, 3, 5) for k of shape (2, 3) and v of "
+            "shape (2, 5); got (2, 5, 3). Its last two axes are swapped: state.mT fits.",
+        ),
+        ({"state": np.ones((3, 5))}, "and v of shape (2, 5); got (3, 5)."),
+        (
+            {"state": np.ones((4, 3, 5))},
+            "got (4, 3, 5). Heads are a batch axis, before the tokens.",
+        ),
+        (
+            {"q": np.ones((2, 4))},
+            "q must have shape (..., d_k) = (2, 3) for k of shape (2, 3); got (2, 4).",
+        ),
+        ({"q": np.float64(1)}, "q must have at least one axis; got a number."),
+        (
+            {"v": np.ones(5)},
+            "v must have shape (..., d_v) = (2, 5) for k of shape (2, 3); got (5,)",
+        ),
+        ({"beta": np.ones((2, 1))}, "got (2, 1). Drop the last axis: beta[..., 0]."),
+        ({"beta": 1.0}, "beta must have shape (...) = (2,) for k of shape (2, 3); got ()."),
+        (
+            {"log_decay": np.ones((2, 2))},
+            "log_decay must have shape (...) = (2,) or (..., d_k) = (2, 3) for k",
+        ),
+    ],
+)
+def test_a_step_that_does_not_fit_speaks_of_one_token(change, message):
+    key, value = np.ones((2, 3)), np.ones((2, 5))
+    fits = {"state": np.ones((2, 3, 5)), "q": key, "k": key, "v": value, "beta": np.ones(2)}
+    arguments = fits | change
+    first = [arguments.pop(name) for name in fits]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        delta_rule_step(*first, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("cotangent", "message"),
+    [
+        (np.ones((2, 7)), "cotangent must have shape (..., L, d_v) = (7, 2) for k"),
+        (
+            (None, np.ones((2, 3))),
+            "cotangent_of_state must have shape (..., d_k, d_v) = (3, 2) for k",
+        ),
+    ],
+)
+def test_cotangents_that_do_not_fit(cotangent, message):
+    q, k, v, beta, _, _ = random_arrays(rng(), "float64")
+    with pytest.raises(ValueError, match=re.escape(message)):
+        delta_rule_vjp(cotangent, q, k, v, beta)
+
+
+def test_check_needs_values(require):
+    jax = require("jax")
+
+    def run(k):
+        return delta_rule(k, k, k, jax.numpy.ones(2), check=True)
+
+    for transformed, shape in ((jax.jit(run), (2, 3)), (jax.vmap(run), (4, 2, 3))):
+        with pytest.raises(TypeError, match=r"values of k \(it compares them .*use check=False"):
+            transformed(jax.numpy.ones(shape))
 
 
 @pytest.mark.parametrize("name", ["q", "k", "v", "beta"])
@@ -354,5 +454,12 @@ def test_a_strength_with_an_axis_too_many_is_told_which():
 
 def test_a_list_of_cotangents_is_no_array():
     k = np.ones((3, 2))
-    with pytest.raises(TypeError, match="tuple"):
-        householder.delta_rule_vjp([k, np.ones((2, 2))], k, k, k, np.ones(3))
+    for wrong, got in (([k, np.ones((2, 2))], "a list of 2"), ((k, None, None), "a tuple of 3")):
+        with pytest.raises(TypeError, match=rf"a tuple \(output, state\); got {got}"):
+            householder.delta_rule_vjp(wrong, k, k, k, np.ones(3))
+
+
+@pytest.mark.parametrize("function", [householder.wy, householder.ut_transform])
+def test_strengths_that_are_missing(function):
+    with pytest.raises(TypeError, match="beta must be an array; got None"):
+        function(np.ones((3, 2)), None)

@@ -1,6 +1,7 @@
 """`ReflectionProduct` against dense products of the reflections and LAPACK."""
 
 import io
+from functools import cache
 
 import numpy as np
 import pytest
@@ -15,6 +16,12 @@ DTYPES = ("float32", "float64", "complex64", "complex128")
 
 def make(dtype, n=90, r=80, batch=(), seed=0):
     """Vectors that do not commute, of any leading entries, one strength 0; and the product."""
+    vectors, tau, dense = factors_and_dense(dtype, n, r, batch, seed)
+    return ReflectionProduct(vectors, tau), dense.copy()
+
+
+@cache
+def factors_and_dense(dtype, n, r, batch, seed):
     rng = np.random.default_rng(seed)
     vectors, tau = rng.standard_normal((*batch, n, r)), rng.uniform(0, 2, (*batch, r))
     if np.dtype(dtype).kind == "c":
@@ -26,7 +33,7 @@ def make(dtype, n=90, r=80, batch=(), seed=0):
     for i in range(r):
         v = vectors[..., :, i, None].astype(np.result_type(dtype, np.float64))
         dense = dense @ (np.eye(n) - tau[..., i, None, None] * v * np.swapaxes(v.conj(), -1, -2))
-    return ReflectionProduct(vectors, tau), dense
+    return vectors, tau, dense
 
 
 def close(result, expected, dtype="float64", factor=1e4):
@@ -117,7 +124,9 @@ def test_dense_matrices_and_back(dtype):
 def test_random_matrices_have_haars_distribution(dtype):
     n, count, rng = 4, 4000, np.random.default_rng(0)
     drawn = [ReflectionProduct.random(n, rng=rng, dtype=np.dtype(dtype)) for _ in range(count)]
-    matrices = np.stack([q.to_dense() for q in drawn])
+    vectors, tau = (np.stack([getattr(q, name) for q in drawn]) for name in ("vectors", "tau"))
+    batch = ReflectionProduct(vectors, tau)
+    matrices = batch.to_dense()
     error = 5 / count**0.5
     np.testing.assert_allclose(np.mean(np.abs(matrices) ** 2, axis=0), 1 / n, atol=error / 2)
     np.testing.assert_allclose(np.mean(matrices, axis=0), 0, atol=error)
@@ -126,7 +135,7 @@ def test_random_matrices_have_haars_distribution(dtype):
     squares = np.trace(matrices @ matrices, axis1=1, axis2=2)
     assert abs(np.mean(np.abs(traces) ** 2) - 1) < 3 * error
     assert abs(np.mean(squares) - (dtype is np.float64)) < 3 * error
-    assert abs(np.mean([q.det() for q in drawn])) < error
+    assert abs(np.mean(batch.det())) < error
 
 
 def test_large_and_empty():
@@ -197,8 +206,9 @@ def test_gradients(which, require):
 def test_what_does_not_fit():
     with pytest.raises(ValueError, match=r"vectors must have shape .*\(3, 2\) and \(3,\)"):
         ReflectionProduct(np.ones((3, 2)), np.ones(3))
-    with pytest.raises(ValueError, match="r at most n and k"):
-        ReflectionProduct.from_qr(np.ones((3, 2)), np.ones(3))
+    for tau in (np.ones(3), np.ones((1, 2)), np.float64(1)):
+        with pytest.raises(ValueError, match=r"r at most n and k; got \(3, 2\) and"):
+            ReflectionProduct.from_qr(np.ones((3, 2)), tau)
     with pytest.raises(ValueError, match="at most n = 3; got 4"):
         ReflectionProduct.random(3, 4)
     q = ReflectionProduct(np.ones((2, 3, 2)), np.ones((2, 2)))
@@ -208,3 +218,70 @@ def test_what_does_not_fit():
         q @ np.ones((5, 3, 1))
     with pytest.raises(ValueError, match="cannot be multiplied"):
         q @ ReflectionProduct(np.ones((4, 1)), np.ones(1))
+    projector = ReflectionProduct(np.ones((2, 3, 1)), np.ones((2, 1)))
+    for wrong, message in (
+        (np.ones(4), r"b must have 3 entries on its last axis; got shape \(4,\)"),
+        (np.ones((4, 1)), r"b must have 3 entries on its second-to-last axis; got shape \(4, 1\)"),
+        (1.0, r"b must have 3 entries .*; got shape \(\)"),
+        (np.ones((5, 3, 1)), "batch axes of b must fit"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            projector.solve(wrong)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(7, 4), (5, 5), (4, 7)])
+def test_transposes_of_qr_decompositions_are_told(dtype, shape):
+    a = make(dtype, *shape)[0].vectors
+    raw, tau = np.linalg.qr(np.stack([a, 2 * a + 1]), mode="raw")
+    with pytest.raises(ValueError, match=r"reflection \(0, 0\) is not unitary: .*pass raw\.mT"):
+        ReflectionProduct.from_qr(raw, tau)
+    ReflectionProduct.from_qr(raw.mT, tau)
+    raw[1, 0, -1] = np.nan
+    ReflectionProduct.from_qr(raw.mT, tau)  # NaN stays what it is
+
+
+def test_transposes_of_other_libraries(require):
+    jax, torch = require("jax"), require("torch")
+    raw, tau = np.linalg.qr(make("float64", 5, 3)[0].vectors, mode="raw")
+    with pytest.raises(ValueError, match=r"pass raw\.mT"):
+        ReflectionProduct.from_qr(jax.numpy.asarray(raw), jax.numpy.asarray(tau))
+    # Transformed, they are not looked at.
+    jax.jit(vectors_of_qr)(jax.numpy.asarray(raw), jax.numpy.asarray(tau))
+    torch.func.vmap(vectors_of_qr)(torch.asarray(raw)[None], torch.asarray(tau)[None])
+
+
+def vectors_of_qr(raw, tau):
+    return ReflectionProduct.from_qr(raw, tau).vectors
+
+
+def test_lists_are_arrays():
+    q, dense = make("float64", 3, 2)
+    close([1, 2, 3] @ q, [1, 2, 3] @ dense)
+    close(q.matvec([1, 2, 3]), dense @ [1, 2, 3])
+    close(q.solve([1, 2, 3]), np.linalg.solve(dense, [1.0, 2, 3]))
+    operators = ReflectionProduct.from_dense, lambda x: ReflectionProduct(x, 1.0)
+    factors = lambda x: ReflectionProduct.from_qr(x, x), lambda x: ReflectionProduct(dense, x)
+    products = q.matvec, q.matmat, q.solve, q.__matmul__, q.__rmatmul__
+    for call in (*operators, *factors, *products):
+        with pytest.raises(TypeError, match="must be an array; got None"):
+            call(None)
+
+
+def test_dtypes_of_random_ones(require):
+    torch = require("torch")
+    with pytest.raises(TypeError, match="dtype of numpy; got 'bfloat16'; float32 holds all"):
+        ReflectionProduct.random(3, dtype="bfloat16")
+    for wrong in ("int64", int, "word", "sum"):
+        with pytest.raises(TypeError, match="dtype must be a floating dtype of numpy; got"):
+            ReflectionProduct.random(3, dtype=wrong)
+    with pytest.raises(TypeError, match="floating dtype of torch"):
+        ReflectionProduct.random(3, dtype=torch.int32, like=torch.ones(1))
+    for dtype in ("bfloat16", torch.bfloat16):
+        found = ReflectionProduct.random(3, dtype=dtype, like=torch.ones(1))
+        assert found.dtype == torch.bfloat16
+    assert ReflectionProduct.random(3, dtype=np.complex64, like=torch.ones(1)).dtype == torch.cfloat
+    for like in (np.ones(1, int), [1]):
+        assert ReflectionProduct.random(3, like=like).dtype == np.float64
+    with pytest.raises(TypeError, match="like must be an array; got"):
+        ReflectionProduct.random(3, like="torch")

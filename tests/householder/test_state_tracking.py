@@ -17,7 +17,9 @@ from linalgkit.householder._regular_expressions import _automaton_of, _Parser, _
 
 DTYPES = ("float16", "float32", "float64")
 TOKENS = 20_000
-FEWER = {"array_api": 3000, "numba": TOKENS}  # the reference engine is slow
+# The reference engine is slow. What is exact takes tens of its chunks there, and a ragged one.
+EXACT = {"array_api": 600, "numba": TOKENS}
+FEWER = {"array_api": 3000, "numba": TOKENS}
 
 
 @pytest.fixture(params=["array_api", "numba"])
@@ -70,7 +72,7 @@ def symmetric_table(points):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ["S5", "A5", "S3", "S4", "C7", "D4"])
 def test_word_problems_are_exact(name, dtype, engine):
-    word, answer = state_tracking.word_problem(name, FEWER[engine], rng=1)
+    word, answer = state_tracking.word_problem(name, EXACT[engine], rng=1)
     tracker = state_tracking.group(name)
     (layer,), (tokens,) = tracker.layers, tracker.encode(word, dtype=dtype)
     output, state = by_hand(layer, tokens)
@@ -330,7 +332,7 @@ def test_cascade_on_tables():
 def test_automata_on_long_words(trial, dtype, engine):
     draws = np.random.default_rng(trial)
     delta = draws.integers(5, size=(5, 2))
-    word = draws.integers(2, size=3000)
+    word = draws.integers(2, size=min(EXACT[engine], 3000))
     tracker = state_tracking.automaton(delta)
     expected = stepped(delta, word)
     np.testing.assert_array_equal(tracker.run(word, dtype=dtype), expected)
@@ -374,7 +376,7 @@ PATTERNS = ["", "a", "(a|b)*aba", "[^b]*(ba+)?c?", "a{2,3}b{,2}c{1,}", "(?:ab|c)
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_patterns(pattern):
-    alphabet = "abc-]{"
+    alphabet = "abcd-]{"
     language = state_tracking.regex(pattern, alphabet)
     for length in range(5):
         for letters in (
@@ -469,7 +471,7 @@ LOOP = [[0, 1, 2, 3, 4], [1, 0, 3, 4, 2], [2, 4, 0, 1, 3], [3, 2, 4, 0, 1], [4, 
         (lambda: state_tracking.permutation([0, 3, 2]), ValueError, "from 0 to 2; got 3 at index"),
         (lambda: state_tracking.permutation([[[0]]]), ValueError, "got shape"),
         (lambda: state_tracking.permutation([0.0, 1.0]), TypeError, "integers; got float64"),
-        (lambda: state_tracking.group("X3"), ValueError, "got 'X3'"),
+        (lambda: state_tracking.group("X3"), ValueError, r"got 'X3'\. .*group\(generators="),
         (lambda: state_tracking.group("S"), ValueError, "got 'S'"),
         (lambda: state_tracking.group("C0"), ValueError, "got 'C0'"),
         (lambda: state_tracking.group("D2"), ValueError, "at least 3 corners; got 'D2'"),
@@ -477,7 +479,7 @@ LOOP = [[0, 1, 2, 3, 4], [1, 0, 3, 4, 2], [2, 4, 0, 1, 3], [3, 2, 4, 0, 1], [4, 
         (lambda: state_tracking.group("S99999999"), ValueError, "too many elements"),
         (lambda: state_tracking.group(), TypeError, "either"),
         (lambda: state_tracking.group("S3", generators=[[0, 1]]), TypeError, "either"),
-        (lambda: state_tracking.group([[0, 1]]), ValueError, "elements, elements"),
+        (lambda: state_tracking.group([[0, 1]]), ValueError, r"elements, elements.*as generators="),
         (lambda: state_tracking.group([[0, 1], [1, 2]]), ValueError, r"closure.*1 · 1 = 2"),
         (lambda: state_tracking.group([[1, 1], [1, 1]]), ValueError, "identity"),
         (lambda: state_tracking.group([[0, 1], [1, 1]]), ValueError, r"inverses.*1 · h"),
@@ -489,7 +491,14 @@ LOOP = [[0, 1, 2, 3, 4], [1, 0, 3, 4, 2], [2, 4, 0, 1, 3], [3, 2, 4, 0, 1], [4, 
         ),
         (lambda: state_tracking.automaton([0, 1]), ValueError, r"states, letters.*\(2,\)"),
         (lambda: state_tracking.automaton([[0], [2]]), ValueError, r"got 2 at index \(1, 0\)"),
-        (lambda: state_tracking.automaton([[0], [1]], 2), ValueError, "start must name"),
+        (lambda: state_tracking.automaton([[0], [1]], 2), ValueError, "from 0 to 1; got 2.$"),
+        (lambda: state_tracking.automaton([[0], [1]], 1.0), TypeError, "start must be an integer"),
+        (lambda: state_tracking.automaton([[0], [1]], None), TypeError, "start must be an integer"),
+        (
+            lambda: state_tracking.group(generators=[[1, 0], [1, 2, 0]]),
+            ValueError,
+            "generators must be an array; got a list of parts whose shapes differ",
+        ),
         (lambda: state_tracking.automaton([[0.5]]), TypeError, "delta must be"),
         (lambda: state_tracking.rotation(0), ValueError, "m must be at least 1"),
         (lambda: state_tracking.parity().run([0, 1, 2]), ValueError, "got 2 at index 2"),
@@ -497,6 +506,8 @@ LOOP = [[0, 1, 2, 3, 4], [1, 0, 3, 4, 2], [2, 4, 0, 1, 3], [3, 2, 4, 0, 1], [4, 
         (lambda: state_tracking.parity().run(1), ValueError, "got a number"),
         (lambda: state_tracking.parity().run([0.0]), TypeError, "word must be"),
         (lambda: state_tracking.parity().run([0], dtype="int64"), TypeError, "floating dtype"),
+        (lambda: state_tracking.parity().run([0], dtype="bfloat16"), TypeError, "got 'bfloat16'"),
+        (lambda: state_tracking.parity().run([0], dtype="complex64"), TypeError, "a real floating"),
         (
             lambda: state_tracking.automaton(np.zeros((2052, 1), int)).run([0], dtype="float16"),
             ValueError,
@@ -509,6 +520,8 @@ LOOP = [[0, 1, 2, 3, 4], [1, 0, 3, 4, 2], [2, 4, 0, 1, 3], [3, 2, 4, 0, 1], [4, 
         (lambda: state_tracking.regex("a", ""), ValueError, "alphabet"),
         (lambda: state_tracking.regex("a", "aa"), ValueError, "alphabet"),
         (lambda: state_tracking.regex(b"a", "a"), TypeError, "must be str"),
+        (lambda: state_tracking.regex("ab*C", "ab"), ValueError, "'C' at index 3.*none of.*'ab'"),
+        (lambda: state_tracking.regex(r"a|\x42", "ab"), ValueError, "'.*x42' at index 2, which is"),
         (lambda: state_tracking.regex("^a", "a"), ValueError, r"anchor \^ ?a? at index 0"),
         (lambda: state_tracking.regex("a$", "a"), ValueError, "anchor"),
         (lambda: state_tracking.regex(r"a\b", "a"), ValueError, r"anchor \\b at index 1"),
@@ -520,11 +533,21 @@ LOOP = [[0, 1, 2, 3, 4], [1, 0, 3, 4, 2], [2, 4, 0, 1, 3], [3, 2, 4, 0, 1], [4, 
         (lambda: state_tracking.regex("(a|b)*a(a|b){12}", "ab"), ValueError, "more than 2000"),
         (lambda: state_tracking.regex("(a|b)*a(a|b){4}", "ab"), ValueError, "cascade"),
         (lambda: state_tracking.regex("a*", "ab").matches("abc"), ValueError, "'c' at index 2"),
+        (lambda: state_tracking.regex("a*", "ab").matches(b"ab"), TypeError, "a str; got bytes"),
+        (lambda: state_tracking.regex("a*", "ab").fullmatch(None), TypeError, "str; got NoneType"),
     ],
 )  # fmt: skip
 def test_refusals(call, error, words):
     with pytest.raises(error, match=words):
         call()
+
+
+@pytest.mark.parametrize("pattern", ["[cd]|a", r"\d|a", "[^ab]?a"])
+def test_classes_without_a_letter_match_none(pattern):
+    language = state_tracking.regex(pattern, "ab")
+    assert [language.fullmatch(text) for text in ("", "a", "b")] == [
+        bool(re.fullmatch(pattern, text)) for text in ("", "a", "b")
+    ]
 
 
 def test_a_flat_list_of_generators_is_told_how_to_be_written():
