@@ -1,3 +1,4 @@
+from ._block_diagonal import BlockDiagonal
 from ._blocks import choose_blocks
 from ._factors import DFTFactors, Factors, dft_factors, hadamard_factors, kronecker_factors
 from ._fitting import MonarchFit, lstsq
@@ -10,6 +11,7 @@ from ._projection import ProjectionGradients, project, project_vjp, projection_e
 from ._transforms import fft, fftconvolve, ifft
 
 __all__ = [
+    "BlockDiagonal",
     "DFTFactors",
     "Factors",
     "HigherOrderMonarch",
