@@ -79,7 +79,9 @@ def _transformed(x, axis, radices, inverse, scale):
 def fftconvolve(x, h, *, axis, start, stop, is_circular):
     """Convolve real vectors panel by panel, one after the other; others by whole transforms."""
     y = None
-    if not is_circular and x.dtype.kind != "c":
+    if x.dtype.kind != "c" and is_circular:
+        y = _wrapped_reals(x, h, axis)
+    elif x.dtype.kind != "c":
         y = _convolved_reals(x, h, axis, start, stop)
     if y is None:
         y = reference.convolution(x, h, axis, start, stop, is_circular, _along_last)
@@ -90,6 +92,18 @@ def fftconvolve_vjp(cotangent, x, h, *, axis, start, stop, is_circular, wrt):
     """Correlate with h by convolutions; with x by transforms, summed before the last of them."""
     options = {"axis": axis, "start": start, "stop": stop, "is_circular": is_circular}
     return reference.pulled_back(cotangent, x, h, wrt, fftconvolve, _along_last, **options)
+
+
+def _wrapped_reals(x, h, axis):
+    """Convolve circularly: the whole convolution, and its tail added to its beginning."""
+    n, m = x.shape[axis], h.shape[axis if h.ndim > 1 else -1]
+    whole = _convolved_reals(x, h, axis, 0, n + m - 1)
+    if whole is None:
+        return None
+    whole = np.moveaxis(whole, axis, -1)
+    y = whole[..., :n].copy(order="K")
+    y[..., : m - 1] += whole[..., n:]
+    return np.moveaxis(y, -1, axis)
 
 
 def _convolved_reals(x, h, axis, start, stop):
