@@ -1,8 +1,9 @@
 """monarch's contests: products and gradients beside dense BLAS and torch's batched products.
 
 "torch bmm" is the algorithm of the paper's authors: two batched products and a copy in the order
-of the permutation. Then projections beside LAPACK's singular values of all slices, and transforms
-beside SciPy's. On a GPU: the products beside dense ones and beside two batched products.
+of the permutation. Then projections beside LAPACK's singular values of all slices, transforms
+beside SciPy's and NumPy's, convolutions beside SciPy's, and their gradients beside autograd of
+torch's transforms. On a GPU: the products beside dense ones and beside two batched products.
 """
 
 import sys
@@ -43,7 +44,8 @@ GPU_SIZES = (
 )
 # What a Monarch matrix of these factors, or a projection to one, is computed from.
 PROJECTED = ((1024, "Gaussian"), (1024, "decaying"), (4096, "Gaussian"), (4096, "decaying"))
-TRANSFORMED = ((256, 1024), (1024, 1024), (4096, 1024))
+TRANSFORMED = ((256, 1024), (1024, 1024), (4096, 1024), (4096, 16), (4096, 1))
+CONVOLVED = ((256, 1024), (1024, 1024), (4096, 256))
 
 
 def tables(engine: str) -> list[Table]:
@@ -84,13 +86,27 @@ def tables(engine: str) -> list[Table]:
             projection_contest,
             PROJECTED,
         ),
-        table("Fourier transforms, complex64", "fft", ("SciPy",), fft_contest, TRANSFORMED),
+        table("Fourier transforms, complex64", "fft", ("SciPy", "NumPy"), fft_contest, TRANSFORMED),
         table(
-            "Causal convolutions, float32",
-            'fftconvolve(mode="causal")',
-            ("SciPy",),
-            convolution_contest,
-            TRANSFORMED,
+            "Causal convolutions of float32 rows with one filter of their length",
+            "fftconvolve",
+            ("scipy.signal", "scipy.fft"),
+            partial(convolution_contest, "causal"),
+            CONVOLVED,
+        ),
+        table(
+            "Circular convolutions of float32 rows with one filter of their length",
+            'fftconvolve(mode="circular")',
+            ("scipy.fft",),
+            partial(convolution_contest, "circular"),
+            CONVOLVED,
+        ),
+        table(
+            "Causal convolutions of torch tensors, float32, forward and backward",
+            "fftconvolve",
+            ("torch.fft",),
+            convolution_gradient_contest,
+            CONVOLVED,
         ),
     ]
 
@@ -189,22 +205,59 @@ def fft_contest(n: int, batch: int) -> Contest:
     """Transform a batch of rows."""
     rng = np.random.default_rng(0)
     x = (rng.standard_normal((batch, n)) + 1j * rng.standard_normal((batch, n))).astype("complex64")
-    calls = {"SciPy": lambda: scipy.fft.fft(x, workers=_workers)}
+    calls = {
+        "SciPy": lambda: scipy.fft.fft(x, workers=_workers),
+        "NumPy": lambda: np.fft.fft(x),  # of one thread
+    }
     return Contest(partial(monarch.fft, x), calls, lambda: np.fft.fft(x), _differs)
 
 
-def convolution_contest(n: int, batch: int) -> Contest:
-    """Convolve rows with one filter of their length, up to their ends."""
+def convolution_contest(mode: str, n: int, batch: int) -> Contest:
+    """Convolve rows with one filter of their length: up to their ends, or around."""
     rng = np.random.default_rng(0)
     x, h = (rng.standard_normal(shape).astype("float32") for shape in ((batch, n), n))
-    filters = np.broadcast_to(h, x.shape)
+    length = n if mode == "circular" else scipy.fft.next_fast_len(2 * n - 1, real=True)
 
-    def scipy_causal() -> Any:
+    def by_transforms(x: np.ndarray = x, h: np.ndarray = h) -> Any:
+        spectra = scipy.fft.rfft(x, length, workers=_workers) * scipy.fft.rfft(h, length)
+        return scipy.fft.irfft(spectra, length, workers=_workers)[:, :n]
+
+    def by_signal() -> Any:
         with scipy.fft.set_workers(_workers):
-            return scipy.signal.fftconvolve(x, filters, axes=-1)[:, :n]
+            return scipy.signal.fftconvolve(x, h[None], axes=-1)[:, :n]
 
-    ours = partial(monarch.fftconvolve, x, h, mode="causal")
-    return Contest(ours, {"SciPy": scipy_causal}, scipy_causal, partial(_differs, tolerance=1e-5))
+    calls: dict[str, Call] = {"scipy.fft": by_transforms}
+    if mode == "causal":
+        calls["scipy.signal"] = by_signal
+    ours = partial(monarch.fftconvolve, x, h, mode=mode)
+    expected = partial(by_transforms, x.astype("float64"), h.astype("float64"))
+    return Contest(ours, calls, expected, _differs)
+
+
+def convolution_gradient_contest(n: int, batch: int) -> Contest:
+    """Differentiate a causal convolution in torch, with respect to rows and filter."""
+    import torch
+
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(s).astype("float32") for s in ((batch, n), n, (batch, n))]
+    x, h, g = (torch.from_numpy(array) for array in arrays)
+    length = scipy.fft.next_fast_len(2 * n - 1, real=True)
+
+    def by_transforms(x: Any, h: Any) -> Any:
+        spectra = torch.fft.rfft(x, length) * torch.fft.rfft(h, length)
+        return torch.fft.irfft(spectra, length)[:, :n]
+
+    def gradients(convolve: Call, *arrays: Any) -> Any:
+        leaves = [array.detach().requires_grad_() for array in arrays]
+        return torch.autograd.grad(convolve(*leaves), leaves, g.to(arrays[0].dtype))
+
+    def differs(result: Any, expected: Any) -> str:
+        wrong = (_differs(a.numpy(), b.numpy()) for a, b in zip(result, expected, strict=True))
+        return "; ".join(filter(None, wrong))
+
+    calls = {"torch.fft": partial(gradients, by_transforms, x, h)}
+    ours = partial(gradients, monarch.fftconvolve, x, h)
+    return Contest(ours, calls, partial(gradients, by_transforms, x.double(), h.double()), differs)
 
 
 def gpu_contest(dtype: str, n: int, batch: int) -> Contest:

@@ -254,12 +254,13 @@ def test_jax_hessian_and_forward_mode(function, require):
     def loss(*parts):
         return _sum_of_squares(call(*parts))
 
-    forward, backward = (f(loss, places)(*arrays) for f in (jax.jacfwd, jax.grad))
-    for one, other in zip(forward, backward, strict=True):
+    # Compiled as a whole: operation by operation, JAX compiles each of them.
+    forward, backward = (jax.jit(f(loss, places)) for f in (jax.jacfwd, jax.grad))
+    for one, other in zip(forward(*arrays), backward(*arrays), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-10)
     hessian = jax.jit(jax.hessian(loss))(*arrays)
     step = 1e-5 * jax.numpy.ones_like(arrays[0])
-    above, below = (jax.grad(loss)(arrays[0] + s * step, *arrays[1:]) for s in (1, -1))
+    above, below = (backward(arrays[0] + s * step, *arrays[1:])[0] for s in (1, -1))
     image = jax.numpy.tensordot(hessian, step, arrays[0].ndim)
     np.testing.assert_allclose(image, (above - below) / 2, rtol=1e-5, atol=1e-9)
 

@@ -20,7 +20,14 @@ from ._array_api_fitting import (  # noqa: F401
 )
 from ._array_api_mmstar import factorize_mmstar  # noqa: F401
 from ._array_api_projection import project, project_vjp, projection_error  # noqa: F401
-from ._array_api_transforms import fft, fftconvolve  # noqa: F401
+from ._array_api_transforms import (  # noqa: F401
+    fft,
+    fft_vjp,
+    fftconvolve,
+    fftconvolve_vjp,
+    ifft,
+    ifft_vjp,
+)
 
 
 def monarch_matmul(x, left, right, *, axis):

@@ -77,7 +77,7 @@ def factorize_mmstar(
 
     See Also
     --------
-    monarch_matmul : Products with the factors.
+    BlockDiagonal : Each factor as an operator; `left` and `right` are interleaved.
 
     Notes
     -----
@@ -106,10 +106,9 @@ def factorize_mmstar(
     >>> left, middle, right, residual = monarch.factorize_mmstar(a, allow_complex=True)
     >>> left.shape, residual < 1e-12
     ((3, 3, 3), True)
-    >>> x = np.ones(9)
-    >>> identity = np.broadcast_to(np.eye(3), (3, 3, 3))
-    >>> y = monarch.monarch_matmul(monarch.monarch_matmul(x, right, identity), left, middle)
-    >>> np.allclose(y, a @ x)
+    >>> x = np.arange(9.0)
+    >>> product = monarch.Monarch(left, middle) @ monarch.BlockDiagonal(right, interleaved=True)
+    >>> np.allclose(product @ x, a @ x)
     True
     """
     _checks.concrete("factorize_mmstar", "the factors", a=a)

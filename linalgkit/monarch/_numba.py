@@ -23,7 +23,14 @@ from ._numba_blocks import (
     tiles,
 )
 from ._numba_projection import project, project_vjp, projection_error  # noqa: F401
-from ._numba_transforms import fft, fftconvolve  # noqa: F401
+from ._numba_transforms import (  # noqa: F401
+    fft,
+    fft_vjp,
+    fftconvolve,
+    fftconvolve_vjp,
+    ifft,
+    ifft_vjp,
+)
 from ._numba_vectors import left_pull, left_rows, right_pull, right_rows
 
 _CHUNK = 4_000_000  # multiply-adds: 0.05 ms

@@ -28,7 +28,27 @@ class _Vectors(NamedTuple):
     features: int
 
 
-def fft(x, *, axis, radices, inverse, scale):
+def fft(x, *, axis, radices, scale):
+    """Transform along `axis`."""
+    return _transformed(x, axis, radices, False, scale)
+
+
+def ifft(x, *, axis, radices, scale):
+    """Transform with the conjugate roots."""
+    return _transformed(x, axis, radices, True, scale)
+
+
+def fft_vjp(cotangent, x, *, axis, radices, scale, wrt):
+    """Pull back by Fᴴ, which has the conjugate roots."""
+    return (_transformed(cotangent, axis, radices, True, scale) if "x" in wrt else None,)
+
+
+def ifft_vjp(cotangent, x, *, axis, radices, scale, wrt):
+    """Pull back by the transform."""
+    return (_transformed(cotangent, axis, radices, False, scale) if "x" in wrt else None,)
+
+
+def _transformed(x, axis, radices, inverse, scale):
     """Transform panel by panel; the reference serves what is small, and lengths of large primes."""
     moved = np.moveaxis(x, axis, -1)
     dtype = np.result_type(x.dtype, np.complex64)
@@ -41,7 +61,7 @@ def fft(x, *, axis, radices, inverse, scale):
     lengths = _two_lengths(n) if is_long and radices is None else (0, 0)
     least = min(lengths) if is_long else count
     if not chosen or max(chosen) > LARGEST or least < lanes:
-        return reference.fft(x, axis=axis, radices=radices, inverse=inverse, scale=scale)
+        return reference.transformed(x, axis, radices, inverse, scale)
     vectors = moved.reshape(count, n)
     if not vectors.flags.aligned:
         vectors = vectors.copy()
@@ -59,11 +79,31 @@ def fft(x, *, axis, radices, inverse, scale):
 def fftconvolve(x, h, *, axis, start, stop, is_circular):
     """Convolve real vectors panel by panel, one after the other; others by whole transforms."""
     y = None
-    if not is_circular and x.dtype.kind != "c":
+    if x.dtype.kind != "c" and is_circular:
+        y = _wrapped_reals(x, h, axis)
+    elif x.dtype.kind != "c":
         y = _convolved_reals(x, h, axis, start, stop)
     if y is None:
         y = reference.convolution(x, h, axis, start, stop, is_circular, _along_last)
     return y
+
+
+def fftconvolve_vjp(cotangent, x, h, *, axis, start, stop, is_circular, wrt):
+    """Correlate with h by convolutions; with x by transforms, summed before the last of them."""
+    options = {"axis": axis, "start": start, "stop": stop, "is_circular": is_circular}
+    return reference.pulled_back(cotangent, x, h, wrt, fftconvolve, _along_last, **options)
+
+
+def _wrapped_reals(x, h, axis):
+    """Convolve circularly: the whole convolution, and its tail added to its beginning."""
+    n, m = x.shape[axis], h.shape[axis if h.ndim > 1 else -1]
+    whole = _convolved_reals(x, h, axis, 0, n + m - 1)
+    if whole is None:
+        return None
+    whole = np.moveaxis(whole, axis, -1)
+    y = whole[..., :n].copy(order="K")
+    y[..., : m - 1] += whole[..., n:]
+    return np.moveaxis(y, -1, axis)
 
 
 def _convolved_reals(x, h, axis, start, stop):
@@ -115,7 +155,7 @@ def _convolved_reals(x, h, axis, start, stop):
 
 
 def _along_last(x, inverse, scale):
-    return fft(x, axis=-1, radices=None, inverse=inverse, scale=scale)
+    return _transformed(x, -1, None, inverse, scale)
 
 
 def _in_two(x, y, lengths, inverse, scale):

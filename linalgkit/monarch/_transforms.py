@@ -3,9 +3,11 @@
 Source: FlashFFTConv (arXiv:2311.05908), which is the order-p Monarch factorisation of the DFT.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from math import prod, sqrt
-from typing import Any
+from typing import Any, NamedTuple
+
+from array_api_compat import array_namespace, device
 
 from .. import _checks
 from .._engine import Engines
@@ -16,7 +18,34 @@ _NORMS = (None, "backward", "ortho", "forward")
 _MODES = ("causal", "full", "same", "valid", "circular")
 
 
-@engine.traced()
+class TransformGradients(NamedTuple):
+    """Gradients of `fft` and `ifft`; None where not wanted.
+
+    Parameters
+    ----------
+    x : array, shape (..., n, ...), or None
+        With respect to the vectors.
+    """
+
+    x: Any
+
+
+class ConvolutionGradients(NamedTuple):
+    """Gradients of `fftconvolve`; None where not wanted.
+
+    Parameters
+    ----------
+    x : array, shape (..., n, ...), or None
+        With respect to the sequences.
+    h : array, shape (m,) or (..., m, ...), or None
+        With respect to the filters.
+    """
+
+    x: Any
+    h: Any
+
+
+@engine.traced(vjp="fft_vjp", batched=(0,))
 def fft(
     x: Any,
     /,
@@ -81,10 +110,12 @@ def fft(
     >>> monarch.fft(np.array([1.0, 0.0, 0.0, 0.0]))
     array([1.+0.j, 1.+0.j, 1.+0.j, 1.+0.j])
     """
-    return _transformed(x, axis, radices, norm, inverse=False)
+    (x,) = _checks.floating(x=x)
+    options = _options(x, axis, radices, norm, inverse=False)
+    return engine(x).fft(x, **options)
 
 
-@engine.traced()
+@engine.traced(vjp="ifft_vjp", batched=(0,))
 def ifft(
     x: Any,
     /,
@@ -135,10 +166,136 @@ def ifft(
     >>> monarch.ifft(np.array([4.0, 0.0, 0.0, 0.0]))
     array([1.+0.j, 1.+0.j, 1.+0.j, 1.+0.j])
     """
-    return _transformed(x, axis, radices, norm, inverse=True)
+    (x,) = _checks.floating(x=x)
+    options = _options(x, axis, radices, norm, inverse=True)
+    return engine(x).ifft(x, **options)
 
 
 @engine.traced()
+def fft_vjp(
+    cotangent: Any,
+    x: Any,
+    /,
+    *,
+    axis: int = -1,
+    radices: Sequence[int] | None = None,
+    norm: str | None = None,
+    wrt: Collection[str] | None = None,
+) -> TransformGradients:
+    """Pull a gradient back through `fft`.
+
+    Parameters
+    ----------
+    cotangent : array, shape (..., n, ...)
+        Gradient with respect to the transform; complex as a rule.
+    x : array, shape (..., n, ...)
+        As for `fft`; its values do not matter.
+    axis : int, optional
+        As for `fft`.
+    radices : sequence of int, optional
+        As for `fft`.
+    norm : {None, "backward", "ortho", "forward"}, optional
+        As for `fft`.
+    wrt : collection of str, optional
+        ["x"] or []: what is not named is None and not computed.
+
+    Returns
+    -------
+    TransformGradients
+        In the dtype of `x` (the real part, for a real one).
+
+    Raises
+    ------
+    ValueError
+        As for `fft`, or the cotangent has another shape than `x`, or `wrt` names something else.
+
+    See Also
+    --------
+    fft : The transform.
+
+    Notes
+    -----
+    Fᴴ g, which is torch's convention for complex numbers: an inverse transform with the scale of
+    the forward one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from linalgkit import monarch
+    >>> x = np.array([1.0, 2.0, 3.0, 4.0])
+    >>> monarch.fft_vjp(2 * monarch.fft(x), x).x  # of the energy Σ |X|², which is 4 Σ x²
+    array([ 8., 16., 24., 32.])
+    """
+    cotangent, x = _with_cotangent(cotangent, x)
+    options = _options(x, axis, radices, norm, inverse=False)
+    wanted = _checks.wanted(wrt, ("x",))
+    (of_x,) = engine(cotangent, x).fft_vjp(cotangent, x, **options, wrt=wanted)
+    return TransformGradients(_checks.as_dtype_of(of_x, x))
+
+
+@engine.traced()
+def ifft_vjp(
+    cotangent: Any,
+    x: Any,
+    /,
+    *,
+    axis: int = -1,
+    radices: Sequence[int] | None = None,
+    norm: str | None = None,
+    wrt: Collection[str] | None = None,
+) -> TransformGradients:
+    """Pull a gradient back through `ifft`.
+
+    Parameters
+    ----------
+    cotangent : array, shape (..., n, ...)
+        Gradient with respect to the inverse transform; complex as a rule.
+    x : array, shape (..., n, ...)
+        As for `ifft`; its values do not matter.
+    axis : int, optional
+        As for `ifft`.
+    radices : sequence of int, optional
+        As for `ifft`.
+    norm : {None, "backward", "ortho", "forward"}, optional
+        As for `ifft`.
+    wrt : collection of str, optional
+        ["x"] or []: what is not named is None and not computed.
+
+    Returns
+    -------
+    TransformGradients
+        In the dtype of `x` (the real part, for a real one).
+
+    Raises
+    ------
+    ValueError
+        As for `ifft`, or the cotangent has another shape than `x`, or `wrt` names something else.
+
+    See Also
+    --------
+    fft_vjp : The same of the transform.
+
+    Notes
+    -----
+    The transform of the cotangent, with the scale of the inverse one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from linalgkit import monarch
+    >>> spectrum = np.array([1.0 + 1.0j, 0.0, 0.0, 0.0])
+    >>> gradient = np.array([1.0, 0.0, 0.0, 0.0])  # of the first entry of the result
+    >>> monarch.ifft_vjp(gradient, spectrum).x
+    array([0.25+0.j, 0.25+0.j, 0.25+0.j, 0.25+0.j])
+    """
+    cotangent, x = _with_cotangent(cotangent, x)
+    options = _options(x, axis, radices, norm, inverse=True)
+    wanted = _checks.wanted(wrt, ("x",))
+    (of_x,) = engine(cotangent, x).ifft_vjp(cotangent, x, **options, wrt=wanted)
+    return TransformGradients(_checks.as_dtype_of(of_x, x))
+
+
+@engine.traced(vjp="fftconvolve_vjp", batched=(0,))
 def fftconvolve(x: Any, h: Any, /, *, mode: str = "causal", axis: int = -1) -> Any:
     """Convolve sequences with filters, through Fourier transforms by products.
 
@@ -201,25 +358,100 @@ def fftconvolve(x: Any, h: Any, /, *, mode: str = "causal", axis: int = -1) -> A
     array([-2., -2.,  2.,  2.])
     """
     x, h = _checks.floating(x=x, h=h)
-    _checks.choice("mode", mode, _MODES)
-    axis = _checks.negative_axis("axis", axis, x.ndim)
-    n, m = _lengths(x, h, axis, mode)
-    if mode == "causal" and m > n:
-        h, m = _cut(h, axis, n), n
-    start, stop = {
-        "causal": (0, n),
-        "circular": (0, n),
-        "full": (0, n + m - 1),
-        "same": ((m - 1) // 2, (m - 1) // 2 + n),
-        "valid": (m - 1, n),
-    }[mode]
-    return engine(x, h).fftconvolve(
-        x, h, axis=axis, start=start, stop=stop, is_circular=mode == "circular"
+    x, h, options = _convolution(x, h, mode, axis)
+    return engine(x, h).fftconvolve(x, h, **options)
+
+
+@engine.traced()
+def fftconvolve_vjp(
+    cotangent: Any,
+    x: Any,
+    h: Any,
+    /,
+    *,
+    mode: str = "causal",
+    axis: int = -1,
+    wrt: Collection[str] | None = None,
+) -> ConvolutionGradients:
+    """Pull a gradient back through `fftconvolve`.
+
+    Parameters
+    ----------
+    cotangent : array
+        Gradient with respect to the convolution, of its shape.
+    x : array, shape (..., n, ...)
+        As for `fftconvolve`.
+    h : array, shape (m,) or (..., m, ...)
+        As for `fftconvolve`.
+    mode : {"causal", "full", "same", "valid", "circular"}, optional
+        As for `fftconvolve`.
+    axis : int, optional
+        As for `fftconvolve`.
+    wrt : collection of str, optional
+        Some of "x", "h": the others are None and not computed.
+
+    Returns
+    -------
+    ConvolutionGradients
+        Each in the shape and the dtype of its argument (the real part, for a real one).
+
+    Raises
+    ------
+    ValueError
+        As for `fftconvolve`, or the cotangent has another shape than the convolution, or `wrt`
+        names something else.
+
+    See Also
+    --------
+    fftconvolve : The convolution.
+
+    Notes
+    -----
+    Correlations, with g = 0 outside of what the mode returns::
+
+        of x[s]: Σ_t g[t] h̄[t − s]        of h[j]: Σ_t g[t] x̄[t − j]
+
+    (indices mod n in circular convolutions), summed over the axes along which the argument is
+    broadcast. For a filter that many sequences share, the sum is over spectra, before one inverse
+    transform. This is torch's convention for complex numbers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from linalgkit import monarch
+    >>> x, h = np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 0.0, -1.0])
+    >>> gradients = monarch.fftconvolve_vjp(np.array([0.0, 0.0, 0.0, 1.0]), x, h)
+    >>> gradients.x.round(12)  # y[3] = h[0] x[3] + h[1] x[2] + h[2] x[1]
+    array([ 0., -1.,  0.,  1.])
+    >>> gradients.h.round(12)
+    array([4., 3., 2.])
+    """
+    originals = x, h
+    cotangent, x, h = _checks.floating(cotangent=cotangent, x=x, h=h)
+    shapes = x.shape, h.shape
+    x, h, options = _convolution(x, h, mode, axis)
+    axis, length = options["axis"], options["stop"] - options["start"]
+    expected = _broadcast(x, h, axis, length)
+    if tuple(cotangent.shape) != expected:
+        raise ValueError(
+            f"cotangent must have the convolution's shape {expected}; got {tuple(cotangent.shape)}."
+        )
+    wanted = _checks.wanted(wrt, ("x", "h"))
+    of_x, of_h = engine(cotangent, x, h).fftconvolve_vjp(cotangent, x, h, **options, wrt=wanted)
+    if of_x is not None:
+        of_x = array_namespace(of_x).reshape(of_x, shapes[0])
+    if of_h is not None and of_h.shape != shapes[1]:  # cut to the length of the sequences
+        of_h = _lengthened(of_h, shapes[1], axis)
+    return ConvolutionGradients(
+        *(
+            _checks.as_dtype_of(g, original)
+            for g, original in zip((of_x, of_h), originals, strict=True)
+        )
     )
 
 
-def _transformed(x: Any, axis: int, radices: Any, norm: str | None, *, inverse: bool) -> Any:
-    (x,) = _checks.floating(x=x)
+def _options(x: Any, axis: int, radices: Any, norm: str | None, *, inverse: bool) -> dict[str, Any]:
+    """Return what the engines take besides vectors; ValueError where it does not fit."""
     axis = _checks.negative_axis("axis", axis, x.ndim)
     _checks.choice("norm", norm, _NORMS)
     n = x.shape[axis]
@@ -234,7 +466,49 @@ def _transformed(x: Any, axis: int, radices: Any, norm: str | None, *, inverse: 
             )
     is_scaled = norm == "forward" if not inverse else norm in (None, "backward")
     scale = 1 / sqrt(n) if norm == "ortho" else 1 / n if is_scaled else 1.0
-    return engine(x).fft(x, axis=axis, radices=radices, inverse=inverse, scale=scale)
+    return {"axis": axis, "radices": radices, "scale": scale}
+
+
+def _with_cotangent(cotangent: Any, x: Any) -> tuple[Any, Any]:
+    """Return both as floating arrays of one library, of dtypes of their own."""
+    cotangent, x = _checks.arrays(cotangent=cotangent, x=x)
+    (cotangent,), (x,) = _checks.floating(cotangent=cotangent), _checks.floating(x=x)
+    if cotangent.shape != x.shape:
+        raise ValueError(
+            f"cotangent must have the shape of x, {tuple(x.shape)}; got {tuple(cotangent.shape)}."
+        )
+    return cotangent, x
+
+
+def _convolution(x: Any, h: Any, mode: str, axis: int) -> tuple[Any, Any, dict[str, Any]]:
+    """Return x with all axes that h has, what of h matters, and what the engines take besides."""
+    _checks.choice("mode", mode, _MODES)
+    axis = _checks.negative_axis("axis", axis, x.ndim)
+    n, m = _lengths(x, h, axis, mode)
+    if h.ndim > x.ndim:
+        shape = (1,) * (h.ndim - x.ndim) + tuple(x.shape)
+        x = array_namespace(x).reshape(x, shape)
+    if mode == "causal" and m > n:
+        h, m = _cut(h, axis, n), n
+    start, stop = {
+        "causal": (0, n),
+        "circular": (0, n),
+        "full": (0, n + m - 1),
+        "same": ((m - 1) // 2, (m - 1) // 2 + n),
+        "valid": (m - 1, n),
+    }[mode]
+    options = {"axis": axis, "start": start, "stop": stop, "is_circular": mode == "circular"}
+    return x, h, options
+
+
+def _broadcast(x: Any, h: Any, axis: int, length: int) -> tuple[int, ...]:
+    """Return the shape of a convolution of so many entries."""
+    shape = list(x.shape)
+    if h.ndim > 1:
+        sizes = zip(reversed(x.shape), (*reversed(h.shape), *(1,) * x.ndim), strict=False)
+        shape = [b if a == 1 else a for a, b in sizes][::-1]
+    shape[axis] = length
+    return tuple(shape)
 
 
 def _lengths(x: Any, h: Any, axis: int, mode: str) -> tuple[int, int]:
@@ -270,3 +544,13 @@ def _cut(h: Any, axis: int, n: int) -> Any:
     if h.ndim == 1:
         return h[:n]
     return h[(slice(None),) * (h.ndim + axis) + (slice(n),)]
+
+
+def _lengthened(gradient: Any, shape: tuple[int, ...], axis: int) -> Any:
+    """Append zeros for the entries of filters that `_cut` took away."""
+    xp = array_namespace(gradient)
+    place = axis if len(shape) > 1 else -1
+    rest = list(shape)
+    rest[place] = shape[place] - gradient.shape[place]
+    zeros = xp.zeros(tuple(rest), dtype=gradient.dtype, device=device(gradient))
+    return xp.concat([gradient, zeros], axis=place)

@@ -99,8 +99,9 @@ def _advice(name: str, kind: type) -> str:
     if package == "networkx":
         return " networkx.to_scipy_sparse_array makes one of a graph."
     if package in ("numpy", "torch", "jax", "jaxlib", "cupy", "array_api_strict"):
-        dense = "" if name == "mask" else f" If it is dense, use {name}'s own `@`."
-        return f" For raw (data, indices, indptr) use csr_matmul.{dense}"
+        own = "" if name == "mask" else f"use {name}'s own `@`, or "
+        dense = f"If it is dense, {own}make it sparse with scipy.sparse.csr_array."
+        return f" For raw (data, indices, indptr) use csr_matmul. {dense}"
     return " For raw (data, indices, indptr) use csr_matmul."
 
 
@@ -166,7 +167,7 @@ def _check_convertible(name: str, value: Any) -> None:
 
 
 def _check_parts(name: str, parts: Any, shape: tuple[int, int], layout: str) -> None:
-    """Raise ValueError unless three arrays have the shapes of a compressed matrix."""
+    """Raise unless three arrays have the shapes of a compressed matrix, and hold numbers."""
     shapes: list[Any] = [getattr(part, "shape", ()) for part in parts]
     major = shape[LAYOUTS.index(layout)]
     if [len(x) for x in shapes] != [1, 1, 1] or shapes[2][0] != major + 1:
@@ -174,6 +175,8 @@ def _check_parts(name: str, parts: Any, shape: tuple[int, int], layout: str) -> 
             f"{name} has data, indices and indptr, but not those of {layout.upper()} of shape "
             f"{tuple(shape)}: their shapes are {', '.join(map(str, shapes))}."
         )
+    if getattr(parts[0].dtype, "kind", "f") in "OSUMm":  # bfloat16 is of kind V
+        raise TypeError(f"{name} must hold numbers; got dtype {parts[0].dtype}.")
 
 
 def _read_parts(name: str, value: Any) -> Operand:

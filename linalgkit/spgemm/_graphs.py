@@ -112,7 +112,7 @@ def k_hop(a: Any, k: int, /) -> Any:
 
 @engine.host
 def shortest_paths_minplus(
-    a: Any, sources: Any = None, /, *, max_edges: int | None = None
+    a: Any, /, sources: Any = None, *, max_edges: int | None = None
 ) -> np.ndarray:
     """Return the lengths of shortest paths, by products of the min-plus semiring.
 

@@ -140,9 +140,10 @@ class Plan:
         Raises
         ------
         TypeError
-            Arrays of different libraries, `out` of a wrong dtype.
+            Containers instead of their values, arrays of different libraries, `out` of a wrong
+            dtype.
         ValueError
-            Arrays of wrong length, an unknown semiring.
+            Arrays of wrong length, an unknown semiring, `out` that cannot be written.
 
         Notes
         -----
@@ -150,7 +151,7 @@ class Plan:
         O(flops) time without search or sort, on CuPy arrays without sort; elsewhere the reference
         engine takes memory for every product.
         """
-        a_data, b_data = _checks.arrays(a_data=a_data, b_data=b_data)
+        a_data, b_data = _values(a_data=a_data, b_data=b_data)
         self._check("a_data", a_data, self._sizes[0])
         self._check("b_data", b_data, self._sizes[1])
         promoted = promote(a_data, b_data, semiring, None)
@@ -176,6 +177,8 @@ class Plan:
         self._check("out", out, self.nnz)
         if out.dtype != dtype:
             raise TypeError(f"out must have the result's dtype {dtype}; got {out.dtype}.")
+        if not out.flags.writeable:
+            raise ValueError("out is read-only; give it memory that can be written.")
         if np.may_share_memory(out, a_data) or np.may_share_memory(out, b_data):
             raise ValueError("out shares memory with an operand; give it memory of its own.")
 
@@ -213,7 +216,7 @@ class Plan:
         -----
         O(flops) time. Complex gradients follow torch's convention.
         """
-        arrays = _checks.arrays(cotangent=cotangent, a_data=a_data, b_data=b_data)
+        arrays = _values(cotangent=cotangent, a_data=a_data, b_data=b_data)
         for name, array, size in zip(
             ("cotangent", "a_data", "b_data"), arrays, (self.nnz, *self._sizes), strict=True
         ):
@@ -370,6 +373,8 @@ class GalerkinPlan:
 
         Raises
         ------
+        TypeError
+            Containers instead of their values, arrays of different libraries.
         ValueError
             `r_data` given or missing against the plan, arrays of wrong length.
         """
@@ -377,8 +382,13 @@ class GalerkinPlan:
             needed = "None (R is P transposed)" if self._r_is_p else "the values of R"
             raise ValueError(f"r_data must be {needed} as the plan was made.")
         name, values = ("p_data", p_data) if self._r_is_p else ("r_data", r_data)
-        (r_data,) = _checks.arrays(**{name: values})
+        (r_data,) = _values(**{name: values})
+        a_data, p_data = _values(a_data=a_data, p_data=p_data)
+        sizes = self.inner._sizes[1], self.outer._sizes[1]
+        a_size, p_size = sizes if self.left_first else self.inner._sizes
         Plan._check(name, r_data, self._r_size)
+        Plan._check("a_data", a_data, a_size)
+        Plan._check("p_data", p_data, p_size)
         if self._order is not None:
             r_data = array_namespace(r_data).take(r_data, _like(self._order, r_data))
         if self.left_first:
@@ -524,6 +534,17 @@ def plan_galerkin(r: Any, a: Any, p: Any, /, *, slots: bool | str = "auto") -> G
         _compressed(name, x)
     _check_slots(slots)
     return GalerkinPlan(r, a, p, slots)
+
+
+def _values(**named: Any) -> tuple[Any, ...]:
+    """Return arrays of values; TypeError for the containers that hold them."""
+    for name, value in named.items():
+        if hasattr(value, "indptr") or hasattr(value, "tocsr"):
+            raise TypeError(
+                f"{name} must be the values alone, in the plan's order; got "
+                f"{type(value).__module__}.{type(value).__qualname__}. Pass its .data."
+            )
+    return _checks.arrays(**named)
 
 
 def _compressed(name: str, value: Any) -> Operand:

@@ -77,6 +77,29 @@ def convolved(x, h):
     return np.stack([[np.convolve(a, b)[: a.size] for a, b in zip(y, h, strict=True)] for y in x])
 
 
+def sequences_with_cotangent(library, dtype, rng):
+    return tuple(library.asarray(random(rng, dtype, 3, 12)) for _ in "gx"), {}
+
+
+def convolution_with_cotangent(library, dtype, rng):
+    arrays, options = sequences_and_filters(library, dtype, rng)
+    return (library.asarray(random(rng, dtype, 2, 3, 10)), *arrays), options
+
+
+def convolved_back(cotangent, x, h):
+    """The gradients entry by entry: each is linear in one argument."""
+    of_x, of_h = np.zeros_like(x), np.zeros_like(h)
+    for index in np.ndindex(x.shape):
+        unit = np.zeros_like(x)
+        unit[index] = 1
+        of_x[index] = np.vdot(convolved(unit, h), cotangent)
+    for index in np.ndindex(h.shape):
+        unit = np.zeros_like(h)
+        unit[index] = 1
+        of_h[index] = np.vdot(convolved(x, unit), cotangent)
+    return of_x, of_h
+
+
 def transform_of_all(n, like):
     """The factors and the order of the DFT by its definition; blocks (3, 4)."""
     matrix = np.exp(-2j * np.pi * (np.outer(np.arange(n), np.arange(n)) % n) / n)
@@ -162,6 +185,19 @@ CASES = [
     Case("monarch.fft", sequences, np.fft.fft, TOLERANCE),
     Case("monarch.ifft", sequences, np.fft.ifft, TOLERANCE),
     Case("monarch.fftconvolve", sequences_and_filters, convolved, TOLERANCE),
+    Case(
+        "monarch.fft_vjp",
+        sequences_with_cotangent,
+        lambda g, x: (np.fft.ifft(g, norm="forward").real,),
+        TOLERANCE,
+    ),
+    Case(
+        "monarch.ifft_vjp",
+        sequences_with_cotangent,
+        lambda g, x: (np.fft.fft(g, norm="forward").real,),
+        TOLERANCE,
+    ),
+    Case("monarch.fftconvolve_vjp", convolution_with_cotangent, convolved_back, TOLERANCE),
     Case(
         "monarch.dft_factors",
         lambda library, dtype, rng: ((), {"n": 12, "like": library.asarray(np.ones(1, dtype))}),

@@ -10,7 +10,7 @@ from monarch.cases import entries, factors, random
 
 import linalgkit
 from linalgkit._testing import autograd, central_gradient, library
-from linalgkit.monarch import Monarch, Product
+from linalgkit.monarch import BlockDiagonal, HigherOrderMonarch, Monarch, Product
 
 SQUARE = [(2, 2, 2, 2, 2, 2), (3, 4, 4, 2, 6, 6), (6, 2, 2, 3, 4, 4), (4, 6, 6, 8, 3, 3),
           (1, 5, 5, 1, 5, 5), (5, 1, 1, 1, 5, 5), (2, 6, 6, 3, 4, 4)]  # fmt: skip
@@ -276,6 +276,155 @@ def test_products():
         Product(a, c)
     with pytest.raises(TypeError, match="no arrays of its own to save"):
         product.save(io.BytesIO())
+
+
+def scattered(blocks, interleaved):
+    """The block-diagonal matrix by its definition, block by block."""
+    k, q, p = blocks.shape
+    dense = np.zeros((k * q, k * p), blocks.dtype)
+    for j, block in enumerate(blocks):
+        if interleaved:
+            dense[j::k, j::k] = block
+        else:
+            dense[j * q : (j + 1) * q, j * p : (j + 1) * p] = block
+    return dense
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_block_diagonal(dtype, interleaved):
+    rng = np.random.default_rng(0)
+    blocks, x, y = (random(rng, dtype, *s) for s in ((3, 4, 2), (6, 5), (12, 5)))
+    operator, dense = BlockDiagonal(blocks, interleaved=interleaved), scattered(blocks, interleaved)
+    assert operator.shape == dense.shape
+    assert operator.dtype == dtype
+    close(operator.to_dense(), dense, dtype)
+    close(operator @ x, dense @ x, dtype)
+    close(operator @ x[:, 0], dense @ x[:, 0], dtype)
+    close(operator.rmatmat(y), dense.conj().T @ y, dtype)
+    close(operator.T.to_dense(), dense.T, dtype)
+    close(operator.H.to_dense(), dense.conj().T, dtype)
+    close(operator.conj().to_dense(), dense.conj(), dtype)
+    close(operator.norm(), np.linalg.norm(dense), dtype)
+    linalgkit.dottest(operator, rng=0)
+    square = random(rng, dtype, 3, 4, 4)
+    operator, dense = BlockDiagonal(square, interleaved=interleaved), scattered(square, interleaved)
+    close(operator.inv().to_dense(), np.linalg.inv(dense), dtype, 1e4)
+    close(operator.solve(y), np.linalg.solve(dense, y), dtype, 1e4)
+    close(operator.solve(y[:, 0]), np.linalg.solve(dense, y[:, 0]), dtype, 1e4)
+    sign, logarithm = operator.slogdet()
+    close(sign * np.exp(logarithm), np.linalg.det(dense), dtype, 1e4)
+    file = io.BytesIO()
+    operator.save(file)
+    file.seek(0)
+    again = linalgkit.load(file)
+    assert again.interleaved is interleaved
+    np.testing.assert_array_equal(again.blocks, square)
+
+
+def test_block_diagonal_batches_and_errors():
+    rng = np.random.default_rng(0)
+    blocks, x = rng.standard_normal((2, 3, 4, 4)), rng.standard_normal((2, 12, 5))
+    operator = BlockDiagonal(blocks, interleaved=True)
+    dense = np.stack([scattered(b, True) for b in blocks])
+    close(operator.to_dense(), dense)
+    close(operator.solve(x), np.linalg.solve(dense, x), factor=1e5)
+    close(operator.solve(x[..., 0]), np.linalg.solve(dense, x[..., :1])[..., 0], factor=1e5)
+    close(operator.slogdet()[1], np.linalg.slogdet(dense)[1])
+    with pytest.raises(ValueError, match=r"shape \(..., k, q, p\); got \(4, 4\)"):
+        BlockDiagonal(np.ones((4, 4)))
+    with pytest.raises(ValueError, match=r"solve needs square blocks; got .* \(2, 2, 3\)"):
+        BlockDiagonal(np.ones((2, 2, 3))).solve(np.ones(4))
+    with pytest.raises(ValueError, match="x must have 12 entries"):
+        operator @ np.ones(11)
+    blocks[0, 1] = 0
+    with pytest.raises(np.linalg.LinAlgError, match=r"block \(0, 1\) of the block-diagonal factor"):
+        operator.inv()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_merged_products(dtype):
+    m, dense = make(dtype, (3, 4, 5, 6, 7, 2))  # R of 3 blocks 4×5, L of 6 blocks 7×2
+    for product, truth, kinds, parameters in (
+        # L (R Rᴴ) Lᴴ: blocks of R Rᴴ are 4×4.
+        (m @ m.H, dense @ dense.conj().T, ["Monarch", "BlockDiagonal"], 84 + 48 + 84),
+        (m.H @ m, dense.conj().T @ dense, ["BlockDiagonal", "Monarch"], 60 + 24 + 60),
+        # L (R Rᴴ) (Lᴴ L) (R Rᴴ) Lᴴ
+        (
+            (m @ m.H) @ (m @ m.H),
+            dense @ dense.conj().T @ dense @ dense.conj().T,
+            ["Monarch", "Monarch", "BlockDiagonal"],
+            84 + 48 + 24 + 48 + 84,
+        ),
+        (Product(m.conj()), dense.conj(), ["Monarch"], 84 + 60),
+        (Product(m.T), dense.T, ["Monarch"], 84 + 60),
+    ):
+        merged = product.merged()
+        assert [type(operator).__name__ for operator in merged.operators] == kinds
+        arrays = [
+            array
+            for operator in merged.operators
+            for array in (
+                (operator.blocks,)
+                if isinstance(operator, BlockDiagonal)
+                else (operator.left, operator.right)
+            )
+        ]
+        assert sum(array.size for array in arrays) == parameters
+        assert merged.dtype == dtype
+        close(merged.to_dense(), truth, dtype)
+        close(merged.H.to_dense(), truth.conj().T, dtype)
+        x = random(np.random.default_rng(1), dtype, truth.shape[1], 3)
+        close(merged @ x, truth @ x, dtype)
+        linalgkit.dottest(merged, rng=0)
+
+
+def test_what_does_not_merge():
+    m, _ = make("float64", SQUARE[0])
+    assert [o.order for o in (m @ m).merged().operators] == ["LR", "LR"]
+    cut, dense = make("float64", (3, 4, 5, 6, 7, 2), shape=(42, 13))
+    assert (cut @ cut.H).merged().operators[0] is cut
+    close((cut @ cut.H).merged().to_dense(), dense @ dense.T)
+    wide, dense = make("float64", (3, 2, 5, 6, 7, 1))  # Rᴴ R would have blocks 5×5 in place of 2×5
+    narrow = BlockDiagonal(wide.right.swapaxes(1, 2)), BlockDiagonal(wide.right)
+    assert len(Product(*narrow).merged().operators) == 2
+    other, dense = make("float64", (2, 6, 6, 3, 4, 4))  # as large as `one`, of other blocks
+    one, dense_one = make("float64", (3, 4, 4, 2, 6, 6))
+    close((one @ other.T).merged().to_dense(), dense_one @ dense.T)
+    higher = HigherOrderMonarch([np.ones((4, 2, 2))] * 3)
+    eight = BlockDiagonal(np.ones((4, 2, 2)))
+    product = Product(eight, eight, higher, eight).merged()
+    assert [type(operator) for operator in product.operators] == [
+        BlockDiagonal,
+        HigherOrderMonarch,
+        BlockDiagonal,
+    ]
+
+
+@pytest.mark.parametrize("turns", [False, True])
+def test_block_diagonal_pairs_become_monarch_matrices(turns):
+    left, right = factors(np.random.default_rng(0), "float64", (3, 4, 5, 6, 7, 2))
+    pair = BlockDiagonal(left, interleaved=True), BlockDiagonal(right)
+    pair = (pair[1].T, pair[0].T) if turns else pair
+    (operator,) = Product(*pair).merged().operators
+    assert isinstance(operator, Monarch)
+    dense = entries(left, right)
+    close(operator.to_dense(), dense.T if turns else dense)
+    close(Product(*pair).to_dense(), dense.T if turns else dense)
+
+
+def test_gradients_of_merged_products(require):
+    torch = require("torch")
+    left, right = (torch.tensor(a, requires_grad=True) for a in factors(
+        np.random.default_rng(0), "float64", (3, 4, 5, 6, 7, 2)
+    ))  # fmt: skip
+    x = torch.ones(42, 2, dtype=torch.float64)
+
+    def gram(left, right):
+        m = Monarch(left, right)
+        return (m @ m.T).merged() @ x
+
+    assert torch.autograd.gradcheck(gram, (left, right))
 
 
 def test_what_does_not_fit():

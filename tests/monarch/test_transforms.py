@@ -213,6 +213,147 @@ def test_gradient_of_complex_transforms(name, require):
     np.testing.assert_allclose(found, truth, atol=1e-13)
 
 
+@pytest.mark.parametrize("norm", [None, "ortho", "forward"])
+@pytest.mark.parametrize("name", ["fft", "ifft"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("shape", "axis"), [((21, 48), -1), ((12, 40), 0), ((3, 257), 1)])
+def test_gradients_of_transforms_are_those_of_torch(shape, axis, dtype, name, norm, require):
+    torch = require("torch")
+    rng = np.random.default_rng(0)
+    x, g = random(rng, dtype, *shape), random(rng, np.result_type(dtype, np.complex64), *shape)
+    leaf = torch.tensor(x.astype(np.result_type(dtype, np.float64)), requires_grad=True)
+    truth = getattr(torch.fft, name)(leaf, dim=axis, norm=norm)
+    (truth,) = torch.autograd.grad(truth, leaf, torch.tensor(g).to(truth.dtype))
+    options = {"axis": axis, "norm": norm}
+    limit = 20 * np.finfo(dtype).eps * np.log2(shape[axis])
+    for engine in ("array_api", "numba"):
+        with linalgkit.use_engine(engine):
+            found = getattr(monarch, f"{name}_vjp")(g, x, **options).x
+        assert found.dtype == dtype
+        assert relative(found, truth.numpy()) < limit
+    leaf = torch.tensor(x, requires_grad=True)
+    y = getattr(monarch, name)(leaf, **options)
+    (found,) = torch.autograd.grad(y, leaf, torch.tensor(g))
+    assert found.dtype == leaf.dtype
+    assert relative(found.numpy(), truth.numpy()) < limit
+    assert getattr(monarch, f"{name}_vjp")(g, x, **options, wrt=()).x is None
+
+
+def convolved(torch, x, h, mode, axis):
+    """The convolution by torch's transforms, for arrays of as many axes."""
+    n, m = x.shape[axis], h.shape[axis]
+    length = n if mode == "circular" else n + m - 1
+    pad = [0, 0] * (-axis - 1)
+    spectra = [
+        torch.fft.fft(torch.nn.functional.pad(a, (*pad, 0, length - a.shape[axis])), dim=axis)
+        for a in (x, h)
+    ]
+    y = torch.fft.ifft(spectra[0] * spectra[1], dim=axis)
+    y = y if x.is_complex() else y.real
+    start, size = {
+        "causal": (0, n),
+        "full": (0, n + m - 1),
+        "same": ((m - 1) // 2, n),
+        "valid": (m - 1, n - m + 1),
+        "circular": (0, n),
+    }[mode]
+    return y.narrow(axis, start, size)
+
+
+@pytest.mark.parametrize("mode", ["causal", "full", "same", "valid", "circular"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("shape", "filters", "axis"),
+    [
+        ((2, 20, 30), (20, 9), -1),  # filters for channels, shared by the batch
+        ((40, 33), (12,), -1),  # one filter
+        ((4, 1, 16), (3, 16), -1),  # sequences that filters share
+        ((10,), (5, 7), -1),
+        ((3, 17, 2), (5, 1), -2),
+        ((5,), (16,), -1),  # filters longer than sequences
+        ((2, 5), (2, 6), -1),
+    ],
+)
+def test_gradients_of_convolutions_are_those_of_torch(shape, filters, axis, dtype, mode, require):
+    torch = require("torch")
+    n, m = shape[axis], filters[axis if len(filters) > 1 else -1]
+    if m > n and mode in ("valid", "circular"):
+        mode = "same"
+    rng = np.random.default_rng(0)
+    x, h = random(rng, dtype, *shape), random(rng, dtype, *filters)
+    wide = np.result_type(dtype, np.float64)
+    leaves = [torch.tensor(a.astype(wide), requires_grad=True) for a in (x, h)]
+    most = max(x.ndim, h.ndim)
+    whole = [a.reshape((1,) * (most - a.ndim) + a.shape) for a in leaves]
+    truth = convolved(torch, *whole, mode, axis)
+    g = random(rng, dtype, *truth.shape)
+    truth = torch.autograd.grad(truth, leaves, torch.tensor(g.astype(wide)))
+    options = {"axis": axis, "mode": mode}
+    limit = 40 * np.finfo(dtype).eps * np.log2(n + m)
+    before = x.copy(), h.copy(), g.copy()
+    results = []
+    for engine in ("array_api", "numba"):
+        with linalgkit.use_engine(engine):
+            results.append(monarch.fftconvolve_vjp(g, x, h, **options))
+    for array, kept in zip((x, h, g), before, strict=True):
+        np.testing.assert_array_equal(array, kept)
+    leaves = [torch.tensor(a, requires_grad=True) for a in (x, h)]
+    y = monarch.fftconvolve(*leaves, **options)
+    results.append([a.numpy() for a in torch.autograd.grad(y, leaves, torch.tensor(g))])
+    for result in results:
+        for found, expected, argument in zip(result, truth, (x, h), strict=True):
+            assert found.dtype == argument.dtype
+            assert found.shape == argument.shape
+            assert relative(found, expected.numpy()) < limit
+    only = monarch.fftconvolve_vjp(g, x, h, **options, wrt=["h"])
+    assert only.x is None
+    np.testing.assert_array_equal(only.h, results[1].h)
+
+
+def test_gradcheck_of_complex_functions(require):
+    torch = require("torch")
+    rng = np.random.default_rng(0)
+    x, h = (torch.tensor(random(rng, "complex128", *s), requires_grad=True) for s in ((3, 6), (4,)))
+    check, again = torch.autograd.gradcheck, torch.autograd.gradgradcheck
+    for call, arrays in (
+        (monarch.fft, (x,)),
+        (lambda x: monarch.ifft(x, axis=0, norm="ortho"), (x,)),
+        (monarch.fftconvolve, (x, h)),
+        (lambda x, h: monarch.fftconvolve(x, h, mode="circular"), (x, h)),
+    ):
+        assert check(call, arrays)
+        assert again(call, arrays)
+
+
+def test_torch_maps_sequences_at_once(require, monkeypatch):
+    torch = require("torch")
+    from linalgkit import _torch
+
+    ran, run = [], _torch._run
+    monkeypatch.setattr(_torch, "_run", lambda *a: ran.append(a[1]) or run(*a))
+    x = torch.randn(5, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    h = torch.randn(5, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found = torch.func.vmap(lambda x: monarch.fftconvolve(x, h))(x)  # each with all filters
+    assert ran == ["fftconvolve"]
+    torch.testing.assert_close(found, monarch.fftconvolve(x[:, None], h), rtol=0, atol=1e-13)
+
+
+def test_cotangents_that_do_not_fit(require):
+    strict = require("array_api_strict")
+    x, h = np.ones((3, 12)), np.ones((3, 4))
+    with pytest.raises(ValueError, match=r"shape of x, \(3, 12\); got \(3, 11\)"):
+        monarch.fft_vjp(np.ones((3, 11)), x)
+    with pytest.raises(ValueError, match=r"shape \(3, 15\); got \(3, 12\)"):
+        monarch.fftconvolve_vjp(x, x, h, mode="full")
+    with pytest.raises(ValueError, match="wrt"):
+        monarch.fftconvolve_vjp(x, x, h, wrt=["y"])
+    with pytest.raises(TypeError, match="cotangent is an array of numpy, x of array_api_strict"):
+        monarch.ifft_vjp(x, strict.asarray(x))
+    found = monarch.fft_vjp([1.0, 0.0], [1, 2]).x  # integers count as float64
+    np.testing.assert_array_equal(found, [1.0, 1.0])
+    assert found.dtype == np.float64
+
+
 @pytest.mark.parametrize("n", [24, 257])
 def test_jax_jit_twice(n, require):
     require("jax")

@@ -82,6 +82,56 @@ def test_operands_that_are_no_sparse_containers():
         spgemm.matmul(EYE, [[1.0]])
 
 
+def test_dense_masks_and_operands_are_told_how_to_become_sparse():
+    for call in (
+        lambda: spgemm.matmul(EYE, EYE, mask=np.eye(3, dtype=bool)),
+        lambda: spgemm.k_hop(np.eye(3), 2),
+        lambda: spgemm.galerkin(EYE, np.eye(3), EYE),
+    ):
+        with pytest.raises(TypeError, match=r"make it sparse with scipy\.sparse\.csr_array"):
+            call()
+
+
+@pytest.mark.parametrize("function", [spgemm.matmul, spgemm.plan, spgemm.row_flops])
+def test_values_that_are_no_numbers(function):
+    objects = sp.csr_array(EYE.shape)
+    objects.data, objects.indices = EYE.data.astype(object), EYE.indices
+    objects.indptr = EYE.indptr
+    with pytest.raises(TypeError, match="b must hold numbers; got dtype object"):
+        function(EYE, objects)
+
+
+def test_plans_take_values_not_containers():
+    plan, triple = spgemm.plan(EYE, EYE), spgemm.plan_galerkin(EYE, EYE, EYE)
+    message = r"a_data must be the values alone.*csr_array. Pass its \.data"
+    with pytest.raises(TypeError, match=message):
+        plan.execute(EYE, EYE)
+    with pytest.raises(TypeError, match=message):
+        plan.execute_vjp(np.ones(3), EYE, EYE.data)
+    with pytest.raises(TypeError, match=message):
+        triple.execute(EYE.data, EYE, EYE.data)
+
+
+@pytest.mark.parametrize("left_first", [True, False])
+def test_galerkin_plans_name_the_array_that_does_not_fit(left_first):
+    narrow, eye = sp.csr_array(np.eye(3, 1)), sp.eye_array(3, format="csr")
+    r, p = (narrow.T.tocsr(), eye) if left_first else (eye, narrow)
+    plan = spgemm.plan_galerkin(r, eye, p)
+    assert plan.left_first == left_first
+    values = {"r": r.data, "a": eye.data, "p": p.data}
+    for name in values:
+        wrong = values | {name: np.ones(7)}
+        with pytest.raises(ValueError, match=rf"{name}_data must have shape \(\d,\); got \(7,\)"):
+            plan.execute(*wrong.values())
+
+
+def test_out_that_cannot_be_written():
+    plan, out = spgemm.plan(EYE, EYE), np.zeros(3)
+    out.flags.writeable = False
+    with pytest.raises(ValueError, match="out is read-only"):
+        plan.execute(EYE.data, EYE.data, out=out)
+
+
 def test_mixed_libraries_are_refused_by_name(require):
     require("torch")
     import torch

@@ -174,7 +174,7 @@ def test_shortest_paths_are_those_of_floyd_and_warshall(n, negative, engine):
     with linalgkit.use_engine(engine):
         np.testing.assert_array_equal(spgemm.shortest_paths_minplus(graph), expected)
         np.testing.assert_array_equal(spgemm.shortest_paths_minplus(graph.tocsc()), expected)
-        some = spgemm.shortest_paths_minplus(graph.astype(np.int32), np.array([5, 0, 5]))
+        some = spgemm.shortest_paths_minplus(graph.astype(np.int32), sources=np.array([5, 0, 5]))
         np.testing.assert_array_equal(some, expected[[5, 0, 5]])
         # The power of the matrix with a path of no edge from each node to itself.
         eye = sp.csr_array((np.zeros(n), np.arange(n), np.arange(n + 1)), shape=(n, n))

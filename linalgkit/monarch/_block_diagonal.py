@@ -1,0 +1,233 @@
+"""Block-diagonal matrices, in order or interleaved: what Monarch matrices are made of."""
+
+from typing import Any
+
+from array_api_compat import array_namespace, device
+
+from .. import _checks
+from .._operator import Operator
+from ._operators import Monarch, _conj, _cut, _eyes, _join, _solve_blocks, _swap, _transposed
+
+
+class BlockDiagonal(Operator):
+    """A block-diagonal matrix, in the order of its blocks or interleaved.
+
+    Parameters
+    ----------
+    blocks : array, shape (..., k, q, p)
+        The blocks; batch axes lead.
+    interleaved : bool, optional
+        Block κ has the rows and columns κ, κ + k, κ + 2k, …, as in the left factor of a Monarch
+        matrix. By default the rows from κ q and the columns from κ p on, as in its right factor.
+
+    Attributes
+    ----------
+    shape : (int, int)
+        Rows and columns of the matrix: (k q, k p).
+    batch_shape : tuple of int
+        Axes of `blocks` before the last three: so many matrices.
+
+    See Also
+    --------
+    Monarch : An interleaved matrix times one that is not.
+    factorize_mmstar : Finds three such factors of a matrix.
+
+    Notes
+    -----
+    ::
+
+        y[κ q + θ] = Σ_π B[κ, θ, π] x[κ p + π]
+        y[θ k + κ] = Σ_π B[κ, θ, π] x[π k + κ]        interleaved
+
+    2 k q p operations for each vector. Transposes, inverses and products of such matrices with the
+    same k blocks are such matrices again, block by block.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from linalgkit import monarch
+    >>> blocks = np.array([[[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0], [7.0, 8.0]]])
+    >>> monarch.BlockDiagonal(blocks).to_dense()
+    array([[1., 2., 0., 0.],
+           [3., 4., 0., 0.],
+           [0., 0., 5., 6.],
+           [0., 0., 7., 8.]])
+    >>> monarch.BlockDiagonal(blocks, interleaved=True).to_dense()
+    array([[1., 0., 2., 0.],
+           [0., 5., 0., 6.],
+           [3., 0., 4., 0.],
+           [0., 7., 0., 8.]])
+    """
+
+    __module__ = "linalgkit.monarch"
+    fields = ("blocks", "interleaved")
+
+    def __init__(self, blocks: Any, *, interleaved: bool = False) -> None:
+        (self.blocks,) = _checks.floating(blocks=blocks)
+        if self.blocks.ndim < 3:
+            raise ValueError(
+                f"blocks must have shape (..., k, q, p); got {tuple(self.blocks.shape)}."
+            )
+        self.interleaved = bool(interleaved)
+        count, rows, columns = self.blocks.shape[-3:]
+        self.shape, self.batch_shape = (count * rows, count * columns), self.blocks.shape[:-3]
+        self.dtype = self.blocks.dtype
+        self.structure = f" ({count} of {rows}×{columns}{', interleaved' * self.interleaved})"
+
+    def matmat(self, x: Any, /) -> Any:
+        """Return A X for X of shape (..., columns, k)."""
+        _checks.operand("x", x, -2, self.shape[1])
+        return self._by_blocks(x, self.blocks.shape[-1], lambda x: _product(self.blocks, x))
+
+    def rmatmat(self, x: Any, /) -> Any:
+        """Return A^H X for X of shape (..., rows, k)."""
+        return self.H.matmat(x)
+
+    def _by_blocks(self, x: Any, size: int, step: Any) -> Any:
+        """Apply a step to (..., blocks, size of a block, k)."""
+        if not self.interleaved:
+            return _join(step(_cut(x, self.blocks.shape[-3], size)))
+        return _join(_swap(step(_swap(_cut(x, size, self.blocks.shape[-3])))))
+
+    @property
+    def T(self) -> "BlockDiagonal":
+        """The transpose."""
+        return BlockDiagonal(_transposed(self.blocks), interleaved=self.interleaved)
+
+    @property
+    def H(self) -> "BlockDiagonal":
+        """The conjugate transpose."""
+        return self.T.conj()
+
+    def conj(self) -> "BlockDiagonal":
+        """Return the complex conjugate."""
+        return BlockDiagonal(_conj(self.blocks), interleaved=self.interleaved)
+
+    def __matmul__(self, x: Any) -> Any:
+        """Return A x for a vector, A X for a matrix, a `Product` for another operator."""
+        if isinstance(x, Operator):
+            from ._product_operators import Product
+
+            return Product(self, x)
+        return super().__matmul__(x)
+
+    def to_dense(self) -> Any:
+        """Return the matrix as an array of shape (..., rows, columns)."""
+        xp = array_namespace(self.blocks)
+        eye = xp.eye(self.shape[1], dtype=self.dtype, device=device(self.blocks))
+        return self.matmat(xp.broadcast_to(eye, (*self.batch_shape, *eye.shape)))
+
+    def norm(self) -> Any:
+        """Return the Frobenius norm."""
+        return array_namespace(self.blocks).linalg.vector_norm(self.blocks, axis=(-3, -2, -1))
+
+    def inv(self) -> "BlockDiagonal":
+        """Return the inverse, block by block.
+
+        Raises
+        ------
+        LinAlgError
+            A block is singular.
+        ValueError
+            The blocks are not square.
+        """
+        self._must_be_square("inv")
+        inverses = _solve_blocks("block-diagonal", self.blocks, _eyes(self.blocks))
+        return BlockDiagonal(inverses, interleaved=self.interleaved)
+
+    def solve(self, b: Any, /) -> Any:
+        """Return x with A x = b, for b of shape (..., rows) or (..., rows, k).
+
+        Raises
+        ------
+        LinAlgError
+            A block is singular.
+        ValueError
+            The blocks are not square.
+        """
+        self._must_be_square("solve")
+        is_vector = b.ndim == 1 + len(self.batch_shape)
+        _checks.operand("b", b, -1 if is_vector else -2, self.shape[0])
+        if is_vector:
+            return self.solve(b[..., None])[..., 0]
+        size = self.blocks.shape[-1]
+        return self._by_blocks(b, size, lambda b: _solve_blocks("block-diagonal", self.blocks, b))
+
+    def slogdet(self) -> tuple[Any, Any]:
+        """Return the determinant's sign (or phase) and the logarithm of its absolute value."""
+        self._must_be_square("slogdet")
+        xp = array_namespace(self.blocks)
+        sign, logarithm = xp.linalg.slogdet(self.blocks)
+        return xp.prod(sign, axis=-1), xp.sum(logarithm, axis=-1)
+
+    def _must_be_square(self, what: str) -> None:
+        if self.blocks.shape[-2] != self.blocks.shape[-1]:
+            raise ValueError(
+                f"{what} needs square blocks; got blocks of shape {tuple(self.blocks.shape)}."
+            )
+
+
+def merged(factors: tuple[Any, ...]) -> list[Any]:
+    """Multiply neighbours that are block-diagonal in the same way; pair what is left.
+
+    An interleaved matrix times one that is not is a Monarch matrix, whose kernels keep what is
+    between the two in the cache.
+    """
+    parts: list[Any] = []
+    for part in (part for factor in factors for part in _taken_apart(factor)):
+        if parts and _saves(parts[-1], part):
+            blocks = _product(parts[-1].blocks, part.blocks)
+            part = BlockDiagonal(blocks, interleaved=part.interleaved)
+            parts.pop()
+        parts.append(part)
+    result: list[Any] = []
+    while parts:
+        count = next((k for k in range(1, len(parts)) if not _fit(*parts[k - 1 : k + 1])), None)
+        run, parts = (parts, []) if count is None else (parts[:count], parts[count:])
+        if len(run) % 2 and not getattr(run[0], "interleaved", True):
+            result.append(run.pop(0))
+        result += [_paired(*run[k : k + 2]) for k in range(0, len(run), 2)]
+    return result
+
+
+def _taken_apart(factor: Any) -> tuple[Any, ...]:
+    """Return the two block-diagonal factors of a Monarch matrix that is not cut."""
+    if not isinstance(factor, Monarch) or factor.shape != factor._whole:
+        return (factor,)
+    left, right = BlockDiagonal(factor.left, interleaved=True), BlockDiagonal(factor.right)
+    return (left, right) if factor.order == "LR" else (right.T, left.T)
+
+
+def _saves(a: Any, b: Any) -> bool:
+    """Tell whether the product of two factors is block-diagonal, and cheaper to multiply by."""
+    if not (isinstance(a, BlockDiagonal) and isinstance(b, BlockDiagonal)):
+        return False
+    (rows, inner), columns = a.blocks.shape[-2:], b.blocks.shape[-1]
+    return (
+        a.interleaved == b.interleaved
+        and a.blocks.shape[:-2] == b.blocks.shape[:-2]
+        and rows * columns <= inner * (rows + columns)
+    )
+
+
+def _fit(a: Any, b: Any) -> bool:
+    """Tell whether the product of two factors is a Monarch matrix."""
+    return (
+        isinstance(a, BlockDiagonal)
+        and isinstance(b, BlockDiagonal)
+        and a.interleaved != b.interleaved
+        and a.batch_shape == b.batch_shape
+    )
+
+
+def _paired(first: Any, second: Any = None) -> Any:
+    if second is None:
+        return first
+    if first.interleaved:
+        return Monarch(first.blocks, second.blocks)
+    return Monarch(second.T.blocks, first.T.blocks, order="RL")
+
+
+def _product(blocks: Any, x: Any) -> Any:
+    blocks, x = _checks.floating(blocks=blocks, x=x)
+    return array_namespace(blocks).matmul(blocks, x)
