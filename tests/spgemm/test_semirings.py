@@ -37,7 +37,8 @@ PRUNED = [
     for ring, dtype, engine in PAIRS
     if engine == "array_api"
     or dtype == "float64"
-    or (ring, dtype) in {("plus_times", "complex64"), ("plus_times", "uint64"), ("min_plus", "int8")}
+    or (ring, dtype)
+    in {("plus_times", "complex64"), ("plus_times", "uint64"), ("min_plus", "int8")}
 ]
 REFUSED = [(ring, dtype) for ring, dtype in product(OPERATIONS, DTYPES) if not knows(ring, dtype)]
 
