@@ -55,13 +55,13 @@ def shifted_solve_vjp(cotangent, b, *factors, shift, wrt):
     """Pull back: the same solve for b; for the factors, minus the product's pull-back."""
     if any(factor.ndim > 2 for factor in factors):
         return reference.shifted_solve_vjp(cotangent, b, *factors, shift=shift, wrt=wrt)
-    of_b = shifted_solve(cotangent, *factors, shift=shift)
-    others = [None] * len(factors)
-    if wrt != ("b",):
-        x = shifted_solve(b, *factors, shift=shift)
-        parts = map(hermitian_part, factors)
-        _, *others = kron_matvec_vjp(-of_b, x, *parts, columns=1, wrt=wrt)
-        others = [None if part is None else hermitian_part(part) for part in others]
+    if wrt == ("b",):
+        return shifted_solve(cotangent, *factors, shift=shift), *(None for _ in factors)
+    both = np.stack([cotangent, b])  # the factors are decomposed once
+    of_b, x = shifted_solve(both, *factors, shift=shift)
+    parts = map(hermitian_part, factors)
+    _, *others = kron_matvec_vjp(-of_b, x, *parts, columns=1, wrt=wrt)
+    others = [None if part is None else hermitian_part(part) for part in others]
     return (of_b if "b" in wrt else None, *others)
 
 
