@@ -241,7 +241,9 @@ def _windows(problem, frequencies):
                         for centre, spread in some
                     )
                 )
-            yield Candidate(rates, DEGREES[1], LOCAL_DEGREE, windows=tuple(windows))
+            candidate = Candidate(rates, DEGREES[1], LOCAL_DEGREE, windows=tuple(windows))
+            if (yield candidate) <= NEARLY:
+                return
 
 
 def _local(grid, columns):
