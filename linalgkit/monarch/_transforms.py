@@ -421,7 +421,7 @@ def fftconvolve_vjp(
     >>> from linalgkit import monarch
     >>> x, h = np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 0.0, -1.0])
     >>> gradients = monarch.fftconvolve_vjp(np.array([0.0, 0.0, 0.0, 1.0]), x, h)
-    >>> gradients.x.round(12)  # y[3] = h[0] x[3] + h[1] x[2] + h[2] x[1]
+    >>> gradients.x.round(12) + 0.0  # y[3] = h[0] x[3] + h[1] x[2] + h[2] x[1]
     array([ 0., -1.,  0.,  1.])
     >>> gradients.h.round(12)
     array([4., 3., 2.])
