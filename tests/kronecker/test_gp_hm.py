@@ -81,7 +81,7 @@ def test_libraries_agree(method, torch, require):
     for asarray in (torch.asarray, jnp.asarray):
         found = solve_gp_hm(
             {(2,): 1.0}, asarray(np.sin(3 * X)), {(0, 0): Dirichlet(0.0)}, asarray(X),
-            terms=2, highest=2.0, maxiter=4, method=method,
+            terms=3, highest=2.0, maxiter=4, method=method,
         )  # fmt: skip
         results.append(np.asarray(found.u))
         assert type(found.predict(X[:2])) is type(found.u)

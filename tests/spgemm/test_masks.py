@@ -51,10 +51,10 @@ def test_entries_are_those_of_the_whole_product_bit_for_bit(size, complement, wo
 @pytest.mark.parametrize("semiring", OPERATIONS)
 def test_every_semiring_where_rows_differ_in_length(semiring, complement):
     rng = np.random.default_rng(0)
-    a, b = random((400, 500), 0.02, 1), random((500, 280), 0.02, 2)
+    a, b = random((400, 500), 0.02, 1), random((500, 600), 0.02, 2)
     dense = random((3, 500), 0.9, 3)
     a = sp.csr_array(sp.vstack([a[:200], dense, a[200:]]))
-    mask = sp.vstack([random((200, 280), 0.001, 4), random((203, 280), 0.7, 5)], format="csr")
+    mask = sp.vstack([random((200, 600), 0.001, 4), random((203, 600), 0.8, 5)], format="csr")
     for matrix in (a, b):
         matrix.data = np.round(rng.standard_normal(matrix.nnz) * 8)
     whole = spgemm.matmul(a, b, semiring=semiring)

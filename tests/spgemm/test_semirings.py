@@ -31,15 +31,6 @@ COMPILED = [
     if dtype in ("float64", "int8") or ring == ("or_and" if dtype == "bool" else "plus_times")
 ]
 PAIRS = [(*pair, "array_api") for pair in RINGS] + [(*pair, "numba") for pair in COMPILED]
-# Whether values are pruned is compiled in as well; where they are, two of one dtype are compared.
-PRUNED = [
-    (ring, dtype, engine)
-    for ring, dtype, engine in PAIRS
-    if engine == "array_api"
-    or dtype == "float64"
-    or (ring, dtype)
-    in {("plus_times", "complex64"), ("plus_times", "uint64"), ("min_plus", "int8")}
-]
 REFUSED = [(ring, dtype) for ring, dtype in product(OPERATIONS, DTYPES) if not knows(ring, dtype)]
 
 
@@ -142,7 +133,7 @@ def dense_by_columns(a, b, semiring):
 
 
 @pytest.mark.parametrize("semiring", OPERATIONS)
-@pytest.mark.parametrize("dtype", ["float64", "int8"])
+@pytest.mark.parametrize("dtype", ["float64", "int16"])
 def test_longer_rows_and_more_columns_than_a_tiny_product(semiring, dtype):
     a, b = operand((60, 200), 1, dtype, 0.2), operand((200, 4500), 2, dtype, 0.02)
     mask = random((60, 4500), 0.05, 3)
@@ -185,12 +176,9 @@ def test_stored_zero_is_an_edge_of_length_zero(engine):
     assert two[0, 2] == 5.0
 
 
-@pytest.mark.parametrize(
-    ("semiring", "dtype", "engine"),
-    [(ring, dtype, "array_api") for ring in OPERATIONS for dtype in ("float32", "float64")]
-    + [(ring, "float64", "numba") for ring in OPERATIONS]
-    + [(ring, "float32", "numba") for ring in ("plus_times", "min_plus", "max_min")],
-)
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("semiring", OPERATIONS)
 def test_nan_and_infinities_propagate(semiring, dtype, engine):
     special = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0, -2.0], dtype=dtype)
     rng = np.random.default_rng(0)
@@ -232,18 +220,14 @@ def test_integers_wrap_around_as_in_numpy(dtype, engine):
     left, right = np.array([[info.max, info.max]], dtype), np.array([[info.max], [3]], dtype)
     a, b = sp.csr_array(left), sp.csr_array(right)
     with linalgkit.use_engine(engine):
-        result = spgemm.matmul(a, b)
-    assert result.dtype == dtype
-    assert result[0, 0] == (left @ right)[0, 0]
-    if engine == "numba" and dtype not in ("int8", "uint64"):
-        return  # one kernel less to compile
-    with linalgkit.use_engine(engine):
-        result = spgemm.matmul(a, b, semiring="max_plus")
-    assert result.dtype == dtype
-    assert result[0, 0] == (left[0] + right[:, 0]).astype(dtype).max()
+        result = {ring: spgemm.matmul(a, b, semiring=ring) for ring in ("plus_times", "max_plus")}
+    assert all(x.dtype == dtype for x in result.values())
+    assert result["plus_times"][0, 0] == (left @ right)[0, 0]
+    sums = (left[0] + right[:, 0]).astype(dtype)
+    assert result["max_plus"][0, 0] == sums.max()
 
 
-@pytest.mark.parametrize(("semiring", "dtype", "engine"), PRUNED)
+@pytest.mark.parametrize(("semiring", "dtype", "engine"), PAIRS)
 def test_prune_drops_what_equals_an_absent_entry(semiring, dtype, engine):
     a, b = operand((15, 12), 1, dtype), operand((12, 15), 2, dtype)
     if dtype.startswith("float") and semiring in ("min_plus", "max_plus", "max_min", "min_max"):
