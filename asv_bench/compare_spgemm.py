@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 from contest import Call, Contest, Table
-from spgemm_cases import CASES, galerkin, triangles
+from spgemm_cases import CASES, erdos_renyi, galerkin, poisson, rmat, triangles
 
 from linalgkit import spgemm
 
@@ -48,6 +48,13 @@ SEMIRINGS: dict[str, tuple[np.ufunc, Callable, str]] = {
     "plus_pair": (np.add, lambda x, y: np.ones_like(x), "plus_pair"),
 }
 
+LARGE = {
+    "Erdős–Rényi n=1M d=8": partial(erdos_renyi, 1_000_000, 8),
+    "Erdős–Rényi n=200k d=32": partial(erdos_renyi, 200_000, 32),
+    "RMAT scale 17": partial(rmat, 17),
+    "Poisson 100³": partial(poisson, 100),
+}
+
 FIRST_CALL = {
     "numba": """
 from scipy.sparse import eye_array
@@ -66,7 +73,7 @@ def tables(engine: str) -> list[Table]:
         import cupy
 
         title = "Sorted float64 products on the device"
-        cases = {name: partial(_gpu_contest, make) for name, make in CASES.items()}
+        cases = {name: partial(_gpu_contest, make) for name, make in (CASES | LARGE).items()}
         wait = cupy.cuda.get_current_stream().synchronize
         return [Table(title, "spgemm.matmul", GPU_PEERS, cases, workers=(1,), wait=wait)]
     table = partial(Table, set_threads=_set_threads)

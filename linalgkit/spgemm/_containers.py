@@ -141,8 +141,11 @@ def _cupyx_wrap(parts: Any, shape: tuple[int, int], layout: str) -> Any:
     data, indices, indptr = parts
     if data.dtype.kind in "iu":  # which CuPy's containers do not hold
         data = data.astype("float64")
-    sparse = sys.modules["cupyx.scipy.sparse"]
-    return getattr(sparse, f"{layout}_matrix")((data, indices, indptr), shape=shape)
+    # The constructor from three arrays waits for the device; that from a shape does not.
+    kind = getattr(sys.modules["cupyx.scipy.sparse"], f"{layout}_matrix")
+    container = kind(shape, dtype=data.dtype)
+    container.data, container.indices, container.indptr = data, indices, indptr
+    return container
 
 
 def _raw_wrap(parts: Any, shape: tuple[int, int], layout: str) -> CSR:

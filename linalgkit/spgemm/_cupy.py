@@ -1,12 +1,13 @@
 """GPU engine of the sparse product: count the rows' entries, then compute and sort them.
 
-Rows go by the number of columns that they may have to one of eight sizes of hash table in shared
-memory, or to a dense row in global memory. Deterministic: the same bits on every run. The host
-waits for four answers: are the indices valid, the rows' bins before and after the count, how many
-entries. Each kernel is compiled when a product first needs it.
+Rows of few products are sorted by a warp each. Of the others each goes by the number of columns
+that it may have to one of eight sizes of hash table in shared memory, or to a bitmap of all.
+Deterministic: the same bits on every run. The host waits twice, for the rows' kinds and for the
+number of entries, and once more where there are long rows. Each kernel is compiled when a product
+first needs it.
 """
 
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -18,15 +19,20 @@ from . import _array_api
 from ._csr import check_csr, check_memory
 from ._semirings import SEMIRINGS, absent
 
+# (products of a row at most, lanes of the team that counts them, of the one that multiplies)
+_SORTS = ((32, 8, 8), (64, 8, 16), (128, 16, 16), (256, 16, 32), (512, 32, 32), (1024, 32, 32))
+_SHORT = _SORTS[-1][0]
+_SORT_THREADS = 64  # of a block
 # (slots of a table, threads of the team that has a row, teams of a block); a table has room for
-# half as many columns, 32 at least. Bigger rows are left to as many threads as _BITMAP.
+# half as many columns, 32 at least. Bigger rows have bitmaps.
 _TABLES = (
     (64, 32, 8), (128, 32, 8), (256, 32, 4), (512, 64, 1),
     (1024, 128, 1), (2048, 256, 1), (4096, 512, 1), (8192, 1024, 1),
 )  # fmt: skip
-_BITMAP = 1024
-_BINS = 16  # as in _products.cu
-_ALL, _MASKED, _COMPLEMENT, _KNOWN, _PAIRS = range(5)  # as in _products.cu
+# Threads of a block and products of each at a time: of two blocks on a processor, of one.
+_BITMAPS = (512, 4), (1024, 2)
+_BINS, _LANES = 16, 8  # as in _products.cu
+_ALL, _MASKED, _COMPLEMENT, _KNOWN, _PAIRS = range(5)  # as in _rows.cuh
 _NUMBERS = {
     "float32": "float",
     "float64": "double",
@@ -36,26 +42,36 @@ _NUMBERS = {
     "int64": "long long",
 }
 _BOOL = "unsigned char"
-_WORKSPACE = 1 << 30  # bytes of dense rows at most, where a row fits at all
+_KEYS = {4: "unsigned int", 8: "unsigned long long"}
+_FEW = 2048  # rows that are not worth a kernel of their own
+_WORKSPACE = 1 << 30  # bytes of bitmaps at most, where one fits at all
 
 
-def _counting():
-    """Names of the kernels that see no values."""
-    rows = ("count_products", "check_rows", "bin_rows", "list_rows", f"count_by_bitmap<{_BITMAP}>")
-    tables = (f"count_by_table<{', '.join(map(str, table))}>" for table in _TABLES)
-    return tuple(f"linalgkit::{name}" for name in (*rows, *tables))
+def _operations(semiring):
+    return "linalgkit::" + semiring.title().replace("_", "")
 
 
-def _multiplying(number, semiring):
-    """Names of the kernels that multiply: by each table, and by bitmap."""
-    operations = "linalgkit::" + semiring.title().replace("_", "")
-    return (
-        *(
-            f"linalgkit::multiply_by_table<{number}, {operations}, {', '.join(map(str, table))}>"
-            for table in _TABLES
-        ),
-        f"linalgkit::multiply_by_bitmap<{number}, {operations}, {_BITMAP}>",
-    )
+def _by_table(table, number=None, semiring=None):
+    """Name of the kernel that counts, or multiplies, by a table."""
+    if number is None:
+        return f"linalgkit::count_by_table<{', '.join(map(str, table))}>"
+    arguments = number, _operations(semiring), *map(str, table)
+    return f"linalgkit::multiply_by_table<{', '.join(arguments)}>"
+
+
+def _by_bitmap(bitmap, number=None, semiring=None):
+    if number is None:
+        return f"linalgkit::count_by_bitmap<{', '.join(map(str, bitmap))}>"
+    arguments = number, _operations(semiring), *map(str, bitmap)
+    return f"linalgkit::multiply_by_bitmap<{', '.join(arguments)}>"
+
+
+def _by_sort(sort, number=None, semiring=None, key=4):
+    size, count, multiply = sort
+    if number is None:
+        return f"linalgkit::count_by_sort<{count}, {size // count}, {_SORT_THREADS}>"
+    arguments = number, _operations(semiring), _KEYS[key], multiply, size // multiply, _SORT_THREADS
+    return f"linalgkit::multiply_by_sort<{', '.join(map(str, arguments))}>"
 
 
 def _pulling(number):
@@ -63,23 +79,36 @@ def _pulling(number):
     return tuple(f"linalgkit::{name}<{number}>" for name in ("pull_to_a", "pull_to_b"))
 
 
-# All tables for one type and semiring; of the others one table of a warp, one of a block.
+_SAMPLE = (
+    *((number, "plus_times") for number in _NUMBERS.values() if number != "double"),
+    *(("float", name) for name in SEMIRINGS if name not in ("plus_times", "or_and")),
+    *((_BOOL, name) for name in ("or_and", "max_min", "min_max")),
+)
+# All sizes for one type and semiring; of the others a table of a warp and one of a block.
 KERNELS = Source(
     Path(__file__).with_name("_products.cu"),
     (
-        *_counting(),
-        *_multiplying("double", "plus_times"),
-        *(
-            _multiplying(number, semiring)[k]
-            for number, semiring in (
-                *((number, "plus_times") for number in _NUMBERS.values() if number != "double"),
-                *(("float", name) for name in SEMIRINGS if name not in ("plus_times", "or_and")),
-                *((_BOOL, name) for name in ("or_and", "max_min", "min_max")),
-            )
-            for k in (1, 4, -1)
-        ),
-        *(name for number in list(_NUMBERS.values())[:4] for name in _pulling(number)),
+        *(f"linalgkit::{x}" for x in ("count_products", "check_rows", "bin_rows", "list_rows")),
+        *map(_by_table, _TABLES),
+        *map(_by_bitmap, _BITMAPS),
+        *(_by_table(table, "double", "plus_times") for table in _TABLES),
+        *(_by_bitmap(bitmap, "double", "plus_times") for bitmap in _BITMAPS),
+        *(_by_table(_TABLES[k], *one) for one in _SAMPLE for k in (1, 4)),
+        *(_by_bitmap(_BITMAPS[1], *one) for one in _SAMPLE),
     ),
+)
+# Likewise, of the others one size.
+SHORT_ROWS = Source(
+    Path(__file__).with_name("_short_rows.cu"),
+    (
+        *map(_by_sort, _SORTS),
+        *(_by_sort(sort, "double", "plus_times", key) for sort in _SORTS for key in _KEYS),
+        *(_by_sort(_SORTS[1], *one) for one in _SAMPLE),
+    ),
+)
+GRADIENTS = Source(
+    Path(__file__).with_name("_gradients.cu"),
+    tuple(name for number in list(_NUMBERS.values())[:4] for name in _pulling(number)),
 )
 
 
@@ -98,28 +127,43 @@ def csr_matmul(
             shape=shape, semiring=semiring, complement=complement, prune=prune, sort=sort,
             max_memory=max_memory,
         )  # fmt: skip
-    triples = [
-        ("a", a_data, a_indices, a_indptr, b_indptr.size - 1),
-        ("b", b_data, b_indices, b_indptr, columns),
-    ]
     mode = _ALL
     if mask_indptr is not None:
-        triples.append(("mask", mask_indices, mask_indices, mask_indptr, columns))
         mode = _COMPLEMENT if complement else _MASKED
-    a, b, mask = (*_checked(*triples), None)[:3]
+    a = _Rows.of(a_indices, a_indptr)
+    is_square = b_indices is a_indices and b_indptr is a_indptr
+    b = a if is_square else _Rows.of(b_indices, b_indptr)
+    mask = None if mask_indptr is None else _Rows.of(mask_indices, mask_indptr)
 
-    products = _products(a, b)
+    def check():
+        """Raise in words."""
+        check_csr("a", a_data, a_indices, a_indptr, b.rows)
+        check_csr("b", b_data, b_indices, b_indptr, columns)
+        if mask is not None:
+            check_csr("mask", mask_indices, mask_indices, mask_indptr, columns)
+
+    if not (a.fits(a_data) and b.fits(b_data) and (mask is None or mask.fits(mask_indices))):
+        check()
+    answers = _answers()
+    products = _products(a, b, answers)
+    if b is not a or columns < b.rows:
+        _check(b, columns, answers)
+    if mask is not None:
+        _check(mask, columns, answers)
+    room = _room(products, mask, mode)
+    kinds = _kinds(room, columns, _tables(columns, 0), mode == _ALL, answers)
+    if kinds is None:
+        check()
     counts = cp.zeros(rows + 1, dtype=cp.int64)
-    bins = _bins(_room(products, mask, mode), columns, 0)
-    _count(a, b, mask, mode, bins, columns, counts[1:])
+    _count(a, b, mask, mode, kinds, columns, counts[1:])
     indptr = cp.cumsum(counts)
-    bins = _bins(_room(counts[1:], mask, mode), columns, a_data.itemsize)
+    kinds = _kinds_again(kinds, products, counts[1:], mask, mode, columns, a_data.itemsize)
     size = int(indptr[-1])
     if not prune:
         check_memory(size, rows, a_data.itemsize, max_memory)
     data, indices = cp.empty(size, dtype=a_data.dtype), cp.empty(size, dtype=cp.int32)
     values = cp.ascontiguousarray(a_data), cp.ascontiguousarray(b_data)
-    _multiply(*values, a, b, mask, mode, semiring, bins, columns, indptr, data, indices)
+    _multiply(*values, a, b, mask, mode, semiring, kinds, columns, indptr, data, indices)
     if prune:
         kept = data != absent(semiring, data.dtype, _array_api.array_namespace(data))
         before = cp.zeros(size + 1, dtype=cp.int64)
@@ -135,7 +179,8 @@ def row_flops(a_indices, a_indptr, b_indptr):
     """Count the products of every row, int64."""
     if not _fits(a_indptr.size - 1, 0, b_indptr.size - 1):
         return _array_api.row_flops(a_indices, a_indptr, b_indptr)
-    return _products(_Rows.of(a_indices, a_indptr), _Rows.of(a_indices[:0], b_indptr))
+    a, b = _Rows.of(a_indices, a_indptr), _Rows.of(a_indices[:0], b_indptr)
+    return _products(a, b, _answers())
 
 
 def count_triangles(indices, indptr):
@@ -146,14 +191,15 @@ def count_triangles(indices, indptr):
     if not _fits(n, n, n):
         return _array_api.count_triangles(indices, indptr)
     lower = _Rows.of(*_array_api.lower_part(indices, indptr, csr_matmul))
-    pairs = cp.zeros(n, dtype=cp.int64)
-    bins = _bins(_room(_products(lower, lower), lower, _MASKED), n, 0)
-    _count(lower, lower, lower, _PAIRS, bins, n, pairs)
+    pairs, answers = cp.zeros(n, dtype=cp.int64), _answers()
+    room = _room(_products(lower, lower, answers), lower, _MASKED)
+    kinds = _kinds(room, n, _tables(n, 0), False, answers)
+    _count(lower, lower, lower, _PAIRS, kinds, n, pairs)
     return pairs.sum()
 
 
 def execute_plan(a_data, b_data, plan, *, semiring):
-    """Compute the values of a plan's product: rows into tables of their known columns."""
+    """Compute the values of a plan's product: its columns are known."""
     import cupy as cp
 
     rows, columns = plan.indptr.shape[0] - 1, plan._second.shape[1]
@@ -163,8 +209,8 @@ def execute_plan(a_data, b_data, plan, *, semiring):
     data = cp.empty(plan.nnz, dtype=a_data.dtype)
     values = cp.ascontiguousarray(a_data), cp.ascontiguousarray(b_data)
     a, b, c = known.a, known.b, known.c
-    _multiply(*values, a, b, c, _KNOWN, semiring, known.bins(a_data.itemsize), columns, c.indptr,
-              data, c.indices)  # fmt: skip
+    kinds = known.kinds(a_data.itemsize)
+    _multiply(*values, a, b, c, _KNOWN, semiring, kinds, columns, c.indptr, data, None)
     return data
 
 
@@ -180,7 +226,7 @@ def execute_plan_vjp(cotangent, a_data, b_data, plan, *, wrt):
     known = _Known.of(plan)
     a, b, c = known.a, known.b, known.c
     result = cp.ascontiguousarray(cotangent), c.indices, c.indptr
-    to_a, to_b = _pulling(number)
+    to_a, to_b = (GRADIENTS[name] for name in _pulling(number))
     of_a = of_b = None
     if wrt[0]:
         of_a = cp.zeros_like(a_data, order="C")
@@ -198,15 +244,22 @@ class _Rows(NamedTuple):
 
     indices: object
     indptr: object
+    narrow: bool  # it came so, or nearly: no check on the host is needed before kernels look
 
     @classmethod
     def of(cls, indices, indptr):
         import cupy as cp
 
+        narrow = indices.dtype == cp.int32 and indptr.dtype in (cp.int32, cp.int64)
         return cls(
             cp.ascontiguousarray(cp.asarray(indices), dtype=cp.int32),
             cp.ascontiguousarray(cp.asarray(indptr), dtype=cp.int64),
+            narrow,
         )
+
+    def fits(self, data):
+        """Tell whether the kernels' own look will do."""
+        return self.narrow and data.size == self.indices.size and self.rows > 0
 
     @property
     def rows(self):
@@ -215,27 +268,6 @@ class _Rows(NamedTuple):
     @property
     def stored(self):
         return int(self.indptr[-1])
-
-
-def _checked(*triples):
-    """Return the patterns of what callers gave: (name, data, indices, indptr, columns) each."""
-    import cupy as cp
-
-    invalid = cp.zeros(1, dtype=cp.int32)
-    patterns = []
-    for name, data, indices, indptr, columns in triples:
-        pattern = _Rows.of(indices, indptr)
-        narrow = indices.dtype == cp.int32 and indptr.dtype in (cp.int32, cp.int64)
-        if narrow and data.size == indices.size and pattern.rows:
-            sizes = indices.size, pattern.rows, columns
-            _launch("linalgkit::check_rows", 32 * pattern.rows, *pattern, *sizes, invalid)
-        else:
-            check_csr(name, data, indices, indptr, columns)
-        patterns.append(pattern)
-    if invalid.item():
-        for triple in triples:
-            check_csr(*triple)
-    return patterns
 
 
 _plans: WeakKeyDictionary = WeakKeyDictionary()  # plan -> device -> _Known
@@ -259,15 +291,25 @@ class _Known:
         self.a = _Rows.of(first.indices, first.indptr)
         self.b = _Rows.of(second.indices, second.indptr)
         self.c = _Rows.of(plan.indices, plan.indptr)
-        self._bins = {}
+        self._columns, self._is_masked = second.shape[1], plan._is_masked
+        self._kinds = {}
         self._columns_of_a = None
         self._wait()
 
-    def bins(self, itemsize):
-        if itemsize not in self._bins:
-            self._bins[itemsize] = _bins(self.c.indptr[1:] - self.c.indptr[:-1], 2**31, itemsize)
+    def kinds(self, itemsize):
+        """Rows by how they are multiplied. A mask leaves out products, which a sort would keep."""
+        if itemsize not in self._kinds:
+            entries, answers = self.c.indptr[1:] - self.c.indptr[:-1], _answers()
+            tables = _tables(self._columns, itemsize)
+            if self._is_masked:
+                kinds = _kinds(entries, self._columns, tables, False, answers)
+            else:
+                products = _products(self.a, self.b, answers)
+                kinds = _kinds(products, self._columns, tables, True, answers)
+                kinds = _kinds_again(kinds, products, entries, None, _ALL, self._columns, itemsize)
+            self._kinds[itemsize] = kinds
             self._wait()
-        return self._bins[itemsize]
+        return self._kinds[itemsize]
 
     @property
     def columns_of_a(self):
@@ -309,16 +351,31 @@ def _launch(kernel, threads, *arguments):
     """Run so many threads, in blocks of 256; sizes are int64 to kernels."""
     if threads:
         sized = (np.int64(x) if isinstance(x, int) else x for x in arguments)
-        KERNELS[kernel](((threads + 255) // 256,), (256,), tuple(sized))
+        kernel(((threads + 255) // 256,), (256,), tuple(sized))
 
 
-def _products(a, b):
+def _answers():
+    """What kernels tell the host: sizes of the bins, places taken in them, is anything invalid."""
     import cupy as cp
 
-    products = cp.zeros(a.rows, dtype=cp.int64)
-    arrays = a.indices, a.indptr, b.indptr, a.rows, products
-    _launch("linalgkit::count_products", 32 * a.rows, *arrays)
+    return cp.zeros(2 * _BINS + 1, dtype=cp.int64)
+
+
+def _products(a, b, answers):
+    """Products of every row, as far as A is valid."""
+    import cupy as cp
+
+    products = cp.empty(a.rows, dtype=cp.int64)
+    pattern = a.indices, a.indptr, a.indices.size, a.rows
+    kernel = KERNELS["linalgkit::count_products"]
+    _launch(kernel, _LANES * a.rows, *pattern, b.indptr, b.rows, products, answers[-1:])
     return products
+
+
+def _check(pattern, columns, answers):
+    sizes = pattern.indices.size, pattern.rows, columns
+    kernel = KERNELS["linalgkit::check_rows"]
+    _launch(kernel, _LANES * pattern.rows, pattern.indices, pattern.indptr, *sizes, answers[-1:])
 
 
 def _room(entries, mask, mode):
@@ -333,114 +390,178 @@ def _room(entries, mask, mode):
     return cp.where(entries > 0, room, 0)
 
 
-class _Bins(NamedTuple):
-    listed: object
-    sizes: tuple  # rows of no entry, of each table, of none
-
-    def tables(self):
-        begin = self.sizes[0]
-        for table, size in zip(_TABLES, self.sizes[1:-1], strict=False):
-            if size:
-                yield table, self.listed[begin : begin + size]
-            begin += size
-
-    @property
-    def longest(self):
-        return self.listed[self.listed.size - self.sizes[-1] :]
+class _Kind(NamedTuple):
+    way: str  # "sort", "table" or "bitmap"
+    size: tuple  # of _SORTS or _TABLES
+    listed: object  # rows
 
 
-def _bins(room, most, itemsize):
-    """Sort rows by the table with room for so many columns, `most` at most, and their values."""
+def _tables(columns, itemsize):
+    """Tables in use: bitmaps are faster where they have not many more words than rows entries."""
     import cupy as cp
 
     limit = _device(cp.cuda.Device().id).shared_bytes - 1024
-    tables = sum(_table_bytes(table, itemsize) <= limit for table in _TABLES)
-    sizes, taken = cp.zeros((2, _BINS), dtype=cp.int64)
-    bins = cp.empty(room.size, dtype=cp.uint8)
-    listed = cp.empty(room.size, dtype=cp.int64)
+    most = max(_SHORT, columns // 128)
+    return sum(
+        _table_bytes(table, itemsize) <= limit and table[0] // 2 <= most for table in _TABLES
+    )
+
+
+def _kinds(room, columns, tables, sorts, answers):
+    """List the rows by how they are dealt with; None if there is anything invalid.
+
+    With `sorts`, `room` counts products, and short rows are sorted.
+    """
+    import cupy as cp
+
     rows = room.size
-    _launch("linalgkit::bin_rows", rows, room, rows, most, np.int32(tables), bins, sizes)
-    _launch("linalgkit::list_rows", rows, bins, rows, sizes, taken, listed)
-    return _Bins(listed, tuple(sizes.tolist()[: tables + 2]))
+    sizes, taken = answers[:_BINS], answers[_BINS:-1]
+    bins = cp.empty(rows, dtype=cp.uint8)
+    listed = cp.empty(rows, dtype=cp.int32)
+    most = max(columns, _SHORT + 1) if sorts else columns
+    into_bins = KERNELS["linalgkit::bin_rows"]
+    _launch(into_bins, rows, room, rows, most, np.int32(tables), bins, sizes)
+    _launch(KERNELS["linalgkit::list_rows"], rows, bins, rows, sizes, taken, listed)
+    *sizes, is_invalid = answers.tolist()
+    if is_invalid:
+        return None
+    kinds, begin, end = [], sizes[0], sizes[0]
+    for number, size in enumerate(sizes[1 : tables + 2]):
+        end += size
+        is_sort = sorts and number < len(_SORTS)
+        if begin == end or (is_sort and number + 1 < len(_SORTS) and end - begin < _FEW):
+            continue  # few rows are left to the next size
+        if is_sort:
+            way, size = "sort", _SORTS[number]
+        elif number < tables:
+            way, size = "table", _TABLES[number]
+        else:
+            way, size = "bitmap", ()
+        kinds.append(_Kind(way, size, listed[begin:end]))
+        begin = end
+    return kinds
+
+
+def _kinds_again(kinds, products, counts, mask, mode, columns, itemsize):
+    """List the rows anew, now that their entries are counted; what is sorted remains so."""
+    import cupy as cp
+
+    if mode != _ALL:
+        room = _room(counts, mask, mode)
+    elif all(kind.way == "sort" for kind in kinds):
+        return kinds
+    else:
+        room = cp.where(products > _SHORT, counts, 0)
+    again = _kinds(room, columns, _tables(columns, itemsize), False, _answers())
+    return [kind for kind in kinds if kind.way == "sort"] + again
 
 
 def _table_bytes(table, itemsize):
     slots, team, teams = table
-    return teams * (slots * (itemsize + 8 if itemsize else 4) + 16 * team)
+    if not itemsize:
+        return teams * (4 * slots + 12 * team)
+    return teams * (slots * (itemsize + 6) + _queue_bytes(team, 1, itemsize) + 12 * team)
 
 
-def _by_table(kernel, table, itemsize, listed, *arguments):
-    _, team, teams = table
-    kernel.max_dynamic_shared_size_bytes = shared = _table_bytes(table, itemsize)
+def _queue_bytes(team, each, itemsize):
+    return team * each * (itemsize + 6) + team // 8 + 2 * each * (team // 32) ** 2 + 16
+
+
+def _sort_bytes(size, itemsize, key):
+    """Bytes of a row."""
+    spread = size + size // 32
+    return -(-(size * itemsize + key * spread + 2 * (spread + 2)) // 16) * 16
+
+
+def _run(kernel, teams, threads, shared, listed, arguments):
+    """Run a kernel with a team for every row of a list."""
     blocks = (listed.size + teams - 1) // teams
-    kernel((blocks,), (team * teams,), arguments, shared_mem=shared)
+    kernel((blocks,), (threads,), arguments, shared_mem=shared)
 
 
 def _pattern(mask):
     return (0, 0) if mask is None else (mask.indices, mask.indptr)
 
 
-def _count(a, b, mask, mode, bins, columns, counts):
-    import cupy as cp
-
-    arrays = (a.indices, a.indptr, b.indices, b.indptr, *_pattern(mask), np.int32(mode))
-    for table, listed in bins.tables():
-        kernel = KERNELS[f"linalgkit::count_by_table<{', '.join(map(str, table))}>"]
-        _by_table(kernel, table, 0, listed, *arrays, listed, np.int64(listed.size), counts)
-    listed = bins.longest
-    if listed.size:
-        words = (columns + 31) // 32
-        blocks = _blocks(listed.size, 8 * words)
-        bitmaps, masks = cp.zeros((2, blocks * words), dtype=cp.uint32)
-        KERNELS[f"linalgkit::count_by_bitmap<{_BITMAP}>"](
-            (blocks,),
-            (_BITMAP,),
-            (
-                *arrays,
-                listed,
-                np.int64(listed.size),
-                cp.zeros(1, dtype=cp.int64),
-                np.int64(words),
-                bitmaps,
-                masks,
-                counts,
-            ),
-        )
+def _count(a, b, mask, mode, kinds, columns, counts):
+    patterns = a.indices, a.indptr, b.indices, b.indptr
+    masked = (*patterns, *_pattern(mask), np.int32(mode))
+    for way, size, listed in kinds:
+        rows = listed, np.int64(listed.size)
+        if way == "sort":
+            kernel = SHORT_ROWS[_by_sort(size)]
+            teams = _SORT_THREADS // size[1]
+            _run(kernel, teams, _SORT_THREADS, 0, listed, (*patterns, *rows, counts))
+        elif way == "table":
+            shared = _table_bytes(size, 0)
+            kernel = KERNELS.with_shared(_by_table(size), shared)
+            _, team, teams = size
+            _run(kernel, teams, team * teams, shared, listed, (*masked, *rows, counts))
+        else:
+            _run_bitmaps(_by_bitmap, masked, rows, mode, columns, 0, counts)
 
 
 def _multiply(
-    a_data, b_data, a, b, mask, mode, semiring, bins, columns, indptr, data, indices
+    a_data, b_data, a, b, mask, mode, semiring, kinds, columns, indptr, data, indices
 ):  # fmt: skip
-    import cupy as cp
-
-    itemsize = data.itemsize
-    *by_table, by_bitmap = _multiplying(_number(data.dtype, semiring), semiring)
+    itemsize, number = data.itemsize, _number(data.dtype, semiring)
     arrays = a_data, a.indices, a.indptr, b_data, b.indices, b.indptr
-    arrays = (*arrays, *_pattern(mask), np.int32(mode))
-    for table, listed in bins.tables():
-        kernel = KERNELS[by_table[_TABLES.index(table)]]
-        out = listed, np.int64(listed.size), indptr, data, indices
-        _by_table(kernel, table, itemsize, listed, *arrays, *out)
-    listed = bins.longest
-    if listed.size:
-        words = (columns + 31) // 32
-        blocks = _blocks(listed.size, columns * itemsize + 8 * words)
-        bitmaps, masks = cp.zeros((2, blocks * words), dtype=cp.uint32)
-        neutral = absent(semiring, data.dtype, _array_api.array_namespace(data))
-        dense = cp.full(blocks * columns, neutral, dtype=data.dtype)
-        KERNELS[by_bitmap](
-            (blocks,),
-            (_BITMAP,),
-            (*arrays, listed, np.int64(listed.size), cp.zeros(1, dtype=cp.int64),
-             np.int64(columns), np.int64(words), dense, bitmaps, masks, indptr, data, indices),
-        )  # fmt: skip
+    masked = (*arrays, *_pattern(mask), np.int32(mode))
+    results = indptr, data, 0 if indices is None else indices
+    for way, size, listed in kinds:
+        rows = listed, np.int64(listed.size)
+        if way == "sort":
+            # A key has the column, and behind it the product's place in the row.
+            key = 4 if columns * size[0] < 2**32 else 8
+            teams = _SORT_THREADS // size[2]
+            shared = teams * _sort_bytes(size[0], itemsize, key)
+            kernel = SHORT_ROWS.with_shared(_by_sort(size, number, semiring, key), shared)
+            arguments = (*arrays, *rows, *results)
+            _run(kernel, teams, _SORT_THREADS, shared, listed, arguments)
+        elif way == "table":
+            shared = _table_bytes(size, itemsize)
+            kernel = KERNELS.with_shared(_by_table(size, number, semiring), shared)
+            _, team, teams = size
+            _run(kernel, teams, team * teams, shared, listed, (*masked, *rows, *results))
+        else:
+            name = partial(_by_bitmap, number=number, semiring=semiring)
+            _run_bitmaps(name, masked, rows, mode, columns, itemsize, *results)
 
 
-def _blocks(rows, bytes_each):
+def _run_bitmaps(name, arrays, rows, mode, columns, itemsize, *results):
+    """Run a kernel of bitmaps, two blocks on a processor if its shared memory has all they need.
+
+    Else one, with as many sums as there is room for, and bitmaps elsewhere if they would leave
+    less than half of it.
+    """
     import cupy as cp
 
-    blocks = 2 * _device(cp.cuda.Device().id).processors
-    return max(1, min(rows, blocks, _WORKSPACE // max(1, bytes_each)))
+    device = _device(cp.cuda.Device().id)
+    limit = device.shared_bytes - 1024
+    words = (columns + 31) // 32
+    bitmap = 4 * (2 if itemsize else 1) * words
+    fixed = [
+        12 * threads + (_queue_bytes(threads, each, itemsize) if itemsize else 0)
+        for threads, each in _BITMAPS
+    ]
+    is_double = 2 * (fixed[0] + bitmap + columns * itemsize) <= limit
+    fixed = fixed[0 if is_double else 1]
+    is_shared = is_double or bitmap <= (limit - fixed) // 2
+    shared = fixed + (bitmap if is_shared else 0)
+    room = min(columns, (limit - shared) // itemsize) if itemsize else 0
+    shared += room * itemsize
+    is_masked = mode in (_MASKED, _COMPLEMENT, _PAIRS)
+    workspace = (0 if is_shared else bitmap) + (4 * words if is_masked else 0)
+    blocks = device.processors * (2 if is_double else 1)
+    blocks = max(1, min(rows[0].size, blocks, _WORKSPACE // max(1, workspace)))
+    bitmaps = 0 if is_shared else cp.zeros(blocks * bitmap // 4, dtype=cp.uint32)
+    masks = cp.zeros(blocks * words, dtype=cp.uint32) if is_masked else 0
+    turn = cp.zeros(1, dtype=cp.int64)
+    sizes = (np.int32(room),) if itemsize else ()
+    arguments = (*arrays, *rows, turn, np.int64(words), bitmaps, masks, *sizes, *results)
+    variant = _BITMAPS[0 if is_double else 1]
+    kernel = KERNELS.with_shared(name(variant), shared)
+    kernel((blocks,), (variant[0],), arguments, shared_mem=shared)
 
 
 class _Device(NamedTuple):

@@ -1,51 +1,12 @@
-// Sparse × sparse by rows. A team of threads (a warp for short rows, else a block) takes a row:
-// its products side by side, as many as it has threads, in stored order. Columns are entered
-// into a hash table in shared memory; products that fall on one column are added one after the
-// other in that order (`in_turn`), so that sums have the bits of the CPU engine on every run. Then
-// the columns are sorted there. Rows too long for a table have a dense row and a bitmap in global
-// memory. Bound: latency of the gathers of B's rows.
-#include "block.cuh"
-#include "numbers.cuh"
+// Sparse × sparse by rows. A team of threads (a warp or a block) takes a row: its products side by
+// side, as many as it has threads, in stored order. Columns are entered into a hash table in shared
+// memory; products that fall on one column are added one after the other in that order (`work_off`),
+// so that sums have the bits of the CPU engine on every run. Then the columns are sorted there. Rows
+// too long for a table have a bitmap, by whose counts their sums stand in order at once. Bound:
+// latency of the gathers of B's rows. Rows of few products have a way of their own (_short_rows.cu).
+#include "_rows.cuh"
 
 namespace linalgkit {
-
-struct PlusTimes {
-    template <typename T> __device__ static T absent() { return T{}; }
-    template <typename T> __device__ static T add(T a, T b) { return plus(a, b); }
-    template <typename T> __device__ static T multiply(T a, T b) { return times(a, b); }
-};
-struct PlusPair : PlusTimes {
-    template <typename T> __device__ static T multiply(T, T) { return T{1}; }
-};
-struct Least {
-    template <typename T> __device__ static T absent() { return greatest<T>(); }
-    template <typename T> __device__ static T add(T a, T b) { return lesser(a, b); }
-};
-struct Greatest {
-    template <typename T> __device__ static T absent() { return least<T>(); }
-    template <typename T> __device__ static T add(T a, T b) { return greater(a, b); }
-};
-struct MinPlus : Least {
-    template <typename T> __device__ static T multiply(T a, T b) { return plus(a, b); }
-};
-struct MaxPlus : Greatest {
-    template <typename T> __device__ static T multiply(T a, T b) { return plus(a, b); }
-};
-struct MaxMin : Greatest {
-    template <typename T> __device__ static T multiply(T a, T b) { return lesser(a, b); }
-};
-struct MinMax : Least {
-    template <typename T> __device__ static T multiply(T a, T b) { return greater(a, b); }
-};
-struct OrAnd {
-    template <typename T> __device__ static T absent() { return T{}; }
-    template <typename T> __device__ static T add(T a, T b) { return a | b; }
-    template <typename T> __device__ static T multiply(T a, T b) { return a & b; }
-};
-
-// Which products count: ALL; those in MASKED, or not in COMPLEMENT; those in the result's pattern,
-// which is KNOWN. PAIRS counts products of MASKED, not entries. As in _cupy.py.
-enum Mode { ALL, MASKED, COMPLEMENT, KNOWN, PAIRS };
 
 // No column; sorts behind all columns. A column that only the mask has is kept as its complement,
 // a negative number.
@@ -86,26 +47,42 @@ __device__ int find_slot(int* keys, int column, int mode) {
     }
 }
 
+// Where the products of the entries of A at hand come from, one for each thread of the team.
+template <int TEAM>
+struct Sources {
+    long long offset[TEAM];  // of an entry's products in B, from the first product on
+    int before[TEAM];        // products before an entry's, from the first of those at hand on
+};
+
 // A team's shared memory: `values` first, for alignment. _cupy.py knows the sizes.
 template <typename T, int SLOTS, int TEAM>
 struct Table {
     T values[SLOTS];
-    long long before[TEAM], offset[TEAM];  // of the sources at hand: products before, first place
+    Queue<T, TEAM, 1> queue;
+    Sources<TEAM> sources;
     int keys[SLOTS];
-    int claims[SLOTS];  // for `in_turn`, then the columns in order
+    int sorted[SLOTS / 2];
 };
 template <int SLOTS, int TEAM>
 struct Columns {
-    long long before[TEAM], offset[TEAM];
+    Sources<TEAM> sources;
     int keys[SLOTS];
 };
 
-// Call take(is_one, t, q) for the products of the entries [begin, end) of A, entry t of A with
-// entry q of B, in stored order, TEAM at a time; by all threads, also those that get none.
-template <int TEAM, typename Take>
+template <int TEAM, typename T, int EACH>
+__device__ void clear(Queue<T, TEAM, EACH>& queue) {
+    unsigned short* before = queue.before[0];
+    for (int i = threadIdx.x % TEAM; i < queue.WARPS * queue.PARTS; i += TEAM) before[i] = 0;
+}
+
+// For the products of the entries [begin, end) of A in stored order, TEAM EACH at a time, call
+// take(place, is_one, t, q), product `place` of these being of entry t of A and entry q of B, then
+// finish(). By all threads, also those that get none.
+template <int TEAM, int EACH, typename Take, typename Finish>
 __device__ void for_products(const int* a_indices, long long begin, long long end,
-                             const long long* b_indptr, long long* before, long long* offset,
-                             Take take) {
+                             const long long* b_indptr, Sources<TEAM>& sources, Take take,
+                             Finish finish) {
+    constexpr int SIZE = TEAM * EACH;
     const int member = threadIdx.x % TEAM;
     for (long long base = begin; base < end; base += TEAM) {
         long long first = 0, length = 0, total;
@@ -115,43 +92,64 @@ __device__ void for_products(const int* a_indices, long long begin, long long en
             length = b_indptr[k + 1] - first;
         }
         const long long ahead = exclusive_sum<TEAM>(length, total);
-        before[member] = ahead;
-        offset[member] = first - ahead;
-        meet<TEAM>();
-        for (long long start = 0; start < total; start += TEAM) {
-            const long long p = start + member;
-            int source = 0;
-            for (int step = TEAM / 2; step; step >>= 1)
-                if (before[source + step] <= p) source += step;
-            take(p < total, base + source, offset[source] + p);
+        sources.offset[member] = first - ahead;
+        for (long long start = 0; start < total; start += SIZE) {
+            sources.before[member] = (int)min(max(ahead - start, -1ll), (long long)SIZE);
+            meet<TEAM>();
+#pragma unroll
+            for (int place = member; place < SIZE; place += TEAM) {
+                int source = 0;
+#pragma unroll
+                for (int step = TEAM / 2; step; step >>= 1)
+                    if (sources.before[source + step] <= place) source += step;
+                const long long p = start + place;
+                take(place, p < total, base + source, sources.offset[source] + p);
+            }
+            finish();
+            meet<TEAM>();
         }
-        meet<TEAM>();
     }
 }
 
-// Products of every row, by a warp each.
-__global__ void count_products(const int* a_indices, const long long* a_indptr,
-                               const long long* b_indptr, long long rows, long long* products) {
-    const long long row = (blockIdx.x * (long long)blockDim.x + threadIdx.x) >> 5;
-    if (row >= rows) return;
-    long long sum = 0;
-    for (long long t = a_indptr[row] + (threadIdx.x & 31); t < a_indptr[row + 1]; t += 32) {
-        const int k = a_indices[t];
-        sum += b_indptr[k + 1] - b_indptr[k];
-    }
-    for (int step = 16; step; step >>= 1) sum += __shfl_down_sync(WARP, sum, step);
-    if ((threadIdx.x & 31) == 0) products[row] = sum;
-}
+// LANES lanes for each row: a few, since rows are short.
+constexpr int LANES = 8;
 
-// Set `invalid` unless the arrays are rows of `columns` columns; by a warp for each row.
-__global__ void check_rows(const int* indices, const long long* indptr, long long entries,
-                           long long rows, long long columns, int* invalid) {
-    const long long row = (blockIdx.x * (long long)blockDim.x + threadIdx.x) >> 5;
-    if (row >= rows) return;
+// Tell whether row `row` of a matrix goes beyond its `entries`.
+__device__ bool is_bad_row(const long long* indptr, long long row, long long entries) {
     const long long begin = indptr[row], end = indptr[row + 1];
-    bool bad = begin < 0 || begin > end || end > entries || (row == 0 && begin != 0);
+    return begin < 0 || begin > end || end > entries || (row == 0 && begin != 0);
+}
+
+// Products of every row of A. Sets `invalid` unless A has rows of as many columns as
+// B has rows.
+__global__ void count_products(const int* a_indices, const long long* a_indptr, long long entries,
+                               long long rows, const long long* b_indptr, long long columns,
+                               long long* products, long long* invalid) {
+    const long long row = (blockIdx.x * (long long)blockDim.x + threadIdx.x) / LANES;
+    const int lane = threadIdx.x % LANES;
+    bool bad = row < rows && is_bad_row(a_indptr, row, entries);
+    long long sum = 0;
+    if (row < rows && !bad)
+        for (long long t = a_indptr[row] + lane; t < a_indptr[row + 1]; t += LANES) {
+            const int k = a_indices[t];
+            if (k < 0 || k >= columns)
+                bad = true;
+            else
+                sum += b_indptr[k + 1] - b_indptr[k];
+        }
+    for (int step = LANES / 2; step; step >>= 1) sum += __shfl_down_sync(WARP, sum, step, LANES);
+    if (row < rows && lane == 0) products[row] = sum;
+    if (bad) *invalid = 1;
+}
+
+// Set `invalid` unless the arrays are rows of `columns` columns.
+__global__ void check_rows(const int* indices, const long long* indptr, long long entries,
+                           long long rows, long long columns, long long* invalid) {
+    const long long row = (blockIdx.x * (long long)blockDim.x + threadIdx.x) / LANES;
+    if (row >= rows) return;
+    bool bad = is_bad_row(indptr, row, entries);
     if (!bad)
-        for (long long t = begin + (threadIdx.x & 31); t < end; t += 32)
+        for (long long t = indptr[row] + threadIdx.x % LANES; t < indptr[row + 1]; t += LANES)
             bad |= indices[t] < 0 || indices[t] >= columns;
     if (bad) *invalid = 1;
 }
@@ -180,7 +178,7 @@ __global__ void bin_rows(const long long* needed, long long rows, long long most
 
 // The rows by their bins, those of a bin in any order; `sizes` counts them, `taken` is all zero.
 __global__ void list_rows(const unsigned char* bins, long long rows, const long long* sizes,
-                          unsigned long long* taken, long long* listed) {
+                          unsigned long long* taken, int* listed) {
     const long long row = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     if (row >= rows) return;
     const int bin = bins[row];
@@ -200,7 +198,7 @@ template <int SLOTS, int TEAM, int TEAMS>
 __global__ void __launch_bounds__(TEAM * TEAMS)
 count_by_table(const int* a_indices, const long long* a_indptr, const int* b_indices,
                const long long* b_indptr, const int* mask_indices, const long long* mask_indptr,
-               int mode, const long long* listed, long long number, long long* counts) {
+               int mode, const int* listed, long long number, long long* counts) {
     extern __shared__ __align__(16) unsigned char shared[];
     auto& table = reinterpret_cast<Columns<SLOTS, TEAM>*>(shared)[threadIdx.x / TEAM];
     const int member = threadIdx.x % TEAM;
@@ -214,11 +212,12 @@ count_by_table(const int* a_indices, const long long* a_indptr, const int* b_ind
             enter_mask<SLOTS>(table.keys, mask_indices[t]);
     meet<TEAM>();
     long long mine = 0;
-    for_products<TEAM>(
-        a_indices, a_indptr[row], a_indptr[row + 1], b_indptr, table.before, table.offset,
-        [&](bool is_one, long long, long long q) {
+    for_products<TEAM, 1>(
+        a_indices, a_indptr[row], a_indptr[row + 1], b_indptr, table.sources,
+        [&](int, bool is_one, long long, long long q) {
             if (is_one && find_slot<SLOTS>(table.keys, b_indices[q], mode) >= 0) ++mine;
-        });
+        },
+        [] {});
     meet<TEAM>();
     if (mode != PAIRS) {
         mine = 0;
@@ -249,12 +248,11 @@ template <int SLOTS, int TEAM>
 __device__ int sort_columns(const int* keys, int* sorted) {
     constexpr int MOST = SLOTS / 2, EACH = MOST / TEAM;
     const int member = threadIdx.x % TEAM;
-    int own[SLOTS / TEAM], mine = 0;
+    int own[SLOTS / TEAM], mine = 0, count;
     for (int i = 0; i < SLOTS / TEAM; ++i) {
         own[i] = keys[member + i * TEAM];
         mine += is_entry(own[i]);
     }
-    long long count;
     int place = exclusive_sum<TEAM>(mine, count);
     for (int i = 0; i < SLOTS / TEAM; ++i)
         if (is_entry(own[i])) sorted[place++] = own[i];
@@ -295,7 +293,7 @@ __global__ void __launch_bounds__(TEAM * TEAMS)
 multiply_by_table(const T* a_data, const int* a_indices, const long long* a_indptr,
                   const T* b_data, const int* b_indices, const long long* b_indptr,
                   const int* mask_indices, const long long* mask_indptr, int mode,
-                  const long long* listed, long long number, const long long* indptr, T* data,
+                  const int* listed, long long number, const long long* indptr, T* data,
                   int* indices) {
     extern __shared__ __align__(16) unsigned char shared[];
     auto& table = reinterpret_cast<Table<T, SLOTS, TEAM>*>(shared)[threadIdx.x / TEAM];
@@ -305,26 +303,26 @@ multiply_by_table(const T* a_data, const int* a_indices, const long long* a_indp
     const long long row = listed[place], begin = indptr[row];
     for (int s = member; s < SLOTS; s += TEAM) {
         table.keys[s] = EMPTY;
-        table.claims[s] = NOBODY;
         table.values[s] = Semiring::template absent<T>();
     }
+    clear<TEAM>(table.queue);
     meet<TEAM>();
     if (mode != ALL)
         for (long long t = mask_indptr[row] + member; t < mask_indptr[row + 1]; t += TEAM)
             enter_mask<SLOTS>(table.keys, mask_indices[t]);
     meet<TEAM>();
-    for_products<TEAM>(
-        a_indices, a_indptr[row], a_indptr[row + 1], b_indptr, table.before, table.offset,
-        [&](bool is_one, long long t, long long q) {
+    for_products<TEAM, 1>(
+        a_indices, a_indptr[row], a_indptr[row + 1], b_indptr, table.sources,
+        [&](int place, bool is_one, long long t, long long q) {
             int slot = -1;
-            T term;
             if (is_one) {
                 slot = find_slot<SLOTS>(table.keys, b_indices[q], mode);
-                term = Semiring::multiply(a_data[t], b_data[q]);
+                table.queue.terms[place] = Semiring::multiply(a_data[t], b_data[q]);
             }
-            in_turn<TEAM>(slot, table.claims, [&] {
-                table.values[slot] = Semiring::add(table.values[slot], term);
-            });
+            table.queue.slots[place] = slot;
+        },
+        [&] {
+            work_off(table.queue, table.values, [](T a, T b) { return Semiring::add(a, b); });
         });
     meet<TEAM>();
     if (mode == KNOWN) {
@@ -332,9 +330,9 @@ multiply_by_table(const T* a_data, const int* a_indices, const long long* a_indp
             data[t] = table.values[find_slot<SLOTS>(table.keys, mask_indices[t], mode)];
         return;
     }
-    const int count = sort_columns<SLOTS, TEAM>(table.keys, table.claims);
+    const int count = sort_columns<SLOTS, TEAM>(table.keys, table.sorted);
     for (int s = member; s < count; s += TEAM) {
-        const int column = table.claims[s];
+        const int column = table.sorted[s];
         indices[begin + s] = column;
         data[begin + s] = table.values[find_slot<SLOTS>(table.keys, column, KNOWN)];
     }
@@ -345,42 +343,56 @@ __device__ bool is_marked(const unsigned int* bits, int column) {
 }
 
 __device__ void mark(unsigned int* bits, int column) {
-    atomicOr(&bits[column >> 5], 1u << (column & 31));
+    if (!is_marked(bits, column)) atomicOr(&bits[column >> 5], 1u << (column & 31));
 }
 
-// Entries of the long rows listed (with PAIRS: products), by a bitmap for each block, all zero
-// between rows; another one marks the mask. Blocks take rows as they get free, from `next` on.
-template <int THREADS>
-__global__ void __launch_bounds__(THREADS)
-count_by_bitmap(const int* a_indices, const long long* a_indptr, const int* b_indices,
-                const long long* b_indptr, const int* mask_indices, const long long* mask_indptr,
-                int mode, const long long* listed, unsigned long long number,
-                unsigned long long* next, long long words, unsigned int* bitmaps,
-                unsigned int* masks, long long* counts) {
-    __shared__ long long before[THREADS], offset[THREADS];
+// Call take(row) for the rows of a list, by all threads; blocks take rows as they get free, from
+// `next` on.
+template <typename Take>
+__device__ void for_rows(const int* listed, unsigned long long number, unsigned long long* next,
+                         Take take) {
     __shared__ unsigned long long turn;  // place in the list
-    unsigned int* bits = bitmaps + blockIdx.x * words;
-    unsigned int* marks = masks + blockIdx.x * words;
     while (true) {
         if (threadIdx.x == 0) turn = atomicAdd(next, 1ull);
         __syncthreads();
         if (turn >= number) return;
-        const long long row = listed[turn];
+        take((long long)listed[turn]);
+        __syncthreads();
+    }
+}
+
+// Entries of the long rows listed (with PAIRS: products), by a bitmap for each block, all zero
+// between rows: in shared memory, unless `bitmaps` says where. Another one, if there is a mask,
+// marks that.
+template <int THREADS, int EACH>
+__global__ void __launch_bounds__(THREADS)
+count_by_bitmap(const int* a_indices, const long long* a_indptr, const int* b_indices,
+                const long long* b_indptr, const int* mask_indices, const long long* mask_indptr,
+                int mode, const int* listed, unsigned long long number, unsigned long long* next,
+                long long words, unsigned int* bitmaps, unsigned int* masks, long long* counts) {
+    extern __shared__ __align__(16) unsigned char shared[];
+    auto& sources = *reinterpret_cast<Sources<THREADS>*>(shared);
+    unsigned int* bits = bitmaps ? bitmaps + blockIdx.x * words : (unsigned int*)(&sources + 1);
+    unsigned int* marks = masks + blockIdx.x * words;
+    if (!bitmaps)
+        for (long long w = threadIdx.x; w < words; w += THREADS) bits[w] = 0;
+    for_rows(listed, number, next, [&](long long row) {
         if (mode != ALL)
             for (long long t = mask_indptr[row] + threadIdx.x; t < mask_indptr[row + 1];
                  t += THREADS)
                 mark(marks, mask_indices[t]);
         __syncthreads();
         long long mine = 0, total;
-        for_products<THREADS>(
-            a_indices, a_indptr[row], a_indptr[row + 1], b_indptr, before, offset,
-            [&](bool is_one, long long, long long q) {
+        for_products<THREADS, EACH>(
+            a_indices, a_indptr[row], a_indptr[row + 1], b_indptr, sources,
+            [&](int, bool is_one, long long, long long q) {
                 if (!is_one) return;
                 const int column = b_indices[q];
                 if (mode != ALL && is_marked(marks, column) == (mode == COMPLEMENT)) return;
                 ++mine;
-                if (!is_marked(bits, column)) mark(bits, column);
-            });
+                mark(bits, column);
+            },
+            [] {});
         __syncthreads();
         if (mode != PAIRS) mine = 0;
         for (long long w = threadIdx.x; w < words; w += THREADS) {
@@ -390,150 +402,107 @@ count_by_bitmap(const int* a_indices, const long long* a_indptr, const int* b_in
         }
         exclusive_sum<THREADS>(mine, total);
         if (threadIdx.x == 0) counts[row] = total;
-        __syncthreads();
-    }
+    });
 }
 
-// The long rows listed, by a dense row, all absent between rows, and bitmaps as above.
-template <typename T, typename Semiring, int THREADS>
+// A block's shared memory. Behind it `room` sums, then the bitmap and the entries before each of its
+// words, if they have room there. _cupy.py knows the size.
+template <typename T, int THREADS, int EACH>
+struct Long {
+    Queue<T, THREADS, EACH> queue;
+    Sources<THREADS> sources;
+};
+
+// The long rows listed. Bitmaps as above, with the entries before each word beside it: they tell
+// where a column's sum stands in the result, once all columns are marked. So many sums as there is
+// room for are made at a time.
+template <typename T, typename Semiring, int THREADS, int EACH>
 __global__ void __launch_bounds__(THREADS)
 multiply_by_bitmap(const T* a_data, const int* a_indices, const long long* a_indptr,
                    const T* b_data, const int* b_indices, const long long* b_indptr,
                    const int* mask_indices, const long long* mask_indptr, int mode,
-                   const long long* listed, unsigned long long number,
-                   unsigned long long* next, long long columns, long long words, T* dense,
-                   unsigned int* bitmaps, unsigned int* masks, const long long* indptr,
-                   T* data, int* indices) {
-    __shared__ long long before[THREADS], offset[THREADS];
-    __shared__ int keys[2 * THREADS], claims[2 * THREADS];  // of the products at hand
-    for (int s = threadIdx.x; s < 2 * THREADS; s += THREADS) keys[s] = EMPTY, claims[s] = NOBODY;
-    T* sums = dense + blockIdx.x * columns;
-    __shared__ unsigned long long turn;  // place in the list
-    unsigned int* bits = bitmaps + blockIdx.x * words;
+                   const int* listed, unsigned long long number, unsigned long long* next,
+                   long long words, unsigned int* bitmaps, unsigned int* masks, int room,
+                   const long long* indptr, T* data, int* indices) {
+    extern __shared__ __align__(16) unsigned char shared[];
+    auto& own = *reinterpret_cast<Long<T, THREADS, EACH>*>(shared);
+    T* sums = reinterpret_cast<T*>(&own + 1);
+    unsigned int* bits = bitmaps ? bitmaps + 2 * blockIdx.x * words : (unsigned int*)(sums + room);
+    int* ahead = (int*)(bits + words);
     unsigned int* marks = masks + blockIdx.x * words;
-    while (true) {
-        if (threadIdx.x == 0) turn = atomicAdd(next, 1ull);
-        __syncthreads();
-        if (turn >= number) return;
-        const long long row = listed[turn];
+    const int lane = threadIdx.x & 31;
+    clear<THREADS>(own.queue);
+    if (!bitmaps)
+        for (long long w = threadIdx.x; w < words; w += THREADS) bits[w] = 0;
+    for_rows(listed, number, next, [&](long long row) {
+        const long long begin = a_indptr[row], end = a_indptr[row + 1];
         if (mode != ALL)
             for (long long t = mask_indptr[row] + threadIdx.x; t < mask_indptr[row + 1];
                  t += THREADS)
-                mark(marks, mask_indices[t]);
+                mark(mode == KNOWN ? bits : marks, mask_indices[t]);
         __syncthreads();
-        for_products<THREADS>(
-            a_indices, a_indptr[row], a_indptr[row + 1], b_indptr, before, offset,
-            [&](bool is_one, long long t, long long q) {
-                int slot = -1, column = 0;
-                T term;
-                if (is_one) {
-                    column = b_indices[q];
-                    if (mode == ALL || is_marked(marks, column) != (mode == COMPLEMENT)) {
-                        slot = find_slot<2 * THREADS>(keys, column, ALL);
-                        term = Semiring::multiply(a_data[t], b_data[q]);
-                    }
-                }
-                in_turn<THREADS>(slot, claims, [&] {
-                    sums[column] = Semiring::add(sums[column], term);
-                    if (!is_marked(bits, column)) mark(bits, column);
-                });
-                if (slot >= 0) keys[slot] = EMPTY;
-                __syncthreads();
-            });
-        if (mode == KNOWN) {
-            for (long long t = mask_indptr[row] + threadIdx.x; t < mask_indptr[row + 1];
-                 t += THREADS)
-                data[t] = sums[mask_indices[t]];
-            __syncthreads();
-        }
-        long long place = indptr[row];
+        if (mode != KNOWN)
+            for_products<THREADS, EACH>(
+                a_indices, begin, end, b_indptr, own.sources,
+                [&](int, bool is_one, long long, long long q) {
+                    if (!is_one) return;
+                    const int column = b_indices[q];
+                    if (mode == ALL || is_marked(marks, column) != (mode == COMPLEMENT))
+                        mark(bits, column);
+                },
+                [] {});
+        __syncthreads();
+        int count = 0;
         for (long long base = 0; base < words; base += THREADS) {
             const long long w = base + threadIdx.x;
             unsigned int left = w < words ? bits[w] : 0;
-            long long total;
-            long long mine = place + exclusive_sum<THREADS>(__popc(left), total);
-            while (left) {
-                const long long column = (w << 5) + __ffs(left) - 1;
-                left &= left - 1;
-                if (mode != KNOWN) {
-                    data[mine] = sums[column];
-                    indices[mine++] = (int)column;
+            int total, place = exclusive_sum<THREADS>(__popc(left), total) + count;
+            if (w < words) ahead[w] = place;
+            count += total;
+            if (mode == KNOWN) continue;
+            int* columns = indices + indptr[row];
+            if (__reduce_add_sync(WARP, __popc(left)) > 256) {  // a word side by side
+                for (int i = 0; i < 32; ++i) {
+                    const unsigned int word = __shfl_sync(WARP, left, i);
+                    const int to = __shfl_sync(WARP, place, i) + __popc(word & ((1u << lane) - 1));
+                    if (word >> lane & 1) columns[to] = (int)((w - lane + i) << 5) + lane;
                 }
-                sums[column] = Semiring::template absent<T>();
+            } else {
+                for (; left; left &= left - 1) columns[place++] = (int)(w << 5) + __ffs(left) - 1;
             }
-            if (w < words) {
-                bits[w] = 0;
-                if (mode != ALL) marks[w] = 0;
-            }
-            place += total;
         }
         __syncthreads();
-    }
-}
-
-// Row of an entry: the last one that begins at it or before.
-__device__ long long row_of(const long long* indptr, long long rows, long long entry) {
-    long long low = 0, high = rows;
-    while (high - low > 1) {
-        const long long middle = (low + high) >> 1;
-        if (indptr[middle] <= entry) low = middle; else high = middle;
-    }
-    return low;
-}
-
-// Value at a column of a sorted row, 0 where it has none.
-template <typename T>
-__device__ T value_at(const T* data, const int* indices, long long low, long long end,
-                      int column) {
-    long long high = end;
-    while (low < high) {
-        const long long middle = (low + high) >> 1;
-        if (indices[middle] < column) low = middle + 1; else high = middle;
-    }
-    return low < end && indices[low] == column ? data[low] : T{};
-}
-
-// Gradient at the entries of A, dC B^H, by a warp each; its lanes' sums are added as a tree.
-template <typename T>
-__global__ void pull_to_a(const T* cotangent, const int* indices, const long long* indptr,
-                          const int* a_indices, const long long* a_indptr, long long rows,
-                          const T* b_data, const int* b_indices, const long long* b_indptr,
-                          long long entries, T* gradient) {
-    const long long t = (blockIdx.x * (long long)blockDim.x + threadIdx.x) >> 5;
-    if (t >= entries) return;
-    const long long row = row_of(a_indptr, rows, t);
-    const int k = a_indices[t], lane = threadIdx.x & 31;
-    T mine{};
-    for (long long q = b_indptr[k] + lane; q < b_indptr[k + 1]; q += 32)
-        mine = mine + value_at(cotangent, indices, indptr[row], indptr[row + 1], b_indices[q]) *
-                          conjugate(b_data[q]);
-    __shared__ T sums[256];
-    sums[threadIdx.x] = mine;
-    for (int step = 16; step; step >>= 1) {
-        __syncwarp();
-        if (lane < step) sums[threadIdx.x] = sums[threadIdx.x] + sums[threadIdx.x + step];
-    }
-    if (lane == 0) gradient[t] = sums[threadIdx.x];
-}
-
-// Gradient at the entries of B, A^H dC, by a thread each: along the column of A, whose entries
-// `column_entries` lists with their rows.
-template <typename T>
-__global__ void pull_to_b(const T* cotangent, const int* indices, const long long* indptr,
-                          const T* a_data, const long long* column_indptr,
-                          const long long* column_entries, const long long* column_rows,
-                          const int* b_indices, const long long* b_indptr, long long rows,
-                          long long entries, T* gradient) {
-    const long long q = blockIdx.x * (long long)blockDim.x + threadIdx.x;
-    if (q >= entries) return;
-    const long long k = row_of(b_indptr, rows, q);
-    T mine{};
-    for (long long s = column_indptr[k]; s < column_indptr[k + 1]; ++s) {
-        const long long row = column_rows[s];
-        mine = mine + conjugate(a_data[column_entries[s]]) *
-                          value_at(cotangent, indices, indptr[row], indptr[row + 1], b_indices[q]);
-    }
-    gradient[q] = mine;
+        for (int first = 0; first < count; first += room) {
+            const int some = min(room, count - first);
+            for (int s = threadIdx.x; s < some; s += THREADS)
+                sums[s] = Semiring::template absent<T>();
+            for_products<THREADS, EACH>(
+                a_indices, begin, end, b_indptr, own.sources,
+                [&](int place, bool is_one, long long t, long long q) {
+                    int slot = -1;
+                    if (is_one) {
+                        const int column = b_indices[q];
+                        const unsigned int word = bits[column >> 5], bit = 1u << (column & 31);
+                        if (word & bit)
+                            slot = ahead[column >> 5] + __popc(word & (bit - 1)) - first;
+                        if (slot >= some) slot = -1;
+                        if (slot >= 0)
+                            own.queue.terms[place] = Semiring::multiply(a_data[t], b_data[q]);
+                    }
+                    own.queue.slots[place] = slot;
+                },
+                [&] {
+                    work_off(own.queue, sums, [](T a, T b) { return Semiring::add(a, b); });
+                });
+            for (int s = threadIdx.x; s < some; s += THREADS)
+                data[indptr[row] + first + s] = sums[s];
+            __syncthreads();
+        }
+        for (long long w = threadIdx.x; w < words; w += THREADS) {
+            bits[w] = 0;
+            if (mode != ALL && mode != KNOWN) marks[w] = 0;
+        }
+    });
 }
 
 }  // namespace linalgkit

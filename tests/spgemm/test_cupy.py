@@ -171,6 +171,46 @@ def test_unsorted_and_duplicate_indices(n, each, duplicates):
     assert_same(host, device)
 
 
+@pytest.mark.parametrize("columns", [40_000, 131_072, 3_000_000])
+def test_long_rows(columns):
+    # More entries than sums fit in shared memory, columns that come back again and again, bitmaps
+    # there and in global memory.
+    rng = np.random.default_rng(0)
+    each, sources = 3000, 40
+    hubs = rng.integers(0, 50, (sources, each // 3))
+    others = rng.integers(0, columns, (sources, each - each // 3))
+    indices = np.concatenate([hubs, others], axis=1).astype(np.int32)
+    indptr = np.arange(0, indices.size + 1, each, dtype=np.int32)
+    b = rng.standard_normal(indices.size), indices.ravel(), indptr
+    a = sp.csr_array(rng.standard_normal((4, sources)) * (rng.random((4, sources)) < 0.9))
+    host, device = on_both(parts(a), b, shape=(4, columns))
+    assert_same(host, device)
+    assert np.diff(host.indptr).max() > 30_000
+
+
+@pytest.mark.parametrize("products", [1, 33, 64, 65, 300, 1024, 1025])
+def test_very_many_columns(products):
+    # Columns and places of products together need more than 32 bits.
+    columns, rng = 2**31 - 2, np.random.default_rng(0)
+    places = rng.choice([0, 1, 2**25, columns // 2, columns - 2, columns - 1], products)
+    a = rng.standard_normal(products), np.arange(products), np.asarray([0, products])
+    b = rng.standard_normal(products), places, np.arange(products + 1)
+    host, device = on_both(a, b, shape=(1, columns))
+    assert_same(host, device)
+
+
+def test_more_sources_than_products():
+    rng = np.random.default_rng(0)
+    n = 5000
+    empty = rng.random(n) < 0.95
+    b = sp.csr_array(sp.diags_array(np.where(empty, 0.0, rng.standard_normal(n))))
+    b.eliminate_zeros()
+    a = sp.csr_array(rng.standard_normal((6, n)))
+    host, device = on_both(parts(a), parts(b), shape=(6, n))
+    assert_same(host, device)
+    assert 32 < np.diff(host.indptr).max() < n // 10
+
+
 def test_max_memory():
     import cupy as cp
 
@@ -314,6 +354,12 @@ def test_invalid_indices_raise_instead_of_crashing():
     bad = cp.ones(2), cp.asarray([0, 7]), cp.asarray([0, 1, 2])
     with pytest.raises(ValueError, match=r"b_indices must lie in \[0, 2\); entry 1 is 7"):
         spgemm.csr_matmul(*good, *bad, shape=(2, 2))
+    with pytest.raises(ValueError, match=r"a_indices must lie in \[0, 2\); entry 1 is 7"):
+        spgemm.csr_matmul(*bad, *good, shape=(2, 2))
+    with pytest.raises(ValueError, match=r"b_indices must lie in \[0, 1\); entry 1 is 1"):
+        spgemm.csr_matmul(*good, *good, shape=(2, 1))
+    with pytest.raises(ValueError, match=r"a_indptr must not decrease; row 1 goes from 2 to 1"):
+        spgemm.csr_matmul(*good[:2], cp.asarray([0, 2, 1]), *good, shape=(2, 2))
 
 
 def test_host_and_device_are_not_mixed():
