@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import _checks
 from .._engine import Engines
-from ._modes import checked, finite, rows_of, square
+from ._modes import checked, entries, finite, rows_of, square
 
 engine = Engines(__package__)
 
@@ -73,7 +73,8 @@ def kron_eigh(factors: Sequence[Any], /, *, k: int | None = None) -> KroneckerEi
     Parameters
     ----------
     factors : sequence of array, the j-th of shape (..., n_j, n_j)
-        A_1, ..., A_d; their Hermitian parts are used.
+        A_1, ..., A_d; their Hermitian parts are used. Linear operators may stand among them: their
+        entries are computed.
     k : int, optional
         How many eigenpairs of the product itself to take, those of largest absolute value. By
         default the factors' eigenpairs are returned, from which all of the product follow.
@@ -115,7 +116,7 @@ def kron_eigh(factors: Sequence[Any], /, *, k: int | None = None) -> KroneckerEi
     >>> np.allclose(np.kron(a, b) @ vectors, vectors * values)
     True
     """
-    (factors,) = checked(factors)
+    (factors,) = checked(entries(factors))
     square(factors, "kron_eigh")
     k = _count("kron_eigh", factors, k, prod(rows_of(factors)))
     return KroneckerEigh(*engine(*factors).kron_eigh(*factors, k=k))
@@ -128,7 +129,7 @@ def kron_svd(factors: Sequence[Any], /, *, k: int | None = None) -> KroneckerSVD
     Parameters
     ----------
     factors : sequence of array, the j-th of shape (..., m_j, n_j)
-        A_1, ..., A_d.
+        A_1, ..., A_d, as for `kron_eigh`.
     k : int, optional
         How many of the product's largest singular values to take. By default the factors'
         decompositions are returned, from which all of the product follow.
@@ -167,7 +168,7 @@ def kron_svd(factors: Sequence[Any], /, *, k: int | None = None) -> KroneckerSVD
     >>> np.allclose(s[0], np.linalg.norm(np.kron(a, b), 2))
     True
     """
-    (factors,) = checked(factors)
+    (factors,) = checked(entries(factors))
     sizes = [min(a.shape[-2:]) for a in factors]
     k = _count("kron_svd", factors, k, prod(sizes))
     return KroneckerSVD(*engine(*factors).kron_svd(*factors, k=k))
@@ -180,7 +181,7 @@ def kron_slogdet(factors: Sequence[Any], /) -> Slogdet:
     Parameters
     ----------
     factors : sequence of array, the j-th of shape (..., n_j, n_j)
-        A_1, ..., A_d.
+        A_1, ..., A_d, as for `kron_eigh`.
 
     Returns
     -------
@@ -208,7 +209,7 @@ def kron_slogdet(factors: Sequence[Any], /) -> Slogdet:
     >>> round(float(np.linalg.det(np.kron(a, b))), 9)
     -72.0
     """
-    (factors,) = checked(factors)
+    (factors,) = checked(entries(factors))
     square(factors, "kron_slogdet")
     return Slogdet(*engine(*factors).kron_slogdet(*factors))
 
@@ -220,7 +221,7 @@ def kron_cholesky(factors: Sequence[Any], /, *, max_jitter: float = 0.0) -> tupl
     Parameters
     ----------
     factors : sequence of array, the j-th of shape (..., n_j, n_j)
-        A_1, ..., A_d, Hermitian; only their lower triangles are read.
+        A_1, ..., A_d, Hermitian; only their lower triangles are read. Operators as for `kron_eigh`.
     max_jitter : float, optional
         The most that may be added to a factor's diagonal, relative to its mean diagonal entry, so
         that the decomposition exists: nothing is tried first, then eps, and ten times more each
@@ -256,7 +257,7 @@ def kron_cholesky(factors: Sequence[Any], /, *, max_jitter: float = 0.0) -> tupl
     >>> sample.reshape(5, 4).shape
     (5, 4)
     """
-    (factors,) = checked(factors)
+    (factors,) = checked(entries(factors))
     square(factors, "kron_cholesky")
     _concrete("kron_cholesky", "the Cholesky decomposition of each factor", factors)
     if not (isinstance(max_jitter, int | float) and isfinite(max_jitter) and max_jitter >= 0):
@@ -272,7 +273,8 @@ def kron_power(factors: Sequence[Any], p: float, /) -> tuple[Any, ...]:
     Parameters
     ----------
     factors : sequence of array, the j-th of shape (..., n_j, n_j)
-        A_1, ..., A_d. Hermitian without negative eigenvalues if `p` is not an integer.
+        A_1, ..., A_d. Hermitian without negative eigenvalues if `p` is not an integer. Operators
+        as for `kron_eigh`.
     p : int or float
         The power; negative ones are powers of the inverse.
 
@@ -298,7 +300,7 @@ def kron_power(factors: Sequence[Any], p: float, /) -> tuple[Any, ...]:
     >>> np.allclose(root @ root, a)
     True
     """
-    (factors,) = checked(factors)
+    (factors,) = checked(entries(factors))
     square(factors, "kron_power")
     if isinstance(p, bool) or not isinstance(p, int | float | np.integer | np.floating):
         raise TypeError(f"p must be a real number; got {p!r} ({type(p).__name__}).")

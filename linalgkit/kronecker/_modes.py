@@ -4,6 +4,7 @@ Row-major: a vector of n_1 ⋯ n_d entries is an array of shape (n_1, …, n_d).
 as (left, n_k, right), with left = n_1 ⋯ n_{k-1} and right = n_{k+1} ⋯ n_d, which moves nothing.
 """
 
+import sys
 from collections.abc import Sequence
 from math import prod
 from typing import Any
@@ -36,6 +37,25 @@ def checked(factors: Sequence[Any], **others: Any) -> tuple[Any, ...]:
     count = len(others)
     matrices(converted[count:])
     return (converted[count:], *converted[:count])
+
+
+def entries(factors: Sequence[Any], name: str = "factors") -> tuple[Any, ...]:
+    """Return the factors with the matrices of operators among them, for who needs their entries."""
+    factors = sequence(factors)
+    return tuple([_entries(f"{name}[{k}]", a) if is_operator(a) else a
+                  for k, a in enumerate(factors)])  # fmt: skip
+
+
+def _entries(name: str, factor: Any) -> Any:
+    if not hasattr(factor, "matvec"):
+        raise TypeError(
+            f"{name} is a {type(factor).__name__}, which solves but does not multiply; its "
+            "entries are needed here."
+        )
+    if hasattr(factor, "to_dense"):
+        return factor.to_dense()
+    xp = sys.modules["cupy"] if type(factor).__module__.startswith("cupyx.") else np
+    return factor.matmat(xp.eye(factor.shape[1], dtype=factor.dtype))
 
 
 def _is_plain(arrays: Sequence[Any]) -> bool:

@@ -18,6 +18,7 @@ from ._modes import (
     batch_shape,
     checked,
     columns_of,
+    entries,
     grid,
     is_operator,
     mode_by_mode,
@@ -303,7 +304,7 @@ def kron_diag(factors: Sequence[Any], /) -> Any:
     Parameters
     ----------
     factors : sequence of array, the k-th of shape (..., n_k, n_k)
-        A_1, ..., A_d.
+        A_1, ..., A_d. Linear operators may stand among them: their entries are computed.
 
     Returns
     -------
@@ -322,7 +323,7 @@ def kron_diag(factors: Sequence[Any], /) -> Any:
     >>> kronecker.kron_diag([np.diag([1.0, 2.0]), np.diag([3.0, 4.0])])
     array([3., 4., 6., 8.])
     """
-    (factors,) = checked(factors)
+    (factors,) = checked(entries(factors))
     square(factors, "kron_diag")
     return engine(*factors).kron_diag(*factors)
 
@@ -334,7 +335,7 @@ def kron_trace(factors: Sequence[Any], /) -> Any:
     Parameters
     ----------
     factors : sequence of array, the k-th of shape (..., n_k, n_k)
-        A_1, ..., A_d.
+        A_1, ..., A_d. Linear operators may stand among them: their entries are computed.
 
     Returns
     -------
@@ -353,7 +354,7 @@ def kron_trace(factors: Sequence[Any], /) -> Any:
     >>> kronecker.kron_trace([np.diag([1.0, 2.0]), np.diag([3.0, 4.0])])
     array(21.)
     """
-    (factors,) = checked(factors)
+    (factors,) = checked(entries(factors))
     square(factors, "kron_trace")
     return engine(*factors).kron_trace(*factors)
 

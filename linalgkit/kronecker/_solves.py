@@ -19,6 +19,7 @@ from ._modes import (
     batch_shape,
     checked,
     columns_of,
+    entries,
     finite,
     grid,
     is_operator,
@@ -193,7 +194,7 @@ def kron_lstsq(factors: Sequence[Any], b: Any, /, *, rcond: float | None = None)
     Parameters
     ----------
     factors : sequence of array, the k-th of shape (..., m_k, n_k)
-        A_1, ..., A_d.
+        A_1, ..., A_d. Linear operators may stand among them: their entries are computed.
     b : array, shape (..., m_1 ⋯ m_d)
         Right-hand sides along the last axis, row-major.
     rcond : float, optional
@@ -231,7 +232,7 @@ def kron_lstsq(factors: Sequence[Any], b: Any, /, *, rcond: float | None = None)
     >>> np.allclose(x, np.linalg.lstsq(np.kron(a, b), y)[0])
     True
     """
-    factors, b = checked(factors, b=b)
+    factors, b = checked(entries(factors), b=b)
     grid("b", b, rows_of(factors))
     batch_shape(factors, tuple(b.shape[:-1]))
     if rcond is None:
@@ -260,6 +261,7 @@ def shifted_solve(
     ----------
     factors : sequence of array, the k-th of shape (..., n_k, n_k)
         A_1, ..., A_d, Hermitian (their Hermitian parts are used); covariances along the axes, say.
+        Linear operators may stand among them: their entries are computed.
     b : array, shape (..., n_1 ⋯ n_d)
         Right-hand sides along the last axis, row-major: ``b.reshape(..., n_1, ..., n_d)`` is the
         grid, as with ``numpy.kron``.
@@ -326,7 +328,7 @@ def shifted_solve(
     >>> bool(x[5] == 0), np.allclose(np.delete(np.kron(k, k) @ x + 0.1 * x - y, 5), 0)
     (True, True)
     """
-    factors, b = checked(factors, b=b)
+    factors, b = checked(entries(factors), b=b)
     _fit(factors, b, "shifted_solve")
     shift = number("shift", shift)
     if noise is None:

@@ -19,6 +19,7 @@ from ._modes import (
     batch_shape,
     checked,
     columns_of,
+    entries,
     grid,
     is_operator,
     mode_by_mode,
@@ -155,7 +156,8 @@ def kronsum_solve(
     Parameters
     ----------
     factors : sequence of array, the k-th of shape (..., n_k, n_k)
-        A_1, ..., A_d. Batch axes lead.
+        A_1, ..., A_d. Batch axes lead. Linear operators may stand among them: their entries are
+        computed.
     b : array, shape (..., n_1 ⋯ n_d)
         Right-hand sides along the last axis, row-major: ``b.reshape(..., n_1, ..., n_d)`` is the
         grid, and A_k acts along its axis k, as with ``numpy.kron``.
@@ -219,7 +221,7 @@ def kronsum_solve(
     >>> float(abs(solution - u).max().round(4))
     0.0007
     """
-    factors, b = checked(factors, b=b)
+    factors, b = checked(entries(factors), b=b)
     _fit(factors, "b", b, "kronsum_solve")
     shift, b, factors = _shifted(shift, b, factors)
     method = chosen_method(factors, b, method)
@@ -304,6 +306,7 @@ def kronsum_solve_generalized(
     ----------
     factors : sequence of array, the k-th of shape (..., n_k, n_k)
         A_1, ..., A_d, Hermitian (their Hermitian parts are used): stiffness matrices, say.
+        Linear operators may stand among them and the masses: their entries are computed.
     masses : sequence of array, the k-th of shape (..., n_k, n_k)
         B_1, ..., B_d, Hermitian and positive definite (their Hermitian parts are used).
     b : array, shape (..., n_1 ⋯ n_d)
@@ -355,7 +358,7 @@ def kronsum_solve_generalized(
     count = len(factors)
     if len(masses) != count:
         raise ValueError(f"there must be one mass for each of {count} factors; got {len(masses)}.")
-    matrices, b = checked((*factors, *masses), b=b)
+    matrices, b = checked((*entries(factors), *entries(masses, "masses")), b=b)
     factors, masses = matrices[:count], matrices[count:]
     for k, (factor, mass) in enumerate(zip(factors, masses, strict=True)):
         if factor.shape[-2:] != mass.shape[-2:]:
@@ -405,7 +408,8 @@ def kronsum_expm_multiply(factors: Sequence[Any], x: Any, t: complex = 1.0, /) -
     Parameters
     ----------
     factors : sequence of array, the k-th of shape (..., n_k, n_k)
-        A_1, ..., A_d. Batch axes lead.
+        A_1, ..., A_d. Batch axes lead. Linear operators may stand among them: their entries are
+        computed.
     x : array, shape (..., n_1 ⋯ n_d)
         Vectors along the last axis, row-major, as for `kronsum_matvec`.
     t : float or complex, optional
@@ -438,7 +442,7 @@ def kronsum_expm_multiply(factors: Sequence[Any], x: Any, t: complex = 1.0, /) -
     >>> np.log(kronecker.kronsum_expm_multiply([a, b], np.ones(4), 0.5))
     array([0. , 1. , 0.5, 1.5])
     """
-    factors, x = checked(factors, x=x)
+    factors, x = checked(entries(factors), x=x)
     _fit(factors, "x", x, "kronsum_expm_multiply")
     t, x, factors = _shifted(t, x, factors)
     return engine(x, *factors).kronsum_expm_multiply(x, *factors, t=t)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from kronecker.cases import dense, dense_sum, random
 from scipy.linalg import expm
-from scipy.sparse.linalg import cg
+from scipy.sparse import eye_array
+from scipy.sparse.linalg import aslinearoperator, cg, splu
 
 import linalgkit
 from linalgkit import kronecker
@@ -133,3 +134,45 @@ def test_in_scipys_solvers():
     x, status = cg(operator.aslinearoperator(), b, rtol=1e-12)
     assert status == 0
     np.testing.assert_allclose(x, operator.solve(b), rtol=0, atol=1e-9)
+
+
+def _positive(rng, n):
+    a = rng.standard_normal((n, n))
+    return a @ a.T + n * np.eye(n)
+
+
+@pytest.mark.parametrize("kind", ["scipy", "linalgkit"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda a, b: kronecker.kron_eigh(a).eigenvalues,
+        lambda a, b: kronecker.kron_svd(a).S,
+        lambda a, b: kronecker.kron_slogdet(a),
+        lambda a, b: kronecker.kron_cholesky(a),
+        lambda a, b: kronecker.kron_power(a, 0.5),
+        lambda a, b: [kronecker.kron_diag(a), kronecker.kron_trace(a)],
+        lambda a, b: [kronecker.kron_lstsq(a, b)],
+        lambda a, b: [kronecker.shifted_solve(a, b, 0.5)],
+        lambda a, b: [kronecker.kronsum_solve(a, b)],
+        lambda a, b: [kronecker.kronsum_solve_generalized(a, a, b)],
+        lambda a, b: [kronecker.kronsum_expm_multiply(a, b, -0.1)],
+    ],
+)
+def test_entries_of_operators_among_the_factors(call, kind):
+    rng = np.random.default_rng(5)
+    arrays = [_positive(rng, n) for n in (3, 4)]
+    if kind == "scipy":
+        mixed = [arrays[0], aslinearoperator(arrays[1])]
+    else:
+        mixed = [kronecker.KroneckerProduct(arrays[:1]), arrays[1]]
+    b = rng.standard_normal(12)
+    for got, expected in zip(call(mixed, b), call(arrays, b), strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_factors_that_only_solve_have_no_entries():
+    factor = splu(eye_array(3, format="csc"))
+    with pytest.raises(TypeError, match=r"factors\[1\] is a SuperLU, which solves but does not"):
+        kronecker.kron_eigh([np.eye(2), factor])
+    with pytest.raises(TypeError, match=r"masses\[0\] is a SuperLU"):
+        kronecker.kronsum_solve_generalized([np.eye(3)], [factor], np.ones(3))
