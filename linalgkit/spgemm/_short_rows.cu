@@ -59,45 +59,50 @@ __device__ void put_in_order(Key& low, Key& high) {
     high = max(one, other);
 }
 
+// Merge runs of a power of two of keys within a lane, which fall and rise as those of two sorted
+// runs of which one was mirrored do.
+template <typename Key, int EACH>
+__device__ void merge_own(Key (&keys)[EACH], int size) {
+#pragma unroll
+    for (int stride = EACH / 2; stride; stride >>= 1)
+#pragma unroll
+        for (int i = 0; i < EACH; ++i)
+            if (stride < size && !(i & stride)) put_in_order(keys[i], keys[i ^ stride]);
+}
+
 // Sort the LANES EACH keys of a team; lane l has the keys [l EACH, (l + 1) EACH). Merges of two
 // sorted runs, in which a key meets first its mirror image: so all go upwards.
 template <int LANES, typename Key, int EACH>
 __device__ void sort_keys(Key (&keys)[EACH]) {
-    constexpr int LEVELS = bits_of(LANES * EACH);
     const int lane = threadIdx.x & 31;
 #pragma unroll
-    for (int level = 1; level <= LEVELS; ++level) {
-        const int size = 1 << level;
-        if (size <= EACH) {
+    for (int size = 2; size <= EACH; size <<= 1) {
 #pragma unroll
-            for (int i = 0; i < EACH; ++i)
-                if (!(i & size / 2)) put_in_order(keys[i], keys[i ^ (size - 1)]);
-        } else {
-            const bool is_low = !(lane & size / EACH / 2);
+        for (int i = 0; i < EACH; ++i)
+            if (!(i & size / 2)) put_in_order(keys[i], keys[i ^ (size - 1)]);
+        merge_own(keys, size / 2);
+    }
+#pragma unroll 1  // or compiling takes seconds
+    for (int lanes = 2; lanes <= LANES; lanes <<= 1) {
+        const bool is_low = !(lane & lanes / 2);
 #pragma unroll
-            for (int i = 0; i < (EACH + 1) / 2; ++i) {
-                const int mirror = EACH - 1 - i, far = size / EACH - 1;
-                const Key one = __shfl_xor_sync(WARP, keys[mirror], far);
-                const Key other = __shfl_xor_sync(WARP, keys[i], far);
-                keys[i] = is_low ? min(keys[i], one) : max(keys[i], one);
-                if (mirror != i)
-                    keys[mirror] = is_low ? min(keys[mirror], other) : max(keys[mirror], other);
-            }
+        for (int i = 0; i < EACH / 2; ++i) {
+            const int mirror = EACH - 1 - i;
+            const Key one = __shfl_xor_sync(WARP, keys[mirror], lanes - 1);
+            const Key other = __shfl_xor_sync(WARP, keys[i], lanes - 1);
+            keys[i] = is_low ? min(keys[i], one) : max(keys[i], one);
+            keys[mirror] = is_low ? min(keys[mirror], other) : max(keys[mirror], other);
         }
-#pragma unroll
-        for (int step = level - 2; step >= 0; --step) {
-            const int stride = 1 << step;
-            const bool is_low = !(lane & stride / EACH);
+#pragma unroll 1
+        for (int far = lanes / 4; far; far >>= 1) {
+            const bool is_near = !(lane & far);
 #pragma unroll
             for (int i = 0; i < EACH; ++i) {
-                if (stride < EACH) {
-                    if (!(i & stride)) put_in_order(keys[i], keys[i ^ stride]);
-                } else {
-                    const Key other = __shfl_xor_sync(WARP, keys[i], stride / EACH);
-                    keys[i] = is_low ? min(keys[i], other) : max(keys[i], other);
-                }
+                const Key other = __shfl_xor_sync(WARP, keys[i], far);
+                keys[i] = is_near ? min(keys[i], other) : max(keys[i], other);
             }
         }
+        merge_own(keys, EACH);
     }
 }
 
