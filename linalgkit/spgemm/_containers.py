@@ -212,7 +212,8 @@ def _read_parts(name: str, value: Any) -> Operand:
     )
     _check_parts(name, (data, indices, indptr), shape, "csr")
     wrap = _jax_wrap if is_jax_array(data) else _raw_wrap
-    return Operand(data, *for_patterns(indices, indptr), shape, "csr", wrap)
+    indices, indptr = for_patterns(indices, indptr)
+    return Operand(data, indices, indptr, shape, "csr", wrap)
 
 
 def _read_pydata(name: str, value: Any) -> Operand:
