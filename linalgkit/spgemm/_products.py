@@ -250,7 +250,8 @@ def csr_matmul(
     Time and memory as for `matmul`. On NumPy arrays the values have the same
     bits for any number of threads, on CuPy arrays on every run. With torch and
     JAX the values are differentiable (the pattern is not); the reference engine
-    that serves them takes memory for every single product.
+    that serves them takes memory for every single product. Of JAX arrays the pattern
+    is found on the host, for JAX would compile every step of that for each size.
 
     Examples
     --------
