@@ -1,10 +1,12 @@
 """Reference engine: expand every product, sort by place, add what falls on one place (ESC)."""
 
+from functools import cache
+
 import numpy as np
-from array_api_compat import array_namespace
+from array_api_compat import array_namespace, is_jax_array
 
 from .._xp import segment_extreme, segment_sum
-from ._csr import check_csr, check_memory, index_dtype
+from ._csr import check_csr, check_memory, for_patterns, index_dtype, like
 from ._semirings import SEMIRINGS, absent
 
 
@@ -13,7 +15,7 @@ def csr_matmul(
     *, shape, semiring, complement, prune, sort, max_memory,
 ):  # fmt: skip
     """Multiply two CSR triples; O(products) memory, differentiable in the data."""
-    xp = array_namespace(a_data, b_data)
+    xp = array_namespace(a_indices, b_indices)
     check_csr("a", a_data, a_indices, a_indptr, b_indptr.shape[0] - 1)
     check_csr("b", b_data, b_indices, b_indptr, shape[1])
     index = index_dtype(xp)
@@ -29,12 +31,14 @@ def csr_matmul(
     order, place, rows, columns = _compress(rows, columns)
     left, right = xp.take(left, order), xp.take(right, order)
     if not prune:
-        check_memory(rows.shape[0], shape[0], _itemsize(xp, a_data.dtype), max_memory)
+        check_memory(rows.shape[0], shape[0], _itemsize(a_data), max_memory)
     data = sum_products(a_data, left, b_data, right, place, rows.shape[0], semiring=semiring)
     if prune:
-        kept = data != absent(semiring, data.dtype, xp)
-        data, rows, columns = data[kept], rows[kept], columns[kept]
-        check_memory(rows.shape[0], shape[0], _itemsize(xp, data.dtype), max_memory)
+        (kept,) = for_patterns(data != absent(semiring, data.dtype, array_namespace(data)))
+        (kept,) = xp.nonzero(kept)
+        data = array_namespace(data).take(data, like(kept, data))
+        rows, columns = xp.take(rows, kept), xp.take(columns, kept)
+        check_memory(rows.shape[0], shape[0], _itemsize(data), max_memory)
     boundaries = xp.arange(shape[0] + 1, dtype=index, device=rows.device)
     indptr = xp.searchsorted(rows, boundaries)
     narrow = xp.int32 if max(*shape, data.shape[0]) < 2**31 else xp.int64
@@ -109,8 +113,8 @@ def plan_products(plan):
     index = index_dtype(xp)
     rows = xp.take(_row_of_entry(xp.astype(a.indptr, index)), left)
     columns = xp.take(xp.astype(b.indices, index), right)
-    result_rows = _row_of_entry(xp.astype(plan.indptr, index))
-    result_columns = xp.astype(plan.indices, index)
+    result_rows = _row_of_entry(xp.astype(plan._result.indptr, index))
+    result_columns = xp.astype(plan._result.indices, index)
     if plan._is_masked:
         kept = _masked(rows, columns, result_rows, result_columns, False)
         left, right, rows, columns = (x[kept] for x in (left, right, rows, columns))
@@ -154,6 +158,21 @@ def expand(a_indices, a_indptr, b_indptr):
 
 def sum_products(a_data, left, b_data, right, place, count, *, semiring):
     """Multiply entry left[p] of A by entry right[p] of B; add those of one place."""
+    if is_jax_array(a_data):
+        left, right, place = (like(x, a_data) for x in (left, right, place))
+        return _compiled()(a_data, left, b_data, right, place, count, semiring=semiring)
+    return _sum_products(a_data, left, b_data, right, place, count, semiring=semiring)
+
+
+@cache
+def _compiled():
+    """Return `_sum_products` as one piece for JAX, which compiles for every size anew."""
+    import jax
+
+    return jax.jit(_sum_products, static_argnames=("count", "semiring"))
+
+
+def _sum_products(a_data, left, b_data, right, place, count, *, semiring):
     xp = array_namespace(a_data, b_data)
     add, multiply, _ = SEMIRINGS[semiring]
     dtype = a_data.dtype
@@ -221,7 +240,8 @@ def _conj(x):
     return xp.conj(x) if xp.isdtype(x.dtype, "complex floating") else x
 
 
-def _itemsize(xp, dtype):
+def _itemsize(data):
+    xp, dtype = array_namespace(data), data.dtype
     if xp.isdtype(dtype, "bool"):
         return 1
     limits = xp.iinfo if xp.isdtype(dtype, "integral") else xp.finfo

@@ -171,8 +171,9 @@ def _power(base: Operand, k: int, semiring: str, mask: Operand | None) -> Operan
 
 
 def _identity(like: Operand, semiring: str) -> Operand:
-    xp = array_namespace(like.data)
+    xp, index = array_namespace(like.data), array_namespace(like.indptr)
     dtype = xp.bool if semiring == "or_and" else like.data.dtype
-    n, place = like.shape[0], {"dtype": like.indptr.dtype, "device": like.data.device}
+    n = like.shape[0]
     data = xp.full(n, neutral(semiring, dtype, xp), dtype=dtype, device=like.data.device)
-    return like._replace(data=data, indices=xp.arange(n, **place), indptr=xp.arange(n + 1, **place))
+    numbers = index.arange(n + 1, dtype=like.indptr.dtype, device=like.indptr.device)
+    return like._replace(data=data, indices=numbers[:-1], indptr=numbers)

@@ -4,10 +4,11 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from array_api_compat import array_namespace, is_numpy_array
+import numpy as np
+from array_api_compat import array_namespace, is_jax_array, is_numpy_array
 
 from .. import _checks
-from ._csr import check_csr
+from ._csr import check_csr, for_patterns, like
 
 LAYOUTS = ("csr", "csc")
 
@@ -31,7 +32,10 @@ class CSR(NamedTuple):
 
 
 class Operand(NamedTuple):
-    """A sparse matrix as compressed rows ("csr") or columns ("csc"), and how to make one alike."""
+    """A sparse matrix as compressed rows ("csr") or columns ("csc"), and how to make one alike.
+
+    Index arrays are as `for_patterns` gives them.
+    """
 
     data: Any
     indices: Any
@@ -111,13 +115,17 @@ def _other(layout: str) -> str:
 
 def _swapped(data: Any, indices: Any, indptr: Any, minor: int) -> tuple[Any, Any, Any]:
     """Compress along the other axis; entries of one place keep their order."""
-    xp = array_namespace(data)
-    if is_numpy_array(data) and data.dtype != xp.float16:  # which SciPy does not have
+    if is_numpy_array(indices):
         from scipy.sparse import csr_array
 
-        shape = (indptr.shape[0] - 1, minor)
-        swapped = csr_array((data, indices, indptr), shape=shape).tocsc()
-        return swapped.data, swapped.indices, swapped.indptr
+        as_it_is = is_numpy_array(data) and data.dtype != np.float16  # which SciPy does not have
+        values = data if as_it_is else np.arange(data.shape[0])
+        swapped = csr_array((values, indices, indptr), shape=(indptr.shape[0] - 1, minor)).tocsc()
+        values = swapped.data
+        if not as_it_is:
+            values = array_namespace(data).take(data, like(values, data))
+        return values, swapped.indices, swapped.indptr
+    xp = array_namespace(data)
     indices = indices[: int(indptr[-1])]
     rows = xp.repeat(xp.arange(indptr.shape[0] - 1, device=data.device), indptr[1:] - indptr[:-1])
     order = xp.argsort(indices, stable=True)
@@ -153,6 +161,13 @@ def _raw_wrap(parts: Any, shape: tuple[int, int], layout: str) -> CSR:
         data, indices, indptr = parts
         return CSR(*_swapped(data, indices, indptr, shape[0]))
     return CSR(*parts)
+
+
+def _jax_wrap(parts: Any, shape: tuple[int, int], layout: str) -> CSR:
+    from jax.numpy import asarray
+
+    data, indices, indptr = _raw_wrap(parts, shape, layout)
+    return CSR(asarray(data), asarray(indices), asarray(indptr))
 
 
 def _check_convertible(name: str, value: Any) -> None:
@@ -199,7 +214,9 @@ def _read_parts(name: str, value: Any) -> Operand:
         _checks.size(f"{name}.shape[1]", value.shape[1]),
     )
     _check_parts(name, (data, indices, indptr), shape, "csr")
-    return Operand(data, indices, indptr, shape, "csr", _raw_wrap)
+    wrap = _jax_wrap if is_jax_array(data) else _raw_wrap
+    indices, indptr = for_patterns(indices, indptr)
+    return Operand(data, indices, indptr, shape, "csr", wrap)
 
 
 def _read_pydata(name: str, value: Any) -> Operand:

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from array_api_compat import array_namespace
+import numpy as np
+from array_api_compat import array_namespace, is_jax_array, is_torch_array
 
 
 def index_dtype(xp: Any) -> Any:
@@ -10,9 +11,26 @@ def index_dtype(xp: Any) -> Any:
     return xp.__array_namespace_info__().default_dtypes()["indexing"]
 
 
+def for_patterns(*arrays: Any) -> tuple[Any, ...]:
+    """Return arrays as patterns are computed from them: JAX's on the host, others as they are.
+
+    Patterns depend on values, and every step towards one has a size of its own, for which JAX
+    would compile each operation anew.
+    """
+    return tuple(np.asarray(x) if is_jax_array(x) else x for x in arrays)
+
+
+def like(order: Any, array: Any) -> Any:
+    """Return an index array in the library of another array."""
+    if isinstance(order, type(array)):
+        return order
+    device = {"device": array.device} if is_torch_array(array) else {}  # a tracer has none
+    return array_namespace(array).asarray(np.asarray(order), **device)
+
+
 def check_csr(name: str, data: Any, indices: Any, indptr: Any, columns: int) -> None:
     """Raise ValueError or TypeError that says where a triple is not CSR with `columns` columns."""
-    xp = array_namespace(data, indices, indptr)
+    xp = array_namespace(indices, indptr)
     for part, array in (("indices", indices), ("indptr", indptr)):
         if not xp.isdtype(array.dtype, "integral"):
             raise TypeError(f"{name}_{part} must be integers; got dtype {array.dtype}.")

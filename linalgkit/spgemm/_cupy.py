@@ -202,7 +202,7 @@ def execute_plan(a_data, b_data, plan, *, semiring):
     """Compute the values of a plan's product: its columns are known."""
     import cupy as cp
 
-    rows, columns = plan.indptr.shape[0] - 1, plan._second.shape[1]
+    rows, columns = plan._result.indptr.shape[0] - 1, plan._second.shape[1]
     if _number(a_data.dtype, semiring) is None or not _fits(rows, columns, plan._first.shape[1]):
         return _array_api.execute_plan(a_data, b_data, plan, semiring=semiring)
     known = _Known.of(plan)
@@ -219,7 +219,7 @@ def execute_plan_vjp(cotangent, a_data, b_data, plan, *, wrt):
     import cupy as cp
 
     number = _number(cotangent.dtype, "plus_times")
-    sizes = plan.indptr.shape[0] - 1, plan._second.shape[1], plan._first.shape[1]
+    sizes = plan._result.indptr.shape[0] - 1, plan._second.shape[1], plan._first.shape[1]
     of_one_type = cotangent.dtype == a_data.dtype == b_data.dtype
     if number is None or not of_one_type or not _fits(*sizes):
         return _array_api.execute_plan_vjp(cotangent, a_data, b_data, plan, wrt=wrt)
@@ -290,7 +290,7 @@ class _Known:
         first, second = plan._first, plan._second
         self.a = _Rows.of(first.indices, first.indptr)
         self.b = _Rows.of(second.indices, second.indptr)
-        self.c = _Rows.of(plan.indices, plan.indptr)
+        self.c = _Rows.of(*plan._result.parts[1:])
         self._columns, self._is_masked = second.shape[1], plan._is_masked
         self._kinds = {}
         self._columns_of_a = None

@@ -96,7 +96,7 @@ def k_hop(a: Any, k: int, /) -> Any:
     """
     graph = _square("a", a)
     k = _checks.size("k", k, 1)
-    xp = array_namespace(graph.data)
+    xp = array_namespace(graph.indices)
     check_csr("a", *graph.parts, graph.shape[1])
     graph = graph._replace(data=xp.ones_like(graph.indices, dtype=xp.bool))
     seen = _diagonal(graph)
@@ -203,7 +203,7 @@ def _rows_of(operand: Operand) -> Any:
     """Row of every entry."""
     xp = array_namespace(operand.indptr)
     indptr = xp.astype(operand.indptr, index_dtype(xp))
-    rows = xp.arange(operand.shape[0], dtype=index_dtype(xp), device=operand.data.device)
+    rows = xp.arange(operand.shape[0], dtype=index_dtype(xp), device=operand.indptr.device)
     return xp.repeat(rows, indptr[1:] - indptr[:-1])
 
 

@@ -6,6 +6,7 @@ B's rows (prefetched), the scatter into the row (in L2), and the write of the re
 of operands have kernels of their own: B without rows of two entries, and matrices of grids.
 """
 
+import threading
 from functools import lru_cache, partial
 from itertools import pairwise
 from typing import NamedTuple
@@ -42,18 +43,16 @@ def csr_matmul(
     *, shape, semiring, complement, prune, sort, max_memory,
 ):  # fmt: skip
     """Multiply two CSR triples: one phase, chunks of rows committed in order."""
-    rows, columns = shape
+    columns = shape[1]
     index_arrays = a_indices, a_indptr, b_indices, b_indptr
     index = np.int32 if all(array.dtype == _NARROW for array in index_arrays) else np.int64
     a = operand("a", a_data, a_indices, a_indptr, b_indptr.size - 1, index)
     b = operand("b", b_data, b_indices, b_indptr, columns, index)
     ring = RINGS[semiring], _start(semiring, a_data.dtype)
     result = _Result(a_data.dtype, columns, max_memory)
-    prune = (0,) if prune else ()  # told to kernels by type: asked at every entry, it shows
     if a_indices.size + b_indices.size + columns <= _TINY and mask_indptr is None:
-        product = _kernels.tiny_product(*ring, *a, *b, columns, prune)
-        if product[2].size:
-            check_memory(product[0].size, rows, a_data.itemsize, max_memory)
+        product = _tiny(result, semiring, ring, a, b, prune)
+        if product is not None:
             return product
     of_a = facts("a", *a, b_indptr.size - 1)
     of_b = facts("b", *b, columns)
@@ -66,17 +65,20 @@ def csr_matmul(
     work = _work(a, b, of_a.longest, of_b.longest, columns > _WIDE and mask is None)
     product = None
     if mask is not None:
-        multiply = partial(_kernels.complement_rows, *ring, *a, *b, of_b.ascends, prune, *mask)
+        multiply = partial(_kernels.complement_rows, *ring, *a, *b, of_b.ascends, *mask)
         scratch, share = partial(_scratch, columns, ring[1]), None
     else:
-        multiply, scratch, share = _by_rows(ring, a, b, of_b.ascends, prune, sort, work, columns)
+        multiply, scratch, share = _by_rows(ring, a, b, of_b.ascends, sort, work, columns)
         if work.source == 1:
-            gather = partial(_kernels.gather_rows, *ring, *a, *b, prune)
+            gather = partial(_kernels.gather_rows, *ring, *a, *b)
             if not prune:
                 product = _in_place(result, gather, a, b, work)
             multiply, scratch = partial(_gather_or, gather, multiply, scratch), _nothing_yet
             share = None
     if product is None:
+        if prune:
+            multiply = partial(_pruned, multiply, ring[1])
+            share = share and partial(_pruned_part, share, ring[1])
         counted = mask is None and not prune  # what a first pass counts is what is stored
         product = _in_chunks(result, a, b, work, multiply, scratch, share, counted)
     return product
@@ -110,22 +112,58 @@ def _work(a, b, longest_of_a, longest_of_b, exactly):
     return _Work(ends, each, longest, source, bounds)
 
 
-def _by_rows(ring, a, b, ascends, prune, sort, work, columns):
+def _by_rows(ring, a, b, ascends, sort, work, columns):
     """Choose the kernel of whole rows; what a thread needs for it; how to share a heavy row."""
     scratch = partial(_scratch, columns, ring[1])
-    share = partial(_kernels.part_of_row, *ring, *a, *b, ascends, prune)
+    share = partial(_kernels.part_of_row, *ring, *a, *b, ascends)
     kinds = _repeats(b) if work.total > SMALL and columns <= _WIDE else None
     if kinds is not None:
-        multiply = partial(_kernels.repeat_rows, *ring, *a, *b, kinds, ascends, prune)
+        multiply = partial(_kernels.repeat_rows, *ring, *a, *b, kinds, ascends)
         return multiply, scratch, share
-    multiply = partial(_kernels.multiply_rows, *ring, *a, *b, ascends, prune)
+    multiply = partial(_kernels.multiply_rows, *ring, *a, *b, ascends)
     if columns > _WIDE:
-        hashed = _hash_where_rows_are_short(
-            ring, a, b, prune, sort, columns, work, multiply, scratch
-        )
+        hashed = _hash_where_rows_are_short(ring, a, b, sort, columns, work, multiply, scratch)
         if hashed is not None:
             return *hashed, None
     return multiply, scratch, share
+
+
+def _pruned(multiply, zero, start, stop, data, indices, indptr, place, *rest):
+    """Multiply rows, then drop their zeros."""
+    multiply(start, stop, data, indices, indptr, place, *rest)
+    return _kernels.drop_zeros(start, stop, zero, data, indices, indptr, place)
+
+
+def _pruned_part(share, zero, i, low, high, data, indices, *rest):
+    """Compute part of a row, then drop its zeros."""
+    ends = np.array([0, share(i, low, high, data, indices, *rest)], dtype=np.int32)
+    return _kernels.drop_zeros(0, 1, zero, data, indices, ends, 0)
+
+
+def _tiny(result, semiring, ring, a, b, prune):
+    """Multiply small operands in one call; None where that cannot be."""
+    rows, key = a[2].size - 1, (semiring, result.dtype.char)
+    # Out of reach while in use: a signal handler may multiply, too.
+    workspace = _tiny_workspaces.__dict__.pop(key, None) or _tiny_workspace(ring[1])
+    data, indices, *_ = workspace
+    indptr = np.empty(rows + 1, dtype=np.int32)
+    end = _kernels.tiny_product(*ring, *a, *b, result.columns, indptr, *workspace)
+    if end >= 0 and prune:
+        end = _kernels.drop_zeros(0, rows, ring[1], data, indices, indptr, 0)
+    product = (data[:end].copy(), indices[:end].copy(), indptr) if end >= 0 else None
+    _tiny_workspaces.__dict__[key] = workspace
+    if product is not None:
+        check_memory(end, rows, result.dtype.itemsize, result.max_memory)
+    return product
+
+
+_tiny_workspaces = threading.local()
+
+
+def _tiny_workspace(zero):
+    out = np.empty(2 * _TINY, dtype=zero.dtype), np.empty(2 * _TINY, dtype=np.int32)
+    row, bits, summary = _scratch(_TINY, zero)
+    return *out, row, np.concatenate([bits, summary])
 
 
 def _in_chunks(result, a, b, work, multiply, scratch, share, counted):
@@ -215,7 +253,9 @@ def _masked(ring, a, b, mask, ascending, prune, result):
             np.zeros(longest + waste, dtype=np.uint8),
         )
 
-    multiply = partial(_numba_masked.masked_rows, *ring, *a, *b, *by_columns, by_dots, *mask, prune)
+    multiply = partial(_numba_masked.masked_rows, *ring, *a, *b, *by_columns, by_dots, *mask)
+    if prune:
+        multiply = partial(_pruned, multiply, ring[1])
     bounds = _threads.chunk_bounds(ends, minimum=_CHUNK)
     upper = mask_indptr[bounds].astype(np.int64)
     run = _straight if _threads.is_serial(bounds) else _one_phase
@@ -248,7 +288,7 @@ def _by_columns(b, columns):
     return operand("b", turned.data, turned.indices, turned.indptr, 0, np.dtype(signed).type)
 
 
-def _hash_where_rows_are_short(ring, a, b, prune, sort, columns, work, multiply, scratch):
+def _hash_where_rows_are_short(ring, a, b, sort, columns, work, multiply, scratch):
     """Serve those chunks by hash tables whose rows are short for so many columns; None: none."""
     lengths, bounds = np.diff(work.ends), work.bounds
     most = np.maximum.reduceat(lengths, bounds[:-1]) if lengths.size else np.zeros(1, np.int64)
@@ -258,7 +298,7 @@ def _hash_where_rows_are_short(ring, a, b, prune, sort, columns, work, multiply,
     if not short.any():
         return None
     size = 1 << max(5, int(2 * most[short].max() - 1).bit_length())
-    by_hash = partial(_numba_hash.hash_rows, *ring, *a, *b, prune, sort, np.uint64(bits))
+    by_hash = partial(_numba_hash.hash_rows, *ring, *a, *b, sort, np.uint64(bits))
     is_short = dict(zip(bounds, short.tolist(), strict=False))
 
     def either(start, stop, *rest):

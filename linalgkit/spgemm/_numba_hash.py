@@ -49,7 +49,7 @@ def _sort(words, spare, count, shift, bits):
 
 @njit(nogil=True, cache=True)
 def hash_rows(
-    ring, zero, a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, prune, sort, bits,
+    ring, zero, a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, sort, bits,
     start, stop, out_data, out_indices, out_indptr, place, keys, values, words, spare,
 ):  # fmt: skip
     # Rows into out[place:]; returns where they end. `bits` bits hold a column; keys are all
@@ -92,10 +92,9 @@ def hash_rows(
         found = _sort(words, spare, count, width, bits) if sort else words
         for j in range(count):
             slot = found[j] & last
-            value = values[slot]
             keys[slot] = _EMPTY
             out_indices[end] = found[j] >> width
-            out_data[end] = value
-            end += np.uint64(value != zero) if len(prune) else _ONE
+            out_data[end] = values[slot]
+            end += _ONE
         out_indptr[i + _ONE] = end
     return np.int64(end)

@@ -50,7 +50,7 @@ def masked_work(
 @njit(nogil=True, cache=True)
 def masked_rows(
     ring, zero, a_data, a_indices, a_indptr, b_data, b_indices, b_indptr,
-    t_data, t_indices, t_indptr, by_dots, mask_indices, mask_indptr, prune,
+    t_data, t_indices, t_indptr, by_dots, mask_indices, mask_indptr,
     start, stop, out_data, out_indices, out_indptr, place, marks, values, hits,
 ):  # fmt: skip
     # Rows into out[place:]; returns where they end. `t_*` is B by columns, empty where no row is
@@ -72,7 +72,7 @@ def masked_rows(
                         hit = True
                     s += np.uint64(left <= right)
                     q += np.uint64(right <= left)
-                if hit and not (len(prune) and value == zero):
+                if hit:
                     out_indices[end] = column
                     out_data[end] = value
                     end += _ONE
@@ -99,11 +99,10 @@ def masked_rows(
                 t += _ONE
             for p in range(low, high):
                 mark = p - low + WASTE
-                value = values[mark]
                 marks[np.uint64(mask_indices[p])] = 0
                 out_indices[end] = mask_indices[p]
-                out_data[end] = value
-                end += np.uint64(hits[mark] & (not (len(prune) and value == zero)))
+                out_data[end] = values[mark]
+                end += np.uint64(hits[mark])
         out_indptr[i + _ONE] = end
     return np.int64(end)
 

@@ -20,12 +20,12 @@ class _Patterns:
 
     def __init__(self, plan):
         narrow = np.int32
-        for array in (*plan._first.parts[1:], *plan._second.parts[1:], plan.indices, plan.indptr):
+        for array in (*plan._first.parts[1:], *plan._second.parts[1:], *plan._result.parts[1:]):
             if array.dtype != narrow:
                 narrow = np.int64
         a, b, c = (
             operand(name, x.indices, x.indices, x.indptr, 0, narrow)
-            for name, x in (("a", plan._first), ("b", plan._second), ("plan", plan))
+            for name, x in (("a", plan._first), ("b", plan._second), ("plan", plan._result))
         )
         self.a, self.b, (self.c_indices, self.c_indptr) = a[1:], b[1:], c[1:]
         self.columns = plan._second.shape[1]

@@ -60,7 +60,7 @@ def sum_products(start, stop, a_indices, a_indptr, b_indptr, ends):
 
 @njit(nogil=True, cache=True)
 def gather_rows(
-    ring, zero, a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, prune,
+    ring, zero, a_data, a_indices, a_indptr, b_data, b_indices, b_indptr,
     start, stop, out_data, out_indices, out_indptr, place,
 ):  # fmt: skip
     # Where no row of B holds two entries, row i of the product is a gather. Branch-free: what is
@@ -79,7 +79,7 @@ def gather_rows(
             p = end if there else waste
             out_indices[p] = b_indices[q]
             out_data[p] = value
-            end += there & np.uint64(value != zero) if len(prune) else there
+            end += there
         out_indptr[i + _ONE] = end
         falls = 0
         for p in range(begin + _ONE, end):
@@ -155,11 +155,10 @@ def _sum_row(
 
 
 @njit(nogil=True, inline="always")
-def _take_row(zero, prune, top, out_data, out_indices, end, sums, bits, summary):
+def _take_row(zero, top, out_data, out_indices, end, sums, bits, summary):
     # Move a row out in order, leaving everything as it was before; returns where it ends. Loops
     # test at their end, for what is marked above is not 0: fewer branches are mispredicted where
-    # entries are far apart. `prune` is told by type, a tuple that is empty or not: at run time
-    # the place of an entry would wait for the values of all before it.
+    # entries are far apart.
     group = _group(summary)
     while top:
         words = trailing_zeros(top) << group
@@ -177,11 +176,10 @@ def _take_row(zero, prune, top, out_data, out_indices, end, sums, bits, summary)
                     while True:
                         column = (word << _SIX) + trailing_zeros(low)
                         low &= low - _ONE
-                        value = sums[column]
-                        sums[column] = zero
+                        out_data[end] = sums[column]
                         out_indices[end] = column
-                        out_data[end] = value
-                        end += np.uint64(value != zero) if len(prune) else _ONE
+                        sums[column] = zero
+                        end += _ONE
                         if low == 0:
                             break
                     if middle == 0:
@@ -194,7 +192,7 @@ def _take_row(zero, prune, top, out_data, out_indices, end, sums, bits, summary)
 
 @njit(nogil=True, cache=True)
 def multiply_rows(
-    ring, zero, a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, ascending, prune,
+    ring, zero, a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, ascending,
     start, stop, out_data, out_indices, out_indptr, place, sums, bits, summary,
 ):  # fmt: skip
     # Rows into out[place:]; returns where they end.
@@ -205,24 +203,23 @@ def multiply_rows(
             # One source: its row of B, scaled.
             k, factor = np.uint64(a_indices[t]), a_data[t]
             for q in range(np.uint64(b_indptr[k]), np.uint64(b_indptr[k + _ONE])):
-                value = ring_add(ring, zero, ring_multiply(ring, factor, b_data[q]))
                 out_indices[end] = b_indices[q]
-                out_data[end] = value
-                end += np.uint64(value != zero) if len(prune) else _ONE
+                out_data[end] = ring_add(ring, zero, ring_multiply(ring, factor, b_data[q]))
+                end += _ONE
             out_indptr[i + _ONE] = end
             continue
         top = _sum_row(
             ring, a_data, a_indices, b_data, b_indices, b_indptr, t, t_end, used,
             sums, bits, summary,
         )  # fmt: skip
-        end = _take_row(zero, prune, top, out_data, out_indices, end, sums, bits, summary)
+        end = _take_row(zero, top, out_data, out_indices, end, sums, bits, summary)
         out_indptr[i + _ONE] = end
     return np.int64(end)
 
 
 @njit(nogil=True, cache=True)
 def part_of_row(
-    ring, zero, a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, ascending, prune,
+    ring, zero, a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, ascending,
     i, low, high, out_data, out_indices, sums, bits, summary,
 ):  # fmt: skip
     # The columns low..high of row i, for threads that share a heavy row. Each sum still runs in
@@ -252,13 +249,13 @@ def part_of_row(
                 top |= _ONE << (word >> _SIX >> group)
             q += _ONE
     end = np.uint64(0)
-    end = _take_row(zero, prune, top, out_data, out_indices, end, sums, bits, summary)
+    end = _take_row(zero, top, out_data, out_indices, end, sums, bits, summary)
     return np.int64(end)
 
 
 @njit(nogil=True, cache=True)
 def complement_rows(
-    ring, zero, a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, ascending, prune,
+    ring, zero, a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, ascending,
     mask_indices, mask_indptr, start, stop, out_data, out_indices, out_indptr, place,
     sums, bits, summary,
 ):  # fmt: skip
@@ -278,14 +275,14 @@ def complement_rows(
             bits[word] &= ~(_ONE << (column & _LOW))
             if bits[word] == 0:
                 summary[words] &= ~(_ONE << (word & _LOW))
-        end = _take_row(zero, prune, top, out_data, out_indices, end, sums, bits, summary)
+        end = _take_row(zero, top, out_data, out_indices, end, sums, bits, summary)
         out_indptr[i + _ONE] = end
     return np.int64(end)
 
 
 @njit(nogil=True, cache=True)
 def repeat_rows(
-    ring, zero, a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, kinds, ascending, prune,
+    ring, zero, a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, kinds, ascending,
     start, stop, out_data, out_indices, out_indptr, place, sums, bits, summary,
 ):  # fmt: skip
     # The same for matrices of grids: a row whose sources are those of the row before, shifted,
@@ -331,7 +328,7 @@ def repeat_rows(
                 ring, a_data, a_indices, b_data, b_indices, b_indptr, t, t_end, used,
                 sums, bits, summary,
             )  # fmt: skip
-            end = _take_row(zero, (), top, out_data, out_indices, end, sums, bits, summary)
+            end = _take_row(zero, top, out_data, out_indices, end, sums, bits, summary)
             if repeats:
                 entries = end - begin
                 for p in range(entries):
@@ -363,16 +360,26 @@ def repeat_rows(
                     products += np.uint64(b_indptr[k + _ONE]) - np.uint64(b_indptr[k])
                 if products > MOST_PRODUCTS:
                     sources = np.uint64(0)
-        if len(prune):
-            kept = begin
-            for p in range(begin, end):
-                value = out_data[p]
-                out_indices[kept] = out_indices[p]
-                out_data[kept] = value
-                kept += np.uint64(value != zero)
-            end = kept
         out_indptr[i + _ONE] = end
     return np.int64(end)
+
+
+@njit(nogil=True, cache=True)
+def drop_zeros(start, stop, zero, data, indices, indptr, place):
+    # Drop what equals an absent entry from the rows start..stop, which begin at `place`; returns
+    # where they end. A pass of its own, in the caches: in the kernels of rows, the place of an
+    # entry would wait for the values of all before it, or each kernel be compiled twice.
+    begin = kept = np.uint64(place)
+    for i in range(np.uint64(start), np.uint64(stop)):
+        end = np.uint64(indptr[i + _ONE])
+        for p in range(begin, end):
+            value = data[p]
+            indices[kept] = indices[p]
+            data[kept] = value
+            kept += np.uint64(value != zero)
+        begin = end
+        indptr[i + _ONE] = kept
+    return np.int64(kept)
 
 
 @njit(nogil=True, cache=True)
@@ -411,27 +418,24 @@ def count_rows(a_indices, a_indptr, b_indices, b_indptr, start, stop, counts, bi
 
 @njit(nogil=True, cache=True)
 def tiny_product(
-    ring, zero, a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, columns, prune
+    ring, zero, a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, columns,
+    out_indptr, out_data, out_indices, sums, marks,
 ):  # fmt: skip
-    # All of a small product in one call, which is what it costs. An empty indptr: not CSR.
+    # All of a small product in one call, which is what it costs; returns its entries, or -1
+    # where operands are not CSR or there may be more entries than `out` holds.
     rows, inner = a_indptr.size - 1, b_indptr.size - 1
     a_sound, _, _ = scan(0, rows, a_indices, a_indptr, inner)
     b_sound, _, falls = scan(0, inner, b_indices, b_indptr, columns)
-    data, indices = np.empty(0, a_data.dtype), np.empty(0, np.int32)
-    if a_sound and b_sound and a_indptr[0] == 0 and b_indptr[0] == 0:
-        ends = np.zeros(rows + 1, np.int64)
-        sum_products(0, rows, a_indices, a_indptr, b_indptr, ends)
-        upper = 0
-        for i in range(rows):
-            upper += min(ends[i + 1] - ends[i], np.int64(columns))
-        data, indices = np.empty(upper, a_data.dtype), np.empty(upper, np.int32)
-        indptr = np.zeros(rows + 1, np.int32)
-        words = columns // 64 + 1
-        end = multiply_rows(
-            ring, zero, a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, falls == 0, prune,
-            0, rows, data, indices, indptr, 0,
-            np.full(columns, zero, a_data.dtype), np.zeros(words, np.uint64),
-            np.zeros(words // 64 + 1, np.uint64),
-        )  # fmt: skip
-        return data[:end].copy(), indices[:end].copy(), indptr
-    return data, indices, np.empty(0, np.int32)
+    if not (a_sound and b_sound and a_indptr[0] == 0 and b_indptr[0] == 0):
+        return np.int64(-1)
+    most = np.uint64(0)
+    for t in range(np.uint64(a_indptr[rows])):
+        k = np.uint64(a_indices[t])
+        most += np.uint64(b_indptr[k + _ONE]) - np.uint64(b_indptr[k])
+    if most > np.uint64(out_data.size):
+        return np.int64(-1)
+    out_indptr[0] = 0
+    return multiply_rows(
+        ring, zero, a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, falls == 0,
+        0, rows, out_data, out_indices, out_indptr, 0, sums, marks[:-1], marks[-1:],
+    )  # fmt: skip

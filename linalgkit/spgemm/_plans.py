@@ -8,13 +8,13 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-from array_api_compat import array_namespace, is_torch_array
+from array_api_compat import array_namespace, is_jax_array
 
 from .. import _checks
 from .._engine import Engines
 from ._chains import left_first, read_three
 from ._containers import Operand, read
-from ._csr import check_csr
+from ._csr import check_csr, like
 from ._products import multiply, read_mask
 from ._semirings import promote
 from ._sizes import flops
@@ -77,16 +77,20 @@ class Plan:
         check_csr("a", *first.parts, first.shape[1])
         check_csr("b", *second.parts, second.shape[1])
         xp = array_namespace(first.indices)
-        pattern = multiply(
+        if mask is not None:
+            mask = mask._replace(data=mask.indices)
+            mask = mask.transposed() if self._turned else mask
+        self._result = multiply(
             first._replace(data=xp.ones_like(first.indices, dtype=xp.bool)),
             second._replace(data=xp.ones_like(second.indices, dtype=xp.bool)),
             semiring="or_and",
-            mask=mask.transposed() if mask is not None and self._turned else mask,
+            mask=mask,
             complement=complement,
         )
         self._first, self._second = first, second  # in rows, as engines take them
         self._is_masked = mask is not None
-        self.indices, self.indptr = pattern.indices, pattern.indptr
+        self.indices = like(self._result.indices, left.data)
+        self.indptr = like(self._result.indptr, left.data)
         self._kept: dict[str, Any] = {}  # what engines make of the patterns for themselves
         self.flops = int(xp.sum(flops(first, second)))
         self.slots = None
@@ -272,7 +276,14 @@ class Plan:
 
     def _products_like(self, array: Any) -> tuple[Any, Any, Any]:
         """Return `_products` as arrays of the library of `array`."""
-        left, right, place = (_like(x, array) for x in self._products)
+        if is_jax_array(array):
+            if "jax" not in self._kept:  # kept for all calls: no constants of one that is traced
+                import jax
+
+                with jax.ensure_compile_time_eval():
+                    self._kept["jax"] = tuple(map(jax.numpy.asarray, self._products))
+            return self._kept["jax"]
+        left, right, place = (like(x, array) for x in self._products)
         return left, right, place
 
     def _ordered(self, a_data: Any, b_data: Any) -> tuple[Any, Any]:
@@ -280,7 +291,7 @@ class Plan:
         data = (b_data, a_data) if self._turned else (a_data, b_data)
         orders = self._first_order, self._second_order
         return tuple(
-            x if order is None else array_namespace(x).take(x, _like(order, x))
+            x if order is None else array_namespace(x).take(x, like(order, x))
             for x, order in zip(data, orders, strict=True)
         )
 
@@ -290,7 +301,7 @@ class Plan:
         return tuple(
             x
             if order is None or x is None
-            else array_namespace(x).take(x, array_namespace(x).argsort(_like(order, x)))
+            else array_namespace(x).take(x, like(array_namespace(order).argsort(order), x))
             for x, order in zip((first, second), orders, strict=True)
         )
 
@@ -328,8 +339,8 @@ class GalerkinPlan:
         self.inner = Plan(*inner, None, False, slots)
         half = inner[0]._replace(
             data=self.inner.indices,
-            indices=self.inner.indices,
-            indptr=self.inner.indptr,
+            indices=self.inner._result.indices,
+            indptr=self.inner._result.indptr,
             shape=self.inner.shape,
             layout=self.inner.layout,
         )
@@ -390,7 +401,7 @@ class GalerkinPlan:
         Plan._check("a_data", a_data, a_size)
         Plan._check("p_data", p_data, p_size)
         if self._order is not None:
-            r_data = array_namespace(r_data).take(r_data, _like(self._order, r_data))
+            r_data = array_namespace(r_data).take(r_data, like(self._order, r_data))
         if self.left_first:
             return self.outer.execute(self.inner.execute(r_data, a_data), p_data)
         return self.outer.execute(r_data, self.inner.execute(a_data, p_data))
@@ -485,7 +496,10 @@ def plan(
         )
     _check_slots(slots)
     shape = left.shape[0], right.shape[1]
-    return Plan(left, right, read_mask(mask, shape, complement, False), complement, slots)
+    pattern = read_mask(mask, shape, complement, False)
+    if pattern is not None:
+        _checks.library_of(left.data, pattern.data)
+    return Plan(left, right, pattern, complement, slots)
 
 
 @engine.eager
@@ -571,14 +585,6 @@ def _in_rows(operand: Operand, name: str) -> tuple[Operand, Any]:
     rows = numbered.in_layout("csr", name)
     unused = numbered.data[rows.data.shape[0] :]  # past the last row, which stay there
     return rows, xp.concat([rows.data, unused])
-
-
-def _like(order: Any, array: Any) -> Any:
-    """Return an index array in the library of another array."""
-    if isinstance(order, type(array)):
-        return order
-    device = {"device": array.device} if is_torch_array(array) else {}  # a tracer has none
-    return array_namespace(array).asarray(np.asarray(order), **device)
 
 
 def _as_dtype(array: Any, dtype: Any) -> Any:

@@ -13,7 +13,7 @@ from array_api_compat import array_namespace
 from .. import _checks
 from .._engine import Engines
 from ._containers import CSR, Operand, read
-from ._csr import check_csr, index_dtype
+from ._csr import check_csr, for_patterns, index_dtype, like
 from ._semirings import promote
 
 engine = Engines(__package__)
@@ -250,7 +250,8 @@ def csr_matmul(
     Time and memory as for `matmul`. On NumPy arrays the values have the same
     bits for any number of threads, on CuPy arrays on every run. With torch and
     JAX the values are differentiable (the pattern is not); the reference engine
-    that serves them takes memory for every single product.
+    that serves them takes memory for every single product. Of JAX arrays the pattern
+    is found on the host, for JAX would compile every step of that for each size.
 
     Examples
     --------
@@ -290,10 +291,11 @@ def csr_matmul(
             )
     if arrays["b_indptr"].shape[0] == 0:
         raise ValueError("b_indptr must have at least one entry; got none.")
-    *operands, mask_indices, mask_indptr = (*arrays.values(), None, None)[:8]
-    product = _multiply(
-        tuple(operands),
-        (mask_indices, mask_indptr),
+    names = ("a_indices", "a_indptr", "b_indices", "b_indptr", "mask_indices", "mask_indptr")
+    patterns = for_patterns(*map(arrays.get, names))
+    data, indices, indptr = _multiply(
+        (arrays["a_data"], *patterns[:2], arrays["b_data"], *patterns[2:4]),
+        patterns[4:],
         shape=(m, n),
         semiring=semiring,
         complement=complement,
@@ -302,7 +304,7 @@ def csr_matmul(
         accumulate=accumulate,
         max_memory=max_memory,
     )
-    return CSR(*product)
+    return CSR(data, like(indices, data), like(indptr, data))
 
 
 def multiply(
@@ -318,7 +320,7 @@ def multiply(
     prune: bool = False,
 ) -> Operand:
     """Multiply operands that fit, in the layout that converts least."""
-    _checks.library_of(left.data, right.data, *([] if mask is None else [mask.indices]))
+    _checks.library_of(left.data, right.data, *([] if mask is None else [mask.data]))
     shape = left.shape[0], right.shape[1]
     layout = "csc" if left.layout == right.layout == "csc" else "csr"
     if layout == "csc":  # columns of A B are rows of (A B)^T = B^T A^T
@@ -353,9 +355,9 @@ def read_mask(mask: Any, shape: tuple[int, int], complement: bool, values: bool)
         raise ValueError(f"mask must have the result's shape {shape}; got {pattern.shape}.")
     if not values:
         return pattern
-    xp = array_namespace(pattern.data)
+    xp = array_namespace(pattern.indices)
     check_csr("mask", *pattern.parts, shape[pattern.layout == "csr"])
-    kept = pattern.data != 0
+    (kept,) = for_patterns(pattern.data != 0)
     before = xp.cumulative_sum(xp.astype(kept, index_dtype(xp)), include_initial=True)
     indptr = xp.take(before, xp.astype(pattern.indptr, index_dtype(xp)))
     return pattern._replace(data=pattern.data[kept], indices=pattern.indices[kept], indptr=indptr)

@@ -12,7 +12,7 @@ from array_api_compat import array_namespace
 from .. import _checks
 from .._engine import Engines
 from ._containers import Operand, read
-from ._csr import check_csr
+from ._csr import check_csr, like
 
 engine = Engines(__package__)
 
@@ -60,7 +60,8 @@ def row_flops(a: Any, b: Any, /) -> Any:
     >>> spgemm.row_flops(star, star)
     array([3, 3, 3, 3])
     """
-    return flops(*_read_both(a, b))
+    left, right = _read_both(a, b)
+    return like(flops(left, right), left.data)
 
 
 @engine.eager

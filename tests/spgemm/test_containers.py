@@ -149,8 +149,6 @@ def duck(request, require):
 
 @pytest.mark.parametrize("transposes", TURNS)
 def test_objects_with_three_arrays(duck, transposes):
-    if duck.library.name == "jax" and transposes[1]:
-        return  # where each shape compiles
     a, b = random((6, 6), 0.5, 1, "complex128"), random((6, 6), 0.5, 2, "complex128")
     left, right = (
         turned(x.toarray(), transpose, True)
@@ -173,7 +171,7 @@ def test_objects_with_entries_past_the_last_row(duck):
     loose = duck(a)
     loose.data = duck.library.asarray(np.append(a.data, 7.0))
     loose.indices = duck.library.asarray(np.append(a.indices, 99))
-    for options in ({"transpose_a": True},):
+    for options in ({}, {"transpose_a": True}, {"transpose_a": True, "transpose_b": True}):
         result = spgemm.matmul(loose, loose, **options)
         for ours, theirs in zip(result, spgemm.matmul(duck(a), duck(a), **options), strict=True):
             np.testing.assert_array_equal(*map(duck.library.asnumpy, (ours, theirs)))
@@ -197,6 +195,24 @@ def test_objects_whose_arrays_are_no_compressed_rows(duck):
     for options in ({}, {"transpose_a": True}, {"transpose_a": True, "transpose_b": True}):
         with pytest.raises(TypeError, match=r"_indices must be integers"):
             spgemm.matmul(wrong, wrong, **options)
+
+
+def test_jax_is_asked_for_products_and_for_no_pattern(require, monkeypatch):
+    jax = require("jax")
+    a = random((31, 31), 0.2, 1)
+    parts = {part: jax.numpy.asarray(getattr(a, part)) for part in ("data", "indices", "indptr")}
+    operand = SimpleNamespace(**parts, shape=a.shape)
+    for name in ("argsort", "repeat", "cumulative_sum", "searchsorted", "arange", "concat"):
+        monkeypatch.setattr(jax.numpy, name, None)  # each would be compiled for every size
+    for options in ({}, {"transpose_a": True}, {"mask": operand}, {"prune": True}):
+        result = spgemm.matmul(operand, operand, **options)
+        expected = spgemm.matmul(a, a, **options | ({"mask": a} if "mask" in options else {}))
+        assert all(isinstance(array, jax.Array) for array in result)
+        np.testing.assert_array_equal(result.indices, expected.indices)
+        np.testing.assert_allclose(result.data, expected.data, atol=1e-14)
+    assert spgemm.triangle_count(operand) == spgemm.triangle_count(a)
+    np.testing.assert_array_equal(spgemm.k_hop(operand, 2).data, spgemm.k_hop(a, 2).data)
+    np.testing.assert_array_equal(spgemm.row_flops(operand, operand), spgemm.row_flops(a, a))
 
 
 def test_jit_over_an_object_with_three_arrays_is_refused(require):

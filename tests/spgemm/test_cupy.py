@@ -366,3 +366,25 @@ def test_host_and_device_are_not_mixed():
     a = random((5, 5), 0.5, 0)
     with pytest.raises(TypeError, match="cupy and numpy"):
         spgemm.matmul(on_device(a), a)
+
+
+def test_dask_array_whose_blocks_are_on_the_device(require):
+    dask, da = require("dask"), require("dask.array")
+    a, b = random((40, 30), 0.3, 1), random((30, 50), 0.3, 2)
+
+    def block(rows, columns):
+        piece = on_device(a[rows, columns])
+        whole = dask.delayed(piece, pure=False, traverse=False)
+        return da.from_delayed(whole, piece.shape, meta=piece)
+
+    rows, halves = [slice(0, 7), slice(7, 20), slice(20, 40)], [slice(0, 11), slice(11, 30)]
+    blocks = da.block([[block(r, c) for c in halves] for r in rows])
+    result = spgemm.matmul(blocks, on_device(b), prune=True)
+    assert result.chunks == ((7, 13, 20), (50,))
+    assert isinstance(result._meta, type(on_device(b)))
+    with dask.config.set(scheduler="synchronous"):
+        for number, r in enumerate(rows):
+            found = result.blocks[number, 0].compute()
+            assert isinstance(found, type(on_device(b)))
+            same_bits(found.get(), sp.csr_matrix(a[r]) @ sp.csr_matrix(b))
+        same_bits(result.compute().tocsr().get(), sp.csr_matrix(a) @ sp.csr_matrix(b))

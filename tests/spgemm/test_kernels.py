@@ -11,9 +11,8 @@ from linalgkit.spgemm import _numba_rows
 def test_one_compilation_a_dtype_and_index_width_pruned_or_not():
     a = sp.random_array((50, 50), density=0.2, rng=0, format="csr")
     spgemm.matmul(a, a)
-    compiled = _numba_rows.tiny_product.signatures
-    assert len(compiled) == len({str(signature[:6] + signature[9:]) for signature in compiled})
-    after = len(compiled)
+    after = len(_numba_rows.tiny_product.signatures)
+    spgemm.matmul(a, a, prune=True)
     read_only = a.copy()
     for array in (read_only.data, read_only.indices, read_only.indptr):
         array.flags.writeable = False

@@ -257,6 +257,21 @@ def test_pattern_from_torch_serves_numpy_and_torch(require):
         np.testing.assert_allclose(plan.execute(a.data, a.data), expected)
 
 
+def test_pattern_from_jax_serves_jit_at_once_and_numpy(require):
+    jax = require("jax")
+    a = random((7, 7), 0.4, 1)
+    parts = {part: jax.numpy.asarray(getattr(a, part)) for part in ("data", "indices", "indptr")}
+    operand = SimpleNamespace(**parts, shape=a.shape)
+    plan = spgemm.plan(operand, operand, mask=operand)
+    expected = spgemm.matmul(a, a, mask=a).data
+    traced = jax.jit(plan.execute)(parts["data"], parts["data"])
+    np.testing.assert_allclose(traced, expected, atol=1e-14)
+    np.testing.assert_allclose(plan.execute(parts["data"], parts["data"]), traced, atol=1e-14)
+    np.testing.assert_array_equal(plan.execute(a.data, a.data), expected)
+    assert all(isinstance(x, jax.Array) for x in plan.to_sparse(traced))
+    assert all(isinstance(x, jax.Array) for x in (plan.indices, plan.indptr))
+
+
 @pytest.mark.parametrize("layouts", [("csr", "csr"), ("csc", "csc"), ("csc", "csr")])
 @pytest.mark.parametrize("semiring", OPERATIONS)
 def test_jit_and_vmap(layouts, semiring, require):
