@@ -10,19 +10,16 @@ from numba import njit
 from ._intrinsics import prefetch
 from ._tiles import (
     ROW,
-    TALL,
     VECTOR,
     aligned,
+    by_rows,
     lanes_of,
-    tile_1,
-    tile_2,
-    tile_4,
-    tile_tall,
+    part_of,
     transpose_square,
 )
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def address(array):
     """Return where an array begins, signed: unsigned and signed numbers add up to floats."""
     return np.intp(array.ctypes.data)
@@ -38,11 +35,11 @@ def start_of(buffer):
 def take(buffer, shift, rows, columns):
     """Take an array from the buffer; the next one begins at a multiple of a panel row."""
     lanes = lanes_of(buffer)
-    end = shift + rows * columns
-    return buffer[shift:end].reshape(rows, columns), shift + -(-rows * columns // lanes) * lanes
+    after = shift + -(-rows * columns // lanes) * lanes
+    return part_of(buffer, shift, rows, columns), after
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def fill(array, number):
     """Put one number everywhere."""
     for i in range(array.shape[0]):
@@ -50,7 +47,7 @@ def fill(array, number):
             array[i, j] = number
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def copy(source, target):
     """Copy the rows of `source`."""
     for i in range(source.shape[0]):
@@ -58,7 +55,7 @@ def copy(source, target):
             target[i, j] = source[i, j]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def scale_by(array, factors):
     """Multiply number by number."""
     for i in range(array.shape[0]):
@@ -88,28 +85,11 @@ def turn(like, rows, turned, column):
 
 
 @njit(nogil=True, cache=True)
-def by_rows(like, a, a_row, a_step, b, b_step, c, c_row, rows, depth, adds):
-    """Multiply `rows` rows by a panel of `depth` rows: C = A B, or with `adds` C += A B."""
-    i = 0
-    while i + TALL <= rows:
-        tile_tall(like, a, a_row, a_step, 0, b, b_step, c, c_row, depth, adds)
-        i, a, c = i + TALL, a + TALL * a_row, c + TALL * c_row
-    while i + 4 <= rows:
-        tile_4(like, a, a_row, a_step, 0, b, b_step, c, c_row, depth, adds)
-        i, a, c = i + 4, a + 4 * a_row, c + 4 * c_row
-    if i + 2 <= rows:
-        tile_2(like, a, a_row, a_step, 0, b, b_step, c, c_row, depth, adds)
-        i, a, c = i + 2, a + 2 * a_row, c + 2 * c_row
-    if i < rows:
-        tile_1(like, a, a_row, a_step, 0, b, b_step, c, c_row, depth, adds)
-
-
-@njit(nogil=True, cache=True)
 def multiply(like, rows, width, panel, target, adds):
     """Fill or add to `target` the rows times a panel."""
     stride = rows.shape[1] * like.itemsize
     by_rows(
-        like, address(rows), stride, like.itemsize, address(panel), ROW,
+        like, address(rows), stride, like.itemsize, 0, address(panel), ROW,
         address(target), ROW, rows.shape[0], width, adds,
     )  # fmt: skip
 
@@ -119,7 +99,7 @@ def multiply_turned(like, rows, width, panel, target):
     """Add to `target` the transpose of the rows times a panel."""
     stride = rows.shape[1] * like.itemsize
     by_rows(
-        like, address(rows), like.itemsize, stride, address(panel), ROW,
+        like, address(rows), like.itemsize, stride, 0, address(panel), ROW,
         address(target), ROW, width, rows.shape[0], 1,
     )  # fmt: skip
 
@@ -130,12 +110,12 @@ def contract(like, panel, turned, target):
     step = turned.shape[1] * like.itemsize
     for begin in range(0, step, ROW):
         by_rows(
-            like, address(panel), ROW, like.itemsize, address(turned) + begin, step,
+            like, address(panel), ROW, like.itemsize, 0, address(turned) + begin, step,
             address(target) + begin, step, len(panel), len(turned), 1,
         )  # fmt: skip
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def fetch(rows, column):
     """Ask for the cache lines of a panel's columns in rows that come next."""
     flat, width = rows.reshape(rows.size), rows.shape[1]

@@ -12,6 +12,7 @@ from llvmlite import binding, ir
 from numba import config, types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
+from numba.np.arrayobj import make_array, populate_array
 
 
 def _is_wide() -> bool:
@@ -78,43 +79,47 @@ class Emitter:
         return self.builder.fneg(x)
 
 
+def _emit_tile(emit, rows, a, a_row, a_step, a_imag, b, b_step, c, c_row, depth, accumulate):
+    """Write the tile of some rows: C[i] = Σ_step A[i, step] B[step], or added to C."""
+    builder = emit.builder
+    row_of = [builder.mul(c_row, emit.intp(i)) for i in range(rows)]
+    zero = ir.Constant(emit.vector, None)
+    sums = [[cgutils.alloca_once(builder, emit.vector) for _ in "01"] for _ in range(rows)]
+    with builder.if_else(builder.icmp_signed("!=", accumulate, emit.intp(0))) as branches:
+        for branch, is_added in zip(branches, (True, False), strict=True):
+            with branch:
+                for i, pair in enumerate(sums):
+                    for half, place in enumerate(pair):
+                        old = emit.at(emit.at(c, row_of[i]), VECTOR * half)
+                        builder.store(emit.load(old) if is_added else zero, place)
+    with cgutils.for_range(builder, depth) as loop:
+        left = emit.at(a, builder.mul(loop.index, a_step))
+        right = emit.at(b, builder.mul(loop.index, b_step))
+        first, second = emit.load(right), emit.load(emit.at(right, VECTOR))
+        for i, (low, high) in enumerate(sums):
+            number = emit.at(left, builder.mul(a_row, emit.intp(i)))
+            real = emit.broadcast(number)
+            x = emit.fma(real, first, builder.load(low))
+            y = emit.fma(real, second, builder.load(high))
+            if emit.parts == 2:
+                imaginary = emit.broadcast(emit.at(number, a_imag))
+                x = emit.fma(emit.negative(imaginary), second, x)
+                y = emit.fma(imaginary, first, y)
+            builder.store(x, low)
+            builder.store(y, high)
+    for i, pair in enumerate(sums):
+        for half, place in enumerate(pair):
+            target = emit.at(emit.at(c, row_of[i]), VECTOR * half)
+            emit.store(builder.load(place), target)
+
+
 def _tile(rows):
-    """Make the tile of some rows: C[i] = Σ_step A[i, step] B[step], or added to C."""
+    """Make the tile of some rows."""
 
     @intrinsic
     def tile(typingctx, like, a, a_row, a_step, a_imag, b, b_step, c, c_row, depth, accumulate):
         def codegen(context, builder, signature, args):
-            emit = Emitter(context, builder, signature.args[0])
-            _, a, a_row, a_step, a_imag, b, b_step, c, c_row, depth, accumulate = args
-            row_of = [builder.mul(c_row, emit.intp(i)) for i in range(rows)]
-            zero = ir.Constant(emit.vector, None)
-            sums = [[cgutils.alloca_once(builder, emit.vector) for _ in "01"] for _ in range(rows)]
-            with builder.if_else(builder.icmp_signed("!=", accumulate, emit.intp(0))) as branches:
-                for branch, is_added in zip(branches, (True, False), strict=True):
-                    with branch:
-                        for i, pair in enumerate(sums):
-                            for half, place in enumerate(pair):
-                                old = emit.at(emit.at(c, row_of[i]), VECTOR * half)
-                                builder.store(emit.load(old) if is_added else zero, place)
-            with cgutils.for_range(builder, depth) as loop:
-                left = emit.at(a, builder.mul(loop.index, a_step))
-                right = emit.at(b, builder.mul(loop.index, b_step))
-                first, second = emit.load(right), emit.load(emit.at(right, VECTOR))
-                for i, (low, high) in enumerate(sums):
-                    number = emit.at(left, builder.mul(a_row, emit.intp(i)))
-                    real = emit.broadcast(number)
-                    x = emit.fma(real, first, builder.load(low))
-                    y = emit.fma(real, second, builder.load(high))
-                    if emit.parts == 2:
-                        imaginary = emit.broadcast(emit.at(number, a_imag))
-                        x = emit.fma(emit.negative(imaginary), second, x)
-                        y = emit.fma(imaginary, first, y)
-                    builder.store(x, low)
-                    builder.store(y, high)
-            for i, pair in enumerate(sums):
-                for half, place in enumerate(pair):
-                    target = emit.at(emit.at(c, row_of[i]), VECTOR * half)
-                    emit.store(builder.load(place), target)
+            _emit_tile(Emitter(context, builder, signature.args[0]), rows, *args[1:])
             return context.get_dummy_value()
 
         return types.void(like, *(types.intp,) * 10), codegen
@@ -126,6 +131,55 @@ tile_tall = _tile(TALL)
 tile_4 = _tile(4)
 tile_2 = _tile(2)
 tile_1 = _tile(1)
+
+
+def _by_rows_function(context, module, like):
+    """Return the function of `by_rows` in a module: written once there, and never inlined."""
+    _, size, parts, _ = _parts(context, like)
+    word = context.get_value_type(types.intp)
+    name = f"linalgkit.by_rows.{'c' if parts == 2 else 'f'}{8 * size}"
+    function = cgutils.get_or_insert_function(
+        module, ir.FunctionType(ir.VoidType(), [word] * 11), name
+    )
+    if not function.is_declaration:
+        return function
+    function.linkage = "linkonce_odr"
+    function.attributes.add("noinline")
+    builder = ir.IRBuilder(function.append_basic_block())
+    emit = Emitter(context, builder, like)
+    a, a_row, a_step, a_imag, b, b_step, c, c_row, rows, depth, adds = function.args
+    i, a_at, c_at = (cgutils.alloca_once_value(builder, x) for x in (word(0), a, c))
+    for height in (TALL, 4, 2, 1):
+        test = function.append_basic_block()
+        body, after = function.append_basic_block(), function.append_basic_block()
+        builder.branch(test)
+        builder.position_at_end(test)
+        end = builder.add(builder.load(i), word(height))
+        builder.cbranch(builder.icmp_signed("<=", end, rows), body, after)
+        builder.position_at_end(body)
+        place_a, place_c = builder.load(a_at), builder.load(c_at)
+        _emit_tile(
+            emit, height, place_a, a_row, a_step, a_imag, b, b_step, place_c, c_row, depth, adds
+        )
+        builder.store(end, i)
+        builder.store(builder.add(place_a, builder.mul(a_row, word(height))), a_at)
+        builder.store(builder.add(place_c, builder.mul(c_row, word(height))), c_at)
+        builder.branch(test)
+        builder.position_at_end(after)
+    builder.ret_void()
+    return function
+
+
+@intrinsic
+def by_rows(typingctx, like, a, a_row, a_step, a_imag, b, b_step, c, c_row, rows, depth, adds):
+    """Multiply `rows` rows by a panel of `depth` rows: C = A B, or with `adds` C += A B."""
+
+    def codegen(context, builder, signature, args):
+        function = _by_rows_function(context, builder.module, signature.args[0])
+        builder.call(function, args[1:])
+        return context.get_dummy_value()
+
+    return types.void(like, *(types.intp,) * 11), codegen
 
 
 @intrinsic
@@ -255,6 +309,32 @@ def transpose_square(typingctx, like, source, source_row, target, target_row):
         return context.get_dummy_value()
 
     return types.void(like, *(types.intp,) * 4), codegen
+
+
+@intrinsic
+def part_of(typingctx, buffer, shift, rows, columns):
+    """View a part of a buffer as rows; the view does not keep the buffer alive.
+
+    Slicing and reshaping compile to ten times as much: they count references and can fail.
+    """
+    view = types.Array(buffer.dtype, 2, "C")
+
+    def codegen(context, builder, signature, args):
+        buffer, shift, rows, columns = args
+        whole = make_array(signature.args[0])(context, builder, buffer)
+        result = make_array(view)(context, builder)
+        size = context.get_constant(types.intp, context.get_abi_sizeof(whole.data.type.pointee))
+        populate_array(
+            result,
+            data=builder.gep(whole.data, [shift]),
+            shape=cgutils.pack_array(builder, [rows, columns]),
+            strides=cgutils.pack_array(builder, [builder.mul(columns, size), size]),
+            itemsize=size,
+            meminfo=None,
+        )
+        return result._getvalue()
+
+    return view(buffer, types.intp, types.intp, types.intp), codegen
 
 
 def lanes_of(like):

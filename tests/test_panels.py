@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from numba import njit
 
-from linalgkit._panels import by_rows, contract, multiply, multiply_turned, start_of, take, turn
-from linalgkit._tiles import ROW, TALL, VECTOR
+from linalgkit._panels import contract, multiply, multiply_turned, start_of, take, turn
+from linalgkit._tiles import ROW, TALL, VECTOR, by_rows
 
 LIMITS = {"float32": 1e-5, "float64": 1e-13}
 
@@ -39,14 +40,19 @@ def test_arrays_of_a_buffer_do_not_meet(dtype):
         array[...], shift = number, after
 
 
+@njit
+def by_addresses(like, a, a_row, a_step, b, b_step, c, c_row, rows, depth, adds):
+    by_rows(like, a, a_row, a_step, 0, b, b_step, c, c_row, rows, depth, adds)
+
+
 @pytest.mark.parametrize("rows", range(2 * TALL + 4))
 def test_rows_by_a_panel(rows, dtype):
     a, b, c = (whole(*shape, dtype, rows) for shape in ((rows, 7), (7, 1), (rows + 1, 1)))
     size, total = a.itemsize, c + np.pad(a[:, :7] @ b, ((0, 1), (0, 0)))
     arguments = a.ctypes.data, a.shape[1] * size, size, b.ctypes.data, ROW, c.ctypes.data, ROW
-    by_rows(a[:0, 0], *arguments, rows, 7, 1)
+    by_addresses(a[:0, 0], *arguments, rows, 7, 1)
     close(c, total)  # the row after them as well
-    by_rows(a[:0, 0], *arguments, rows, 7, 0)
+    by_addresses(a[:0, 0], *arguments, rows, 7, 0)
     close(c[:rows], a[:, :7] @ b)
 
 

@@ -48,8 +48,9 @@ def delta_rule_vjp(
     of_output = _flat(of_output, wide, (heads, sizes.length, sizes.values))
     of_state = _flat(of_state, wide, (heads, sizes.width, sizes.values))
     of_v, of_initial = np.zeros(v.shape, wide), np.zeros(of_state.shape, wide)
-    parts = [np.zeros((sizes.groups, *x.shape), wide) for x in (q, k, beta, gates)]
-    of_q, of_k, of_beta, of_gates = parts
+    inputs = q, k, beta, *(() if gates is None else (gates,))
+    parts = [np.zeros((sizes.groups, *x.shape), wide) for x in inputs]
+    of_q, of_k, of_beta, of_gates = *parts, *[None] * (4 - len(parts))
     if v.size and k.size:
         run_chunks(
             kernels.backward, _bounds(sizes, 3), np.empty(0, wide), sizes, wide.type(scale),
@@ -58,10 +59,9 @@ def delta_rule_vjp(
         )  # fmt: skip
     else:
         of_initial[...] = of_state
-    of_q, of_k, of_beta, of_gates = (x[0] if len(x) == 1 else x.sum(axis=0) for x in parts)
-    if log_decay is None:
-        of_gates = None
-    elif log_decay.ndim == len(batch) + 1:
+    parts = [x[0] if len(x) == 1 else x.sum(axis=0) for x in parts]
+    of_q, of_k, of_beta, of_gates = *parts, *[None] * (4 - len(parts))
+    if gates is not None and log_decay.ndim == len(batch) + 1:
         of_gates = of_gates[..., 0]
     if initial_state is None:
         of_initial = None
@@ -101,7 +101,7 @@ def _ready(q, k, v, beta, log_decay, initial_state):
     *_, tokens, width = q.shape
     rows, values = v.shape[-2:]
     if log_decay is None:
-        gates = kernel_array(np.empty((heads, tokens, 0), wide))
+        gates = None
     else:
         gates = np.exp(log_decay.astype(wide, copy=False))
         gates = _flat(gates, wide, (heads, tokens, width if log_decay.ndim == q.ndim else 1))
@@ -145,7 +145,7 @@ def _buffer(sizes, dtype, is_backward):
     columns = kernels.stack_width.py_func(rows, sizes.tokens, lanes)
     across, narrow = ceil(width / lanes) * lanes, ceil(rows / lanes) * lanes
     panels = ceil(ceil(sizes.values / lanes) / sizes.groups)
-    numbers = width * columns + 2 * rows * columns + (3 * columns + 2 * rows + 2) * across
+    numbers = width * columns + 2 * rows * columns + (3 * columns + 2 * rows + 3) * across
     numbers += (rows + sizes.tokens + panels * width) * lanes
     if is_backward:
         numbers += rows * columns + (2 * columns + 2 * rows + narrow) * lanes

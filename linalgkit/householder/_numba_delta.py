@@ -12,7 +12,6 @@ from numba import njit
 
 from .._panels import (
     address,
-    by_rows,
     contract,
     copy,
     fetch,
@@ -24,7 +23,7 @@ from .._panels import (
     take,
     turn,
 )
-from .._tiles import ROW, lanes_of, tile_1
+from .._tiles import ROW, by_rows, lanes_of, tile_1
 
 
 class Sizes(NamedTuple):
@@ -47,13 +46,13 @@ def forward(
 ):  # fmt: skip
     """Run the heads' groups of columns from `start` to `stop` through all chunks.
 
-    gates (heads, length, 0, 1 or width) are factors; `initial` without heads stands for zeros.
-    Instead of the output, `errors` v_i - H k_i and the `states` of segments may be wanted: of what
-    is not, the arrays have no heads.
+    gates (heads, length, 1 or width) are factors or None, for which less is compiled; `initial`
+    without heads stands for zeros. Instead of the output, `errors` v_i - H k_i and the `states` of
+    segments may be wanted: of what is not, the arrays have no heads.
     """
     lanes, n, dk = lanes_of(like), sizes.reflections, sizes.width
     panels = -(-sizes.values // lanes)
-    chunk, shift = take_chunk(like, sizes, gates.shape[2], buffer, start_of(buffer))
+    chunk, shift = take_chunk(like, sizes, gates, buffer, start_of(buffer))
     writes, shift = take(buffer, shift, sizes.tokens * n, lanes)
     reads, shift = take(buffer, shift, sizes.tokens, lanes)
     for unit in range(start, stop):
@@ -66,7 +65,7 @@ def forward(
             keys, queries = k[head, begin * n : end * n], q[head, begin:end]
             values, strengths = v[head, begin * n : end * n], beta[head, begin * n : end * n]
             rows, at = len(keys), -(-len(keys) // 4) * 4
-            prepare(like, keys, queries, gates[head, begin:end], chunk)
+            prepare(like, keys, queries, gates, head, begin, chunk)
             if len(states) and begin // sizes.tokens % sizes.segment == 0:
                 place = begin // sizes.tokens // sizes.segment
                 copy(held, states[head, place, first * dk : last * dk])
@@ -86,7 +85,7 @@ def forward(
                     multiply(like, chunk.seen[at : at + len(queries)], dk, h, reads, 0)
                     read(like, chunk.scores, rows, len(queries), writes, reads)
                     put(reads, scale, output[head, begin:end], column)
-                if gates.shape[2]:
+                if gates is not None:
                     shrink(h, chunk.left)
                 multiply_turned(like, chunk.late[:rows], dk, writes, h)
         store_state(held, first, last, state[head])
@@ -104,7 +103,7 @@ def backward(
     lanes, n, dk = lanes_of(like), sizes.reflections, sizes.width
     panels, chunks = -(-sizes.values // lanes), -(-sizes.length // sizes.tokens)
     most = sizes.tokens * n
-    chunk, shift = take_chunk(like, sizes, gates.shape[2], buffer, start_of(buffer))
+    chunk, shift = take_chunk(like, sizes, gates, buffer, start_of(buffer))
     columns, across = chunk.scores.shape[1], chunk.raw.shape[1]
     narrow = -(-most // lanes) * lanes
     weights, shift = take(buffer, shift, most, columns)
@@ -135,13 +134,13 @@ def backward(
                 begin = number * sizes.tokens
                 end = min(begin + sizes.tokens, sizes.length)
                 keys, queries = k[head, begin * n : end * n], q[head, begin:end]
-                stack(keys, queries, gates[head, begin:end], chunk)
+                stack(keys, queries, gates, head, begin, chunk)
                 place = (number - begin_chunk) * size
                 for panel in range(first, last):
                     old = place + (panel - first) * dk
                     h = held[old + size : old + size + dk]
                     copy(held[old : old + dk], h)
-                    if gates.shape[2]:
+                    if gates is not None:
                         shrink(h, chunk.left)
                     load_writes(
                         errors[head, begin * n : end * n], beta[head, begin * n : end * n],
@@ -157,7 +156,7 @@ def backward(
                     errors[head, begin * n : end * n],
                 )
                 tokens, rows, at = len(queries), len(keys), -(-len(keys) // 4) * 4
-                prepare(like, keys, queries, gates[head, begin:end], chunk)
+                prepare(like, keys, queries, gates, head, begin, chunk)
                 for array in (of_seen, of_late, weights, of_all, pulled):
                     fill(array, 0)
                 of_strengths = of_beta[group, head, begin * n : end * n]
@@ -179,7 +178,7 @@ def backward(
                     contract(like, writes[:rows], turned_pulled, weights)
                     contract(like, h, turned_pulled, of_seen)
                     contract(like, g, turned_writes, of_late)
-                    if gates.shape[2]:
+                    if gates is not None:
                         for d in range(dk):
                             of_all[0, d] += dot(g[d], h_end[d])
                         shrink(g, chunk.left)
@@ -187,14 +186,16 @@ def backward(
                 turn(like, of_seen, of_rows, 0)
                 turn(like, of_late, of_columns, 0)
                 mask_weights(weights, rows, tokens)
-                mix(like, gates[head, begin:end], chunk, weights, rows, tokens, of_rows, of_columns)
+                mix(
+                    like, gates, head, begin, chunk, weights, rows, tokens, of_rows, of_columns
+                )  # fmt: skip
                 for i in range(tokens):
                     for d in range(dk):
                         of_q[group, head, begin + i, d] = of_rows[at + i, d]
                 for i in range(rows):
                     for d in range(dk):
                         of_k[group, head, begin * n + i, d] = of_rows[i, d] + of_columns[i, d]
-                if gates.shape[2]:
+                if gates is not None:
                     pull_gates(
                         chunk.raw, rows, of_rows, of_columns, of_all,
                         of_gates[group, head, begin:end],
@@ -217,9 +218,10 @@ class Chunk(NamedTuple):
     until: np.ndarray  # decays to the end
     late: np.ndarray  # keys as the state at the end sees them
     left: np.ndarray  # decay of the whole chunk
+    carried: np.ndarray  # a row for decays that add up
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def take_chunk(like, sizes, gates, buffer, shift):
     """Take the arrays of a chunk from the buffer; without gates, rows are raw for all."""
     lanes, rows = lanes_of(like), sizes.tokens * sizes.reflections
@@ -233,18 +235,19 @@ def take_chunk(like, sizes, gates, buffer, shift):
     until, shift = take(buffer, shift, rows, across)
     late, shift = take(buffer, shift, rows, across)
     left, shift = take(buffer, shift, 1, sizes.width)
+    carried, shift = take(buffer, shift, 1, sizes.width)
     for array in (turned, raw, since, seen, until, late):
         fill(array, 0)
-    if not gates:
+    if gates is None:
         seen, late = raw, raw
-    return Chunk(turned, scores, between, raw, since, seen, until, late, left), shift
+    return Chunk(turned, scores, between, raw, since, seen, until, late, left, carried), shift
 
 
-@njit(nogil=True, cache=True)
-def stack(keys, queries, gates, chunk):
+@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+def stack(keys, queries, gates, head, begin, chunk):
     """Fill the rows of a chunk, raw and with decays."""
     rows, dk = keys.shape
-    at, n = -(-rows // 4) * 4, rows // len(queries)
+    at = -(-rows // 4) * 4
     for i in range(rows):
         for d in range(dk):
             chunk.raw[i, d] = keys[i, d]
@@ -252,8 +255,15 @@ def stack(keys, queries, gates, chunk):
     for i in range(len(queries)):
         for d in range(dk):
             chunk.raw[at + i, d] = queries[i, d]
-    if not gates.shape[1]:
-        return
+    if gates is not None:
+        decay_rows(gates[head, begin : begin + len(queries)], rows, chunk)
+
+
+@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+def decay_rows(gates, rows, chunk):
+    """Fill the decays of a chunk's rows, and the rows with decays."""
+    tokens, dk = len(gates), chunk.left.shape[1]
+    at, n = -(-rows // 4) * 4, rows // tokens
     fill(chunk.left, 1)
     for i in range(rows):
         token = i // n
@@ -269,7 +279,7 @@ def stack(keys, queries, gates, chunk):
             chunk.until[i, d] = chunk.until[i + 1, d]
             if (i + 1) % n == 0:
                 chunk.until[i, d] *= gates[(i + 1) // n, d % gates.shape[1]]
-    for i in range(at + len(queries)):
+    for i in range(at + tokens):
         for d in range(dk):
             chunk.seen[i, d] = chunk.since[i, d] * chunk.raw[i, d]
     fill(chunk.seen[rows:at], 0)
@@ -278,24 +288,24 @@ def stack(keys, queries, gates, chunk):
             chunk.late[i, d] = chunk.until[i, d] * chunk.raw[i, d]
 
 
-@njit(nogil=True, cache=True)
-def prepare(like, keys, queries, gates, chunk):
+@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+def prepare(like, keys, queries, gates, head, begin, chunk):
     """Fill the rows of a chunk and its scores."""
-    stack(keys, queries, gates, chunk)
-    if gates.shape[1] < 2:
+    stack(keys, queries, gates, head, begin, chunk)
+    if gates is None or gates.shape[2] == 1:
         score(like, keys, queries, chunk.turned, chunk.scores)
-    if gates.shape[1]:
-        decay_scores(keys, queries, gates, chunk)
+    if gates is not None:
+        decay_scores(keys, queries, gates[head, begin : begin + len(queries)], chunk)
     mask_reads(chunk.scores, len(keys), len(queries))
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def stack_width(rows, tokens, lanes):
     """Columns of the scores: keys, then from a multiple of four on queries, in whole panels."""
     return -(-(-(-rows // 4) * 4 + tokens) // lanes) * lanes
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def load_state(initial, head, first, last, held):
     """Bring columns of the state at the start to panels."""
     fill(held, 0)
@@ -310,7 +320,7 @@ def load_state(initial, head, first, last, held):
                 target[lane] = initial[head, row, begin + lane]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def store_state(held, first, last, state):
     """Undo `load_state`."""
     lanes, (dk, values) = held.shape[1], state.shape
@@ -322,7 +332,7 @@ def store_state(held, first, last, state):
                 state[row, begin + lane] = source[lane]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def score(like, keys, queries, turned, scores):
     """Fill scores[j] with key j times all keys, and times all queries."""
     rows, step = -(-len(keys) // 4) * 4, turned.shape[1] * like.itemsize
@@ -331,12 +341,12 @@ def score(like, keys, queries, turned, scores):
     stride, depth = keys.shape[1] * like.itemsize, keys.shape[1]
     for panel in range(-(-(rows + len(queries)) // lanes_of(like))):
         by_rows(
-            like, address(keys), stride, like.itemsize, address(turned) + panel * ROW, step,
+            like, address(keys), stride, like.itemsize, 0, address(turned) + panel * ROW, step,
             address(scores) + panel * ROW, step, len(keys), depth, 0,
         )  # fmt: skip
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def mask_reads(scores, rows, tokens):
     """Clear what a query must not read: rows after its token's last."""
     first, n = -(-rows // 4) * 4, rows // tokens
@@ -345,7 +355,7 @@ def mask_reads(scores, rows, tokens):
             scores[row, first + token] = 0
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def solve(like, scores, strengths, values, column, writes, errors):
     """Turn `writes`, K H, into N: row by row n_i = β_i (v_i - (K H)_i - Σ_j<i scores_ji n_j)."""
     rows, size, step = len(strengths), like.itemsize, scores.shape[1] * like.itemsize
@@ -356,7 +366,7 @@ def solve(like, scores, strengths, values, column, writes, errors):
         if block:
             count = min(4, rows - block)
             by_rows(
-                like, a + block * size, size, step, c, ROW, c + block * ROW, ROW, count, block, 1
+                like, a + block * size, size, step, 0, c, ROW, c + block * ROW, ROW, count, block, 1
             )
         for i in range(block, min(block + 4, rows)):
             if i > block:
@@ -381,7 +391,7 @@ def solve(like, scores, strengths, values, column, writes, errors):
                     writes[i, lane] = strength * error
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def read(like, scores, rows, tokens, writes, reads):
     """Add what queries read of the chunk's own writes, four tokens at a time."""
     size, step, n = like.itemsize, scores.shape[1] * like.itemsize, rows // tokens
@@ -389,12 +399,12 @@ def read(like, scores, rows, tokens, writes, reads):
     for token in range(0, tokens, 4):
         count = min(4, tokens - token)
         by_rows(
-            like, a + token * size, size, step, address(writes), ROW,
+            like, a + token * size, size, step, 0, address(writes), ROW,
             address(reads) + token * ROW, ROW, count, n * (token + count), 1,
         )  # fmt: skip
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def put(reads, scale, output, column):
     """Write out a panel of what was read."""
     lanes = lanes_of(reads)
@@ -408,7 +418,7 @@ def put(reads, scale, output, column):
                 output[i, column + lane] = scale * reads[i, lane]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def shrink(panel, left):
     """Let the state decay over the whole chunk."""
     for row in range(panel.shape[0]):
@@ -417,7 +427,7 @@ def shrink(panel, left):
             panel[row, lane] *= factor
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def decay_scores(keys, queries, gates, chunk):
     """Let scores decay from the row that writes to the row that reads.
 
@@ -437,7 +447,7 @@ def decay_scores(keys, queries, gates, chunk):
                     chunk.between[j, at + i // n] = factor
         scale_by(chunk.scores[:rows], chunk.between)
         return
-    carried = np.empty(width, keys.dtype)
+    carried = chunk.carried[0]
     for j in range(rows):
         for d in range(width):
             carried[d] = keys[j, d]
@@ -450,7 +460,10 @@ def decay_scores(keys, queries, gates, chunk):
                 chunk.scores[j, at + i // n] = dot(carried, queries[i // n])
 
 
-@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+@njit(
+    nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True,
+    fastmath={"reassoc", "contract"},
+)  # fmt: skip
 def dot(x, y):
     """Sum the products of two real vectors."""
     total = x.dtype.type(0)
@@ -459,7 +472,7 @@ def dot(x, y):
     return total
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def load_writes(errors, strengths, column, writes):
     """Fill a panel with β_i times the errors; zeros beyond the columns."""
     lanes, values = writes.shape[1], errors.shape[1]
@@ -472,7 +485,7 @@ def load_writes(errors, strengths, column, writes):
             writes[i, lane] = 0
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def load_cotangent(of_output, scale, column, pulled):
     """Fill a panel with the output's cotangent, scaled; zeros beyond the columns."""
     lanes, values = pulled.shape[1], of_output.shape[1]
@@ -484,17 +497,17 @@ def load_cotangent(of_output, scale, column, pulled):
             pulled[i, lane] = 0
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def pull_reads(like, scores, rows, tokens, pulled, solved):
     """Fill `solved` with what the reads pull back to the writes."""
     size, step, at = like.itemsize, scores.shape[1] * like.itemsize, -(-rows // 4) * 4
     by_rows(
-        like, address(scores) + at * size, step, size, address(pulled) + at * ROW, ROW,
+        like, address(scores) + at * size, step, size, 0, address(pulled) + at * ROW, ROW,
         address(solved), ROW, rows, tokens, 0,
     )  # fmt: skip
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def solve_back(
     like, scores, strengths, errors, column, solved, pulled, of_values, of_strengths
 ):  # fmt: skip
@@ -510,7 +523,7 @@ def solve_back(
         end = min(block + 4, rows)
         if end < rows:
             by_rows(
-                like, a + block * step + end * size, step, size, b + end * ROW, ROW,
+                like, a + block * step + end * size, step, size, 0, b + end * ROW, ROW,
                 c + block * ROW, ROW, end - block, rows - end, 1,
             )  # fmt: skip
         for i in range(end - 1, block - 1, -1):
@@ -527,7 +540,7 @@ def solve_back(
             of_strengths[i] += dot(solved[i, :used], errors[i, column : column + used])
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def mask_weights(weights, rows, tokens):
     """Clear what the masks of the scores clear, and a key's score with itself."""
     for j in range(rows):
@@ -536,34 +549,40 @@ def mask_weights(weights, rows, tokens):
     mask_reads(weights, rows, tokens)
 
 
-@njit(nogil=True, cache=True)
-def mix(like, gates, chunk, weights, rows, tokens, of_rows, of_columns):
+@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+def mix(like, gates, head, begin, chunk, weights, rows, tokens, of_rows, of_columns):
     """Add the gradients of the scores to those of the rows that read, and of the keys that write.
 
     What is there already came through the states at the start and at the end: it decays first.
     """
-    at, n = -(-rows // 4) * 4, rows // tokens
-    if gates.shape[1]:
-        scale_by(of_rows[: at + tokens], chunk.since)
+    stack_rows = -(-rows // 4) * 4 + tokens
+    if gates is not None:
+        scale_by(of_rows[:stack_rows], chunk.since)
         scale_by(of_columns[:rows], chunk.until)
-    if gates.shape[1] == 1:
+        if gates.shape[2] > 1:
+            factors = gates[head, begin : begin + tokens]
+            mix_by_columns(factors, chunk, weights, rows, of_rows, of_columns)
+            return
         scale_by(weights[:rows], chunk.between)
-    if gates.shape[1] < 2:
-        size, step = like.itemsize, weights.shape[1] * like.itemsize
-        stride = chunk.raw.shape[1] * size
-        a, b = address(weights), address(chunk.raw)
-        for begin in range(0, stride, ROW):
-            by_rows(
-                like, a, size, step, b + begin, stride, address(of_rows) + begin, stride,
-                at + tokens, rows, 1,
-            )  # fmt: skip
-            by_rows(
-                like, a, step, size, b + begin, stride, address(of_columns) + begin, stride,
-                rows, at + tokens, 1,
-            )  # fmt: skip
-        return
-    width = gates.shape[1]
-    carried = np.empty(width, like.dtype)
+    size, step = like.itemsize, weights.shape[1] * like.itemsize
+    stride = chunk.raw.shape[1] * size
+    a, b = address(weights), address(chunk.raw)
+    for column in range(0, stride, ROW):
+        by_rows(
+            like, a, size, step, 0, b + column, stride, address(of_rows) + column, stride,
+            stack_rows, rows, 1,
+        )  # fmt: skip
+        by_rows(
+            like, a, step, size, 0, b + column, stride, address(of_columns) + column, stride,
+            rows, stack_rows, 1,
+        )  # fmt: skip
+
+
+@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+def mix_by_columns(gates, chunk, weights, rows, of_rows, of_columns):
+    """Add the gradients of the scores where every column has decays of its own."""
+    tokens, width = gates.shape
+    at, n, carried = -(-rows // 4) * 4, rows // tokens, chunk.carried[0]
     for j in range(rows):
         for d in range(width):
             carried[d] = 1
@@ -579,7 +598,7 @@ def mix(like, gates, chunk, weights, rows, tokens, of_rows, of_columns):
                         of_columns[j, d] += weight * carried[d] * chunk.raw[place, d]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def pull_gates(raw, rows, of_rows, of_columns, of_all, of_gates):
     """Sum the gradients of the decays' running sums, from the end of the chunk.
 
