@@ -43,6 +43,7 @@ class Table(NamedTuple):
     # Gives a number of threads to peers that neither BLAS nor OpenMP settings reach.
     set_threads: Callable[[int], Any] = lambda workers: None
     wait: Call | None = None  # until the device is done
+    longest: float = float("inf")  # seconds: no further round begins after them
 
 
 class _Sample(NamedTuple):
@@ -66,7 +67,7 @@ def run_table(table: Table, cases: list[str], rounds: int) -> dict[str, Any]:
             with threadpool_limits(workers), linalgkit.use_workers(workers):
                 if workers == max(table.workers):  # where most can go wrong
                     contest, notes = _verified(contest)
-                measured, note = _race(contest, workers, rounds, table.wait)
+                measured, note = _race(contest, workers, rounds, table)
             row = {"case": case, "workers": workers, "note": "; ".join([*notes, *note])}
             rows.append(row | _figures(measured, table.peers))
     rows.sort(key=lambda row: (cases.index(row["case"]), row["workers"]))
@@ -102,16 +103,17 @@ def _verified(contest: Contest) -> tuple[Contest, list[str]]:
 
 
 def _race(
-    contest: Contest, workers: int, rounds: int, wait: Call | None
+    contest: Contest, workers: int, rounds: int, table: Table
 ) -> tuple[dict[str, list[float]], list[str]]:
     """Return everyone's times (ours under "") of the rounds that count, and what to note."""
-    calls = {"": contest.ours, **contest.peers}
+    calls, wait = {"": contest.ours, **contest.peers}, table.wait
     first = {name: _sample(call, 1, wait).ms for name, call in calls.items()}
     repeats = {name: max(1, round(SHORTEST_SAMPLE * 1e3 / ms)) for name, ms in first.items()}
     slow = [name for name in contest.peers if first[name] > SLOW * 1e3]
     racing = [name for name in calls if name not in slow]
     samples: dict[str, list[_Sample]] = {name: [] for name in racing}
     # Up to twice the rounds, where samples are lost to other programs.
+    begin = time.perf_counter()
     for number in range(2 * rounds):
         for name in _order(racing, number):
             samples[name].append(_sample(calls[name], repeats[name], wait))
@@ -119,10 +121,12 @@ def _race(
         counted = samples if wait else {name: _undisturbed(s) for name, s in samples.items()}
         if min(map(len, counted.values())) >= rounds:
             break
+        if time.perf_counter() - begin > table.longest:
+            break
     progress(f"  {workers} workers: {number + 1} rounds")
     notes = [f"{name} timed once" for name in slow]
     for name in racing:
-        if len(counted[name]) <= rounds // 2:
+        if len(counted[name]) <= min(rounds, number + 1) // 2:
             counted[name] = samples[name]
             notes.append(f"{name or 'ours'} disturbed by other programs")
     share = median(sample.share for sample in counted[""])

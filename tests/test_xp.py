@@ -288,3 +288,33 @@ def test_moveaxis_under_torch_vmap(require):
     x = torch.arange(24.0).reshape(2, 3, 4)
     moved = torch.func.vmap(lambda item: _xp.moveaxis(item, 0, -1))(x)
     assert torch.equal(moved, x.permute(0, 2, 1))
+
+
+def test_compiled_as_a_whole_by_jax_alone(require):
+    require("jax")
+    import jax
+
+    seen = []
+
+    @_xp.compiled("power")
+    def powers(x, power, other=None):
+        """Say what it does."""
+        seen.append(type(x))
+        return x**power if other is None else x**power + other
+
+    assert (powers.__name__, powers.__doc__) == ("powers", "Say what it does.")
+    x = np.array([1.0, 2.0, 3.0])
+    for _ in range(2):
+        np.testing.assert_array_equal(powers(x, 3), x**3)
+    assert seen == [np.ndarray] * 2
+    seen.clear()
+    ours = jax.numpy.asarray(x)
+    for _ in range(2):
+        np.testing.assert_allclose(powers(ours, 3), x**3, rtol=1e-14)
+        np.testing.assert_allclose(powers(ours, power=2, other=ours), x**2 + x, rtol=1e-14)
+    assert len(seen) == 2  # traced once for each set of arguments
+    assert all(issubclass(kind, jax.core.Tracer) for kind in seen)
+    slope = jax.grad(lambda x: powers(x, 3).sum())(ours)
+    np.testing.assert_allclose(slope, 3 * x**2, rtol=1e-14)
+    mapped = jax.vmap(lambda x: powers(x, 2))(ours)
+    np.testing.assert_allclose(mapped, x**2, rtol=1e-14)

@@ -7,7 +7,7 @@ from math import prod
 
 from array_api_compat import array_namespace
 
-from .._xp import adjoint, moveaxis
+from .._xp import adjoint, compiled, moveaxis
 from ._array_api_factors import (  # noqa: F401
     dft_factors,
     hadamard_factors,
@@ -30,6 +30,7 @@ from ._array_api_transforms import (  # noqa: F401
 )
 
 
+@compiled("axis")
 def monarch_matmul(x, left, right, *, axis):
     """Multiply by R, read its (k, q) rows as (r, l), multiply by L."""
     xp = array_namespace(x)
@@ -38,6 +39,7 @@ def monarch_matmul(x, left, right, *, axis):
     return _join(_swap(y), x, right, axis)
 
 
+@compiled("axis", "wrt")
 def monarch_matmul_vjp(cotangent, x, left, right, *, axis, wrt):
     """Pull the cotangent g back through L and then R; u = R x is computed again."""
     xp = array_namespace(x)

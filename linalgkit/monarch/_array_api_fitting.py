@@ -6,18 +6,23 @@ block λ of L, so both steps fall apart into one problem for each λ.
 
 from array_api_compat import array_namespace, device
 
-from .._xp import adjoint
+from .._xp import adjoint, compiled
 
 
 def compressed_samples(x, y):
     """Replace N samples by as many as there are columns: X = Q T, Y by QᴴY, and what that loses."""
-    xp = array_namespace(x)
     if x.shape[0] <= x.shape[1]:
         return x, y, 0.0
+    triangle, kept, lost = _compressed(x, y)
+    return triangle, kept, float(lost) ** 2
+
+
+@compiled()
+def _compressed(x, y):
+    xp = array_namespace(x)
     q, triangle = xp.linalg.qr(x)
     kept = xp.matmul(adjoint(q), y)
-    lost = y - xp.matmul(q, kept)
-    return triangle, kept, float(xp.linalg.vector_norm(lost)) ** 2
+    return triangle, kept, xp.linalg.vector_norm(y - xp.matmul(q, kept))
 
 
 def improved_factors(x, y, left, right):
@@ -26,6 +31,12 @@ def improved_factors(x, y, left, right):
     Both steps solve for the change of least norm, from what remains of Y: singular problems need
     no care, and errors of the normal equations are corrected in the next sweep.
     """
+    left, right, norm = _improved(x, y, left, right)
+    return left, right, float(norm) ** 2
+
+
+@compiled()
+def _improved(x, y, left, right):
     xp = array_namespace(x)
     (k, q, p), (count, _, inner) = right.shape, left.shape
     targets = _by_block(y, left.shape[1], count)  # (l, N, s)
@@ -52,16 +63,19 @@ def improved_factors(x, y, left, right):
     rows = xp.reshape(xp.stack(changes, axis=1), (k, q, p))  # (r, l, p): t = ρ l + λ
     right = right + rows
     left, right = _balanced(left, right)
-    remains = _remains(targets, _inner(x, right, count), left)
-    return left, right, float(xp.linalg.vector_norm(remains)) ** 2
+    return left, right, _norm_of_remains(x, y, left, right)
 
 
 def sum_of_squares(x, y, left, right):
     """Return ‖Y − X Mᵀ‖²."""
-    xp = array_namespace(x)
+    return float(_norm_of_remains(x, y, left, right)) ** 2
+
+
+@compiled()
+def _norm_of_remains(x, y, left, right):
     targets = _by_block(y, left.shape[1], left.shape[0])
     remains = _remains(targets, _inner(x, right, left.shape[0]), left)
-    return float(xp.linalg.vector_norm(remains)) ** 2
+    return array_namespace(x).linalg.vector_norm(remains)
 
 
 def _inner(x, right, count):

@@ -7,45 +7,48 @@ is Z[i, j] = L1[i] diag(R[:, i, j]) L2[j].
 import numpy as np
 from array_api_compat import array_namespace, device
 
-from .._xp import adjoint
+from .._xp import adjoint, compiled
 
 
 def factorize_mmstar(a, *, allow_complex, sweeps, rng):
     """Factors by a joint eigenbasis, refined by alternating least squares while they improve."""
-    xp, m = array_namespace(a), round(a.shape[-1] ** 0.5)
-    norm = float(xp.linalg.vector_norm(a))
-    scale = float(xp.max(xp.abs(a))) or 1.0
-    a = a / scale
-    blocks = xp.permute_dims(xp.reshape(a, (m, m, m, m)), (1, 3, 0, 2))
-    row, column = _pivots(blocks)
+    xp = array_namespace(a)
+    blocks, values, scale, norm = _with_singular_values(a)
+    scale, norm = float(scale), float(norm)
+    row, column = _pivots(values, blocks.dtype)
     basis = _joint_basis(blocks, row, column, allow_complex, rng)
     if basis.dtype != blocks.dtype:
         blocks = xp.astype(blocks, basis.dtype)
-    left = xp.matmul(blocks[:, column, ...], basis)
-    right = _solve(left[row, ...], blocks[row, ...])  # (j, t, b)
-    middle = _diagonals(blocks, left, right)
-    factors = _normalised(left, middle, right)
-    error = _error(blocks, *factors)
+    *factors, error = _in_basis(blocks, basis, row, column)
     for _ in range(sweeps):
-        better = _normalised(*_sweep(blocks, *factors))
-        new = _error(blocks, *better)
-        if not new < error:
+        *better, new = _sweep(blocks, *factors)
+        if not float(new) < float(error):
             break
         factors, error = better, new
     left, middle, right = factors
-    return left, scale * middle, right, scale * error / norm if norm else 0.0
+    return left, scale * middle, right, scale * float(error) / norm if norm else 0.0
 
 
-def _pivots(blocks):
+@compiled()
+def _with_singular_values(a):
+    """Return the blocks of P A P scaled, their singular values, the scale and the norm of A."""
+    xp, m = array_namespace(a), round(a.shape[-1] ** 0.5)
+    scale = _positive(xp.max(xp.abs(a)))
+    blocks = xp.permute_dims(xp.reshape(a / scale, (m, m, m, m)), (1, 3, 0, 2))
+    return blocks, xp.linalg.svdvals(blocks), scale, xp.linalg.vector_norm(a)
+
+
+def _pivots(values, dtype):
     """Choose the row and the column of blocks that are the furthest from singular."""
-    xp = array_namespace(blocks)
-    values = np.asarray(_host(xp.linalg.svdvals(blocks)), dtype=np.float64)
+    xp = array_namespace(values)
+    eps = float(xp.finfo(dtype).eps)
+    values = np.asarray(_host(values), dtype=np.float64)
     largest = values[..., 0]
     inverse_condition = np.divide(
         values[..., -1], largest, out=np.zeros_like(largest), where=largest > 0
     )
     row, column = inverse_condition.min(axis=1).argmax(), inverse_condition.min(axis=0).argmax()
-    limit = blocks.shape[-1] * float(xp.finfo(blocks.dtype).eps)
+    limit = values.shape[-1] * eps
     for name, line, place in (
         ("row", inverse_condition[row], lambda k: (row, k)),
         ("column", inverse_condition[:, column], lambda k: (k, column)),
@@ -74,14 +77,11 @@ def _joint_basis(blocks, row, column, allow_complex, rng):
     Each is C⁻¹ D C with D diagonal and C = L2[c], so V = C⁻¹ up to a scaling of its columns.
     """
     xp, m = array_namespace(blocks), blocks.shape[-1]
-    half = _solve(blocks[:, column : column + 1, ...], blocks)  # Z[i, c]⁻¹ Z[i, j]
-    rest = _solve(blocks[row, ...], blocks[row, column, ...])
-    family = xp.matmul(half, rest[None, ...])
-    weights = rng.standard_normal((m, m))
-    sizes = np.asarray(_host(xp.linalg.vector_norm(family, axis=(-2, -1))), dtype=np.float64)
+    family, sizes = _family(blocks, row, column)
+    weights, sizes = rng.standard_normal((m, m)), np.asarray(_host(sizes), dtype=np.float64)
     weights = np.divide(weights, sizes, out=np.zeros_like(weights), where=sizes > 0)
     weights = xp.asarray(weights, dtype=_real_dtype(family), device=device(blocks))
-    mixture = np.asarray(_host(xp.sum(family * weights[:, :, None, None], axis=(0, 1))))
+    mixture = np.asarray(_host(_mixed(family, weights)))
     eps = float(xp.finfo(blocks.dtype).eps)
     values, vectors = np.linalg.eig(mixture.astype(np.result_type(mixture, np.float64)))
     tolerance = np.sqrt(eps) * max(np.abs(values).max(initial=0), eps)
@@ -97,6 +97,21 @@ def _joint_basis(blocks, row, column, allow_complex, rng):
     basis = _separated(mixture, values, vectors, tolerance)
     dtype = np.result_type(mixture.dtype, np.complex64 if basis.dtype.kind == "c" else np.float32)
     return xp.asarray(basis.astype(dtype), device=device(blocks))
+
+
+@compiled()
+def _family(blocks, row, column):
+    """Return the matrices, and their norms."""
+    xp = array_namespace(blocks)
+    half = _solve(blocks[:, column, ...][:, None, ...], blocks)  # Z[i, c]⁻¹ Z[i, j]
+    rest = _solve(blocks[row, ...], blocks[row, column, ...])
+    family = xp.matmul(half, rest[None, ...])
+    return family, xp.linalg.vector_norm(family, axis=(-2, -1))
+
+
+@compiled()
+def _mixed(family, weights):
+    return array_namespace(family).sum(family * weights[:, :, None, None], axis=(0, 1))
 
 
 def _separated(matrix, values, vectors, tolerance):
@@ -125,8 +140,21 @@ def _separated(matrix, values, vectors, tolerance):
     return basis
 
 
+@compiled()
+def _in_basis(blocks, basis, row, column):
+    """Return the factors, normalised, that V gives, and their error."""
+    left = array_namespace(blocks).matmul(blocks[:, column, ...], basis)
+    right = _solve(left[row, ...], blocks[row, ...])  # (j, t, b)
+    factors = _normalised(left, _diagonals(blocks, left, right), right)
+    return *factors, _error(blocks, *factors)
+
+
+@compiled()
 def _sweep(blocks, left, middle, right):
-    """Improve each factor by the least squares of what remains: never worse but for rounding."""
+    """Improve each factor by the least squares of what remains: never worse but for rounding.
+
+    Returns the factors, normalised, and their error.
+    """
     xp = array_namespace(blocks)
     remains = blocks - _product(left, middle, right)
     design = _apart(middle) * right[None, ...]  # (i, j, t, b)
@@ -139,7 +167,8 @@ def _sweep(blocks, left, middle, right):
     )
     right = right + xp.permute_dims(flipped, (0, 2, 1))
     remains = blocks - _product(left, middle, right)
-    return left, middle + _diagonals(remains, left, right), right
+    factors = _normalised(left, middle + _diagonals(remains, left, right), right)
+    return *factors, _error(blocks, *factors)
 
 
 def _step(target, design):
@@ -164,20 +193,21 @@ def _diagonals(blocks, left, right):
 def _normalised(left, middle, right):
     """Give columns of L1 and rows of L2 unit length: R takes what they lose."""
     xp = array_namespace(left)
-    columns = _at_least_tiny(xp.linalg.vector_norm(left, axis=-2))  # (i, t)
-    rows = _at_least_tiny(xp.linalg.vector_norm(right, axis=-1))  # (j, t)
+    columns = _positive(xp.linalg.vector_norm(left, axis=-2))  # (i, t)
+    rows = _positive(xp.linalg.vector_norm(right, axis=-1))  # (j, t)
     scale = xp.permute_dims(columns[:, None, :] * rows[None, :, :], (2, 0, 1))
     return left / columns[:, None, :], middle * scale, right / rows[..., None]
 
 
-def _at_least_tiny(norms):
+def _positive(norms):
+    """Return norms with ones for zeros, to be divided by."""
     xp = array_namespace(norms)
     return xp.where(norms > 0, norms, xp.ones_like(norms))
 
 
 def _error(blocks, left, middle, right):
     xp = array_namespace(blocks)
-    return float(xp.linalg.vector_norm(blocks - _product(left, middle, right)))
+    return xp.linalg.vector_norm(blocks - _product(left, middle, right))
 
 
 def _product(left, middle, right):

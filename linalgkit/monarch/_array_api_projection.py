@@ -7,7 +7,7 @@ Slices are scaled by powers of two first: nothing overflows or vanishes when it 
 import numpy as np
 from array_api_compat import array_namespace, device
 
-from .._xp import adjoint, moveaxis
+from .._xp import adjoint, compiled, moveaxis
 from ._blocks import places
 from ._roots import has_dtype
 
@@ -25,6 +25,7 @@ def project(a, *, blocks, gauge, method):
     return by_svd(a, blocks, gauge, thin_svd)
 
 
+@compiled("blocks")
 def projection_error(a, *, blocks):
     """Compare the norm of the singular values that are dropped with that of all."""
     xp = array_namespace(a)
@@ -41,6 +42,7 @@ def project_vjp(cotangent, a, *, blocks, gauge):
     return pulled_back(cotangent, a, blocks, gauge, thin_svd)
 
 
+@compiled("blocks", "gauge", "svd")
 def by_svd(a, blocks, gauge, svd):
     """Return the factors from full decompositions of the slices."""
     xp, dtype = array_namespace(a), a.dtype
@@ -56,6 +58,7 @@ def by_svd(a, blocks, gauge, svd):
     )
 
 
+@compiled("blocks", "gauge", "svd")
 def pulled_back(cotangent, a, blocks, gauge, svd):
     """Return the gradient with respect to A.
 

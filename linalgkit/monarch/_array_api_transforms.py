@@ -8,7 +8,7 @@ j₁, a multiplication by ω_n^(k₁ j₂), and transforms of length m over j₂
 
 from array_api_compat import array_namespace, device
 
-from .._xp import moveaxis
+from .._xp import compiled, moveaxis
 from ._radices import best_radices, good_length
 from ._roots import (
     chirp,
@@ -70,11 +70,13 @@ def bluestein(x, inverse, scale, transform):
     return transform(spectrum, True, scale / length)[..., :n] * turn
 
 
+@compiled("axis", "start", "stop", "is_circular")
 def fftconvolve(x, h, *, axis, start, stop, is_circular):
     """Convolve along `axis`; entries from `start` to `stop` of the full or circular convolution."""
     return convolution(x, h, axis, start, stop, is_circular, _along_last)
 
 
+@compiled("axis", "start", "stop", "is_circular", "wrt")
 def fftconvolve_vjp(cotangent, x, h, *, axis, start, stop, is_circular, wrt):
     """Correlate the cotangent with h, and with x."""
     options = {"axis": axis, "start": start, "stop": stop, "is_circular": is_circular}
