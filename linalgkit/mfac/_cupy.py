@@ -1,8 +1,9 @@
 """GPU engine: kernels read G at the speed of memory (_rows.cu), its Gram matrix is left to cuBLAS.
 
 float16 and bits of bfloat16 (uint16) are widened in registers. The Gram matrix is multiplied and
-summed in float64, whatever the caller allows: sums of half precision on tensor cores are truncated,
-by a relative 5e-9 a column (measured), which no damping of use allows. TF32 is never used.
+summed in float64, or by exact products of integers, whatever the caller allows: sums of half
+precision on tensor cores are truncated, by a relative 5e-9 a column (measured), which no damping of
+use allows. TF32 is never used.
 """
 
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from .._cuda import Source
-from . import _array_api
+from . import _array_api, _cupy_gram
 from ._array_api import widened
 
 _NUMBERS = {"e": "linalgkit::Half", "H": "linalgkit::BFloat", "f": "float", "d": "double"}
@@ -85,6 +86,12 @@ def _is_aligned(g):
 
 
 def gram(g, *, tolerance):
+    """Multiply rows as integers, where numbers are not spread too far; else in float64."""
+    found = _cupy_gram.gram(g) if _cupy_gram.is_integral(g) else None
+    return _wide_gram(g) if found is None else found
+
+
+def _wide_gram(g):
     """Sum products of pieces of columns, of the lower half by blocks of rows."""
     import cupy as cp
 
