@@ -237,7 +237,7 @@ def _undivided(function, matrix, *args, **options):
     Its threads gain little there, wait long for each other beside other programs, and go on to wait
     in a loop while ours begin to read.
     """
-    if matrix.shape[0] > _ALONE:
+    if min(matrix.shape) > _ALONE:
         return function(matrix, *args, **options)
     found = []
 
