@@ -23,6 +23,7 @@ from ._rows import (
     Layout,
     Rows,
     damping_of,
+    first_leaf,
     in_memory,
     read_gradients,
     reshaped,
@@ -106,7 +107,7 @@ def empirical_fisher(
     >>> np.allclose(fisher.diagonal_inverse(), np.linalg.inv(dense).diagonal())
     True
     """
-    _checks.concrete("empirical_fisher", "fisher_solve", gradients=_first(gradients))
+    _checks.concrete("empirical_fisher", "fisher_solve", gradients=first_leaf(gradients))
     layout, parts, dtype = read_gradients(gradients)
     damping = damping_of(damping)
     if storage is not None:
@@ -224,6 +225,7 @@ class EmpiricalFisher(Operator):
         power : float
             Any real number.
         """
+        power = _checks.number("power", power)
         parts, join = self.layout.split("x", x)
         return join(self._form.whiten(parts, power))
 
@@ -443,7 +445,3 @@ def _operands(x: Any, gradients: Any) -> tuple[Any, Any]:
             f"{tuple(x.shape)}."
         )
     return x, gradients
-
-
-def _first(gradients: Any) -> Any:
-    return gradients[0] if isinstance(gradients, list | tuple) and gradients else gradients

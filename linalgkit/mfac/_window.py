@@ -116,7 +116,7 @@ class SlidingWindowFisher:
         like: Any = None,
     ) -> None:
         self.m = _checks.size("m", m, 1)
-        shapes = tuple(map(tuple, d)) if isinstance(d, list | tuple) else None
+        shapes = _shapes_of(d) if isinstance(d, list | tuple) else None
         if shapes is None:
             self.layout = Layout(((_checks.size("d", d, 1),),), True)
         else:
@@ -294,6 +294,12 @@ class SlidingWindowFisher:
         if self._factor is None:
             self._factor = damped(self._gram, self._divisor * self.damping, "cholesky")
         return engine(self._gram).cholesky_solve(self._factor, right)
+
+
+def _shapes_of(d: Sequence[Any]) -> tuple[tuple[int, ...], ...]:
+    if not all(isinstance(shape, list | tuple) for shape in d):
+        raise TypeError(f"d must be a number, or the shapes of leaves as tuples; got {d!r}.")
+    return tuple(tuple(_checks.size("d", side) for side in shape) for shape in d)
 
 
 def _readable(row: Any) -> Any:

@@ -355,6 +355,11 @@ def test_torch_uses_the_tensors_memory_and_gives_gradients(require):
 
 
 BAD = {
+    "nothing": (lambda: empirical_fisher(None), TypeError, "gradients must be an array; got None"),
+    "power": (
+        lambda: empirical_fisher(np.ones((1, 3))).whiten(np.ones(3), power="half"),
+        TypeError, "power must be a number",
+    ),
     "one axis": (lambda: empirical_fisher(np.ones(3)), ValueError, r"shape \(m, d\).*got \(3,\)"),
     "vectors": (
         lambda: empirical_fisher([np.ones(3), np.ones(3)]), ValueError, "one array of shape"
