@@ -54,11 +54,10 @@ class FewParameters:
         else:
             found = cls(engine(stacked).triangle(stacked), ends)
         size, inverse = (xp.sum(x**2) ** 0.5 for x in (found.triangle, found._root))
-        lost = float(xp.finfo(stacked.dtype).eps) ** 0.6 * float(size) * float(inverse)
-        if not lost < 1:
+        if not bool(size * inverse < float(xp.finfo(stacked.dtype).eps) ** -0.6):
             raise np.linalg.LinAlgError(
                 f"the damping, {damping:.3g}, is lost beside the gradients, which have "
-                f"{float(size):.3g} for a squared length together. Take a larger one."
+                f"{float(size) ** 2:.3g} for a mean squared length. Take a larger one."
             )
         return found
 

@@ -186,6 +186,15 @@ def test_window(storage, warmup):
     np.testing.assert_array_equal(other.solve(x), window.solve(x))
 
 
+def test_torch_gradients_of_the_operator(require):
+    torch = require("torch")
+    gradients = torch.from_numpy(gradients_of(9, 4)).requires_grad_()
+    x = torch.ones(4, dtype=torch.float64)
+    empirical_fisher(gradients, damping=DAMPING).solve(x).sum().backward()
+    expected = pulled_back(np.ones(4), np.ones(4), gradients_of(9, 4), DAMPING)[1]
+    np.testing.assert_allclose(gradients.grad.numpy(), expected, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", ["numpy", "array_api_strict", "torch", "jax"])
 def test_differentiable(name, require):
     used, rng = library(name, require), np.random.default_rng(5)

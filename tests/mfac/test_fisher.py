@@ -174,8 +174,7 @@ class TestTraps:
 
     def test_diagonal_is_accurate_and_positive(self, name):
         gradients, damping, _ = trap(name)
-        values = np.linalg.svd(gradients.astype(np.float64), full_matrices=False)[2]
-        sizes = np.linalg.svd(gradients.astype(np.float64), compute_uv=False)
+        sizes, values = np.linalg.svd(gradients.astype(np.float64), full_matrices=False)[1:]
         shrunk = 1 / damping - 1 / (damping + sizes**2 / gradients.shape[0])
         truth = 1 / damping - (shrunk[:, None] * values**2).sum(axis=0)
         found = empirical_fisher(gradients, damping=damping).diagonal_inverse()
