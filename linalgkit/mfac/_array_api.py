@@ -102,7 +102,17 @@ def inverse_cholesky(matrix):
 
 def triangle(rows):
     """Return R of rows = Q R."""
-    return array_namespace(rows).linalg.qr(rows)[1]
+    return qr(rows)[1]
+
+
+def qr(rows):
+    """Return Q and R."""
+    return array_namespace(rows).linalg.qr(rows)
+
+
+def inverse_triangle(triangle):
+    """Return R⁻¹."""
+    return array_namespace(triangle).linalg.inv(triangle)
 
 
 def solve_by_root(root, right):
@@ -254,7 +264,7 @@ def _solver(gradients, damping):
     """Return what gives F⁻¹ x in a dtype."""
     xp, (m, d) = array_namespace(gradients), gradients.shape
     if is_few(m, d):
-        inverse = xp.linalg.inv(triangle(damped_rows(widened(gradients), damping, m)))
+        inverse = inverse_triangle(triangle(damped_rows(widened(gradients), damping, m)))
         return lambda x, dtype: xp.astype(inverse @ (inverse.T @ widened(x)), dtype)
     root = inverse_cholesky(_system(gradients, damping))
 

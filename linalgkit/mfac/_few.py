@@ -27,10 +27,9 @@ class FewParameters:
     """
 
     def __init__(self, triangle: Any, ends: Sequence[int], whole: Any = None) -> None:
-        xp = array_namespace(triangle)
         self.triangle, self._ends = triangle, ends
         self._whole = triangle if whole is None else whole
-        self._root, self._q = xp.linalg.inv(triangle), triangle[:0, :]
+        self._root, self._q = engine(triangle).inverse_triangle(triangle), triangle[:0, :]
 
     @classmethod
     def of(
@@ -48,7 +47,7 @@ class FewParameters:
         together = xp.concat([widened(part) for part in rows.parts], axis=1)
         stacked = damped_rows(rows.scales[:, None] * together, damping, divisor)
         if is_window:
-            q, triangle = xp.linalg.qr(stacked)
+            q, triangle = engine(stacked).qr(stacked)
             found = cls(triangle, ends)
             found._q = divisor**0.5 * q
         else:

@@ -213,6 +213,16 @@ def triangle(rows):
     return _undivided(np.linalg.qr, rows, mode="r")
 
 
+def qr(rows):
+    """Factorise by LAPACK."""
+    return _undivided(np.linalg.qr, rows)
+
+
+def inverse_triangle(triangle):
+    """Invert by LAPACK."""
+    return _undivided(np.linalg.inv, triangle)
+
+
 def solve_by_root(root, right):
     """Multiply by W and its transpose."""
     return _undivided(lambda w: w.T @ (w @ right), root)
@@ -273,7 +283,7 @@ def _solver(gradients, damping):
     m, d = gradients.shape
     if is_few(m, d):
         rows = damped_rows(gradients.astype(np.float64, copy=False), damping, m)
-        inverse = np.linalg.inv(triangle(rows))
+        inverse = inverse_triangle(triangle(rows))
         return lambda x, dtype: (inverse @ (inverse.T @ x)).astype(dtype)
     matrix = gram(gradients, tolerance=0.0)
     matrix[np.diag_indices(m)] += m * damping
