@@ -1,9 +1,8 @@
 """GPU engine: kernels read G at the speed of memory (_rows.cu), its Gram matrix is left to cuBLAS.
 
 float16 and bits of bfloat16 (uint16) are widened in registers. The Gram matrix is multiplied and
-summed in float64, or by exact products of integers, whatever the caller allows: sums of half
-precision on tensor cores are truncated, by a relative 5e-9 a column (measured), which no damping of
-use allows. TF32 is never used.
+summed in float64, whatever the caller allows: sums of half precision on tensor cores are truncated,
+by a relative 5e-9 a column (measured), which no damping of use allows. TF32 is never used.
 """
 
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from .._cuda import Source
-from . import _array_api, _cupy_gram
+from . import _array_api
 from ._array_api import widened
 
 _NUMBERS = {"e": "linalgkit::Half", "H": "linalgkit::BFloat", "f": "float", "d": "double"}
@@ -86,12 +85,6 @@ def _is_aligned(g):
 
 
 def gram(g, *, tolerance):
-    """Multiply rows as integers, where numbers are not spread too far; else in float64."""
-    found = _cupy_gram.gram(g) if _cupy_gram.is_integral(g) else None
-    return _wide_gram(g) if found is None else found
-
-
-def _wide_gram(g):
     """Sum products of pieces of columns, of the lower half by blocks of rows."""
     import cupy as cp
 

@@ -5,9 +5,23 @@
 //            in one order.
 //   combine: a thread holds the sums of as many columns as it loads at once, over all rows.
 
-#include "_stored.cuh"
-
 namespace linalgkit {
+
+struct Half {
+    unsigned short bits;
+};
+struct BFloat {
+    unsigned short bits;
+};
+
+__device__ double widen(double value) { return value; }
+__device__ double widen(float value) { return value; }
+__device__ double widen(BFloat value) { return __uint_as_float((unsigned int)value.bits << 16); }
+__device__ double widen(Half value) {
+    float wide;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(value.bits));
+    return wide;
+}
 
 constexpr int COLUMNS = 4096;  // of x in shared memory: 32 KiB
 constexpr int WARPS = 8;

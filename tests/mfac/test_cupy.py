@@ -56,48 +56,6 @@ def test_gram_of_half_precision(m, storage):
     assert (np.abs(found - truth) / np.outer(lengths, lengths)).max() < 1e-14
 
 
-# One piece and several, several rounds; rows that do not fill blocks, and unaligned ones.
-@pytest.mark.parametrize(("m", "d"), [(256, 16384), (300, 40_001), (520, 100_000)])
-@pytest.mark.parametrize("storage", ["float16", "bfloat16"])
-def test_gram_by_integers(m, d, storage, monkeypatch):
-    import cupy as cp
-
-    from linalgkit.mfac import _cupy_gram
-    from linalgkit.mfac._rows import to_bfloat16
-
-    monkeypatch.setattr(_cupy_gram, "_BYTES", 2**28)
-    gradients, _ = operands(m, d)
-    gradients *= np.exp2(np.arange(m) % 9 - 4).astype(np.float32)[:, None]
-    gradients[3] = 0
-    gradients[4, :5] = 2.0**-24
-    stored = to_bfloat16(gradients) if storage == "bfloat16" else gradients.astype(np.float16)
-    wide = linalgkit.mfac._array_api.widened(stored)
-    device = cp.asarray(stored)
-    found = _cupy_gram.gram(device)
-    assert found is not None
-    lengths = np.maximum(np.linalg.norm(wide, axis=1), 1)
-    assert (np.abs(found.get() - wide @ wide.T) / np.outer(lengths, lengths)).max() < 1e-14
-    np.testing.assert_array_equal(found.get(), _cupy_gram.gram(device).get())
-    np.testing.assert_array_equal(found.get(), found.get().T)
-
-
-def test_gram_of_rows_that_integers_do_not_hold():
-    import cupy as cp
-
-    from linalgkit.mfac import _cupy, _cupy_gram
-
-    rows = np.full((256, 20_000), 2.0**-24, np.float16)
-    rows[:, 0] = 65504
-    device = cp.asarray(rows)
-    assert _cupy_gram.gram(device) is None
-    wide = rows.astype(float)
-    np.testing.assert_allclose(_cupy.gram(device, tolerance=0.0).get(), wide @ wide.T, rtol=1e-13)
-    device[7, 9] = np.nan
-    assert _cupy_gram.gram(device) is None
-    with pytest.raises(ValueError, match=r"gradients\[7\] is not finite at 9"):
-        empirical_fisher(device)
-
-
 @pytest.mark.parametrize("storage", ["float64", "float32", "float16", "bfloat16"])
 def test_window(storage):
     import cupy as cp
