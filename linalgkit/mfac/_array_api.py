@@ -100,6 +100,21 @@ def inverse_cholesky(matrix):
     return _solve_lower(factor, xp.broadcast_to(eye, matrix.shape))
 
 
+def triangle(rows):
+    """Return R of rows = Q R."""
+    return qr(rows)[1]
+
+
+def qr(rows):
+    """Return Q and R."""
+    return array_namespace(rows).linalg.qr(rows)
+
+
+def inverse_triangle(triangle):
+    """Return R⁻¹."""
+    return array_namespace(triangle).linalg.inv(triangle)
+
+
 def solve_by_root(root, right):
     """Return M⁻¹ b = Wᵀ W b."""
     return root.T @ (root @ right)
@@ -120,26 +135,18 @@ def cholesky_solve(factor, right):
 
 
 def fisher_solve(x, gradients, *, damping):
-    """Return F⁻¹ x = (x - Gᵀ M⁻¹ G x) / λ."""
-    root = inverse_cholesky(_system(gradients, damping))
-    coefficients = solve_by_root(root, dots(gradients, x))
-    return combine(-coefficients / damping, gradients, x, factor=1 / damping, dtype=x.dtype)
+    """Return F⁻¹ x = (x - Gᵀ M⁻¹ G x) / λ, or R⁻¹ R⁻ᵀ x for F = Rᵀ R of few parameters."""
+    return _solver(gradients, damping)(x, x.dtype)
 
 
 def fisher_solve_vjp(cotangent, x, gradients, *, damping, wrt):
     """With y = F⁻¹ x: x̄ = F⁻¹ ȳ, Ḡ = -(G x̄ yᵀ + G y x̄ᵀ) / m."""
     xp, (m, _) = array_namespace(x, gradients), gradients.shape
-    root = inverse_cholesky(_system(gradients, damping))
-
-    def solved(vector):
-        coefficients = solve_by_root(root, dots(gradients, vector))
-        return combine(-coefficients / damping, gradients, vector, factor=1 / damping, dtype=wide)
-
-    wide = wide_dtype(x)
-    of_x = solved(cotangent)
+    solved, wide = _solver(gradients, damping), wide_dtype(x)
+    of_x = solved(cotangent, wide)
     if "gradients" not in wrt:
         return xp.astype(of_x, x.dtype), None
-    y = solved(x)
+    y = solved(x, wide)
     single = x.ndim == 1
     a, b = (v[:, None] if single else v for v in (of_x, y))
     pulled = (dots(gradients, a) @ b.T + dots(gradients, b) @ a.T) / -m
@@ -239,6 +246,33 @@ def _filled(x, length):
 def _solve_lower(factors, right):
     scale = array_namespace(factors).linalg.diagonal(factors)
     return solve_unit_lower(factors / scale[..., None, :], right) / scale[..., :, None]
+
+
+def is_few(m, d):
+    """Tell whether a matrix of d parameters costs less than one of m gradients."""
+    return 2 * d <= m
+
+
+def damped_rows(rows, damping, divisor):
+    """Return [G / √m; √λ I], whose Gram matrix of columns is F."""
+    xp, d = array_namespace(rows), rows.shape[1]
+    eye = damping**0.5 * xp.eye(d, dtype=rows.dtype, device=device(rows))
+    return xp.concat([rows / divisor**0.5, eye], axis=0)
+
+
+def _solver(gradients, damping):
+    """Return what gives F⁻¹ x in a dtype."""
+    xp, (m, d) = array_namespace(gradients), gradients.shape
+    if is_few(m, d):
+        inverse = inverse_triangle(triangle(damped_rows(widened(gradients), damping, m)))
+        return lambda x, dtype: xp.astype(inverse @ (inverse.T @ widened(x)), dtype)
+    root = inverse_cholesky(_system(gradients, damping))
+
+    def solved(x, dtype):
+        coefficients = solve_by_root(root, dots(gradients, x))
+        return combine(-coefficients / damping, gradients, x, factor=1 / damping, dtype=dtype)
+
+    return solved
 
 
 def _system(gradients, damping):

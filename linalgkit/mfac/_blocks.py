@@ -11,7 +11,15 @@ from .._engine import Engines
 from .._operator import Operator
 from ._array_api import wide_dtype
 from ._fisher import EmpiricalFisher, check_multiple, inverse_operator
-from ._rows import Layout, check_rows, damping_of, in_memory, read_gradients, result_dtype
+from ._rows import (
+    Layout,
+    check_rows,
+    damping_of,
+    first_leaf,
+    in_memory,
+    read_gradients,
+    result_dtype,
+)
 
 engine = Engines(__package__)
 
@@ -60,9 +68,9 @@ def block_fisher(gradients: Any, block_size: int, *, damping: float = 1e-5) -> "
     >>> fisher.diagonal_inverse()
     array([0.2173913 , 0.47619048, 0.12345679])
     """
-    leaves = gradients[0] if isinstance(gradients, list | tuple) and gradients else gradients
-    _checks.concrete("block_fisher", "fisher_solve", gradients=leaves)
-    in_memory("gradients", leaves)
+    first = first_leaf(gradients)
+    _checks.concrete("block_fisher", "fisher_solve", gradients=first)
+    in_memory("gradients", first)
     layout, parts, dtype = read_gradients(gradients)
     block_size = _checks.size("block_size", block_size, 1)
     damping = damping_of(damping)

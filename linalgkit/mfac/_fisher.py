@@ -7,31 +7,30 @@ Source: "M-FAC: Efficient Matrix-Free Approximations of Second-Order Information
 """
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from array_api_compat import array_namespace, device
+from array_api_compat import array_namespace, is_dask_array
 
 from .. import _checks
-from .._engine import Engines, use_engine, wished_engine
-from .._operator import Operator, _on_host
+from .._engine import Engines
+from .._operator import Operator
+from ._array_api import is_few
+from ._few import FewParameters
+from ._many import ManyParameters
 from ._rows import (
     STORAGE,
     Layout,
     Rows,
-    check_rows,
     damping_of,
+    first_leaf,
     in_memory,
     read_gradients,
     reshaped,
-    result_dtype,
     stored,
 )
 
 engine = Engines(__package__)
-
-_TOLERANCE = 1e-7  # of what rounding of the Gram matrix may change in products with F⁻¹
 
 
 class FisherSolveGradients(NamedTuple):
@@ -87,7 +86,8 @@ def empirical_fisher(
     -----
     ``F = λ I + Gᵀ G / m``. Nothing of size d × d or a second array of size m × d is made: m² d
     operations for the Gram matrix, m³ for its factor. The Gram matrix is computed in float64; where
-    the damping is large enough beside the gradients, short products are in float32.
+    the damping is large enough beside the gradients, short products are in float32. With 2 d ≤ m
+    it is F that is factorised instead, by QR of the gradients, for 2 m d² operations.
 
     References
     ----------
@@ -107,7 +107,7 @@ def empirical_fisher(
     >>> np.allclose(fisher.diagonal_inverse(), np.linalg.inv(dense).diagonal())
     True
     """
-    _checks.concrete("empirical_fisher", "fisher_solve", gradients=_first(gradients))
+    _checks.concrete("empirical_fisher", "fisher_solve", gradients=first_leaf(gradients))
     layout, parts, dtype = read_gradients(gradients)
     damping = damping_of(damping)
     if storage is not None:
@@ -153,7 +153,8 @@ class EmpiricalFisher(Operator):
     with float32 gradients, products with F⁻¹ are within a relative 1e-6 of those in float64 for
     damping of 1e-8 squared gradient lengths and more.
 
-    Each product reads G twice: 4 m d operations a vector. With Dask arrays the first read is done
+    Each product reads G twice: 4 m d operations a vector; or, with 2 d ≤ m, a matrix of size d × d:
+    2 d² operations. With Dask arrays the first read is done
     at once, m numbers a vector come to the client, and the result waits to be computed in chunks.
     """
 
@@ -170,7 +171,11 @@ class EmpiricalFisher(Operator):
         parts = tuple(leaf if leaf.ndim == 2 else reshaped(leaf, (m, -1)) for leaf in leaves)
         self._rows = Rows(parts, scales)
         self.shape = (self.layout.size,) * 2
-        self._gram, self._root = _factorised(self._rows, damping)
+        ends = np.cumsum((0, *self.layout.sizes)).tolist()
+        if is_few(m, self.layout.size) and not is_dask_array(parts[0]):
+            self._form: Any = FewParameters.of(self._rows, damping, ends, divisor=m)
+        else:
+            self._form = ManyParameters(self._rows, damping, ends)
 
     def __repr__(self) -> str:
         d, part = self.shape[0], self._rows.parts[0]
@@ -203,14 +208,12 @@ class EmpiricalFisher(Operator):
         return self.matvec(x)
 
     def _product(self, parts: Any) -> Any:
-        coefficients = self._rows.dots(parts) / self._rows.m
-        return self._combined(coefficients, parts, self.damping)
+        return self._form.product(parts)
 
     def solve(self, x: Any, /) -> Any:
         """Return F⁻¹ x, for x of shape (d,), (d, k) or a list of leaves."""
         parts, join = self.layout.split("x", x)
-        coefficients = _solved(self._root, self._rows.dots(parts)) / -self.damping
-        return join(self._combined(coefficients, parts, 1 / self.damping))
+        return join(self._form.solve(parts))
 
     def whiten(self, x: Any, /, *, power: float = -0.5) -> Any:
         """Return F^power x: F^(-1/2) x by default.
@@ -222,31 +225,17 @@ class EmpiricalFisher(Operator):
         power : float
             Any real number.
         """
+        power = _checks.number("power", power)
         parts, join = self.layout.split("x", x)
-        xp, m = array_namespace(self._gram), self._rows.m
-        values, vectors = xp.linalg.eigh(self._gram)
-        values = xp.where(values > 0, values, xp.zeros_like(values))
-        # ((λ + σ/m)^p - λ^p) / σ, whose limit for σ → 0 is p λ^(p-1) / m.
-        ratio = values / (m * self.damping)
-        safe = xp.where(ratio > 1e-12, ratio, xp.ones_like(ratio))
-        slope = xp.where(ratio > 1e-12, xp.expm1(power * xp.log1p(safe)) / safe, power * safe)
-        factors = self.damping ** (power - 1) / m * slope
-        filtered = (vectors * factors[None, :]) @ vectors.T
-        coefficients = filtered @ self._rows.dots(parts)
-        return join(self._combined(coefficients, parts, self.damping**power))
+        return join(self._form.whiten(parts, power))
 
     def diagonal(self) -> Any:
         """Return the diagonal of F."""
-        xp = array_namespace(self._gram)
-        scale = (1 / self._rows.m) ** 0.5
-        eye = scale * xp.eye(self._rows.m, dtype=self._gram.dtype, device=device(self._gram))
-        norms = self._rows.column_norms(eye)
-        return self._joined([self.damping + part for part in norms])
+        return self._joined(self._form.diagonal())
 
     def diagonal_inverse(self) -> Any:
         """Return the diagonal of F⁻¹, ``(1 - |W g_p|²) / λ`` for the columns g_p of G."""
-        norms = self._rows.column_norms(self._root)
-        return self._joined([(1 - part) / self.damping for part in norms])
+        return self._joined(self._form.diagonal_inverse())
 
     def inverse_element(self, p: int, q: int) -> float:
         """Return one element of F⁻¹, for 4 m + 2 m² operations.
@@ -256,9 +245,7 @@ class EmpiricalFisher(Operator):
         p, q : int
             Row and column, of all parameters in the order of their leaves.
         """
-        places = self._places((p, q))
-        z = self._root @ self._rows.columns(places, self._ends)
-        return (float(places[0] == places[1]) - float(z[:, 0] @ z[:, 1])) / self.damping
+        return self._form.inverse_element(*self._places((p, q)).tolist())
 
     def inverse_columns(self, indices: Any) -> Any:
         """Return columns of F⁻¹ as an array (d, k), or a list of leaves (..., k).
@@ -268,17 +255,8 @@ class EmpiricalFisher(Operator):
         indices : sequence of int
             Which ones.
         """
-        places = self._places(indices)
-        coefficients = _solved(self._root, self._rows.columns(places, self._ends)) / -self.damping
-        parts = self._rows.combine(coefficients, None, factor=0.0, dtype=self.dtype)
-        results = []
-        for part, begin, shape in zip(parts, self._ends, self.layout.shapes, strict=False):
-            xp = array_namespace(part)
-            rows = xp.arange(begin, begin + part.shape[0], device=device(part))
-            unit = rows[:, None] == xp.asarray(places, device=device(part))[None, :]
-            full = part + xp.astype(unit, part.dtype) / self.damping
-            results.append(full if self.layout.is_flat else reshaped(full, (*shape, len(places))))
-        return results[0] if self.layout.is_flat else results
+        columns = self._form.inverse_columns(self._places(indices))
+        return self._joined(columns)
 
     def inverse_blocks(self, size: int) -> Any:
         """Return the blocks of F⁻¹ along its diagonal, (d / size, size, size).
@@ -290,90 +268,33 @@ class EmpiricalFisher(Operator):
         """
         size = _checks.size("size", size, 1)
         check_multiple("size", size, self.layout)
-        return self._inverse_blocks(self._root, size)
+        blocks = self._form.inverse_blocks(size)
+        return array_namespace(blocks).astype(blocks, self.dtype)
 
     def logdet(self) -> float:
         """Return log det F = d log λ + log det(M / (m λ))."""
-        xp = array_namespace(self._root)
-        logarithms = xp.log(xp.linalg.diagonal(self._root))
-        m, d = self._rows.m, self.shape[0]
-        return (
-            (d - m) * float(np.log(self.damping))
-            - m * float(np.log(m))
-            - 2 * float(xp.sum(logarithms))
-        )
+        return self._form.logdet()
 
     @property
     def inverse(self) -> Any:
         """SciPy's LinearOperator of F⁻¹, for NumPy arrays."""
         return inverse_operator(self)
 
-    def _restricted(self, kept: np.ndarray) -> "_Restricted":
-        return _Restricted(self, kept)
-
-    def _combined(self, coefficients: Any, parts: Any, factor: float) -> Any:
-        dtype = result_dtype(parts[0])
-        return self._rows.combine(coefficients, parts, factor=factor, dtype=dtype)
-
-    def _inverse_blocks(self, root: Any, size: int) -> Any:
-        grams = self._rows.column_grams(root, size)
-        xp = array_namespace(grams)
-        eye = xp.eye(size, dtype=grams.dtype, device=device(grams))
-        return xp.astype((eye - grams) / self.damping, self.dtype)
+    def _restricted(self, kept: np.ndarray) -> Any:
+        return self._form.restricted(kept)
 
     def _joined(self, parts: Sequence[Any]) -> Any:
-        return self.layout.joined(
-            [array_namespace(part).astype(part, self.dtype) for part in parts]
-        )
-
-    @property
-    def _ends(self) -> list[int]:
-        return np.cumsum((0, *self.layout.sizes)).tolist()
+        """Put arrays with a row for a parameter together, in the dtype of results."""
+        parts = [array_namespace(part).astype(part, self.dtype) for part in parts]
+        if self.layout.is_flat:
+            return parts[0]
+        return [
+            reshaped(part, (*shape, *part.shape[1:]))
+            for part, shape in zip(parts, self.layout.shapes, strict=True)
+        ]
 
     def _places(self, indices: Any) -> np.ndarray:
         return places_of(indices, self.shape[0])
-
-
-class _Restricted:
-    """F of the parameters that are kept; results of the others mean nothing.
-
-    Columns of G that are removed count as zeros, which changes the Gram matrix alone.
-    """
-
-    def __init__(self, fisher: EmpiricalFisher, kept: np.ndarray) -> None:
-        self._fisher = fisher
-        rows, xp = fisher._rows, array_namespace(fisher._gram)
-        if kept.all():
-            self._root = fisher._root
-            return
-        fewer = kept if 2 * kept.sum() < kept.size else ~kept
-        places = np.flatnonzero(fewer)
-        step = max(1, (1 << 22) // rows.m)
-        gram = xp.zeros_like(fisher._gram)
-        for start in range(0, places.size, step):
-            piece = rows.columns(places[start : start + step], fisher._ends)
-            gram = gram + piece @ piece.T
-        gram = gram if fewer is kept else fisher._gram - gram
-        self._root = _root_of(gram, rows.m * fisher.damping)
-
-    def diagonal_inverse(self) -> Any:
-        norms = self._fisher._rows.column_norms(self._root)
-        return [(1 - part) / self._fisher.damping for part in norms]
-
-    def inverse_blocks(self, size: int) -> Any:
-        return self._fisher._inverse_blocks(self._root, size)
-
-    def solve(self, parts: Any) -> Any:
-        """Return F_SS⁻¹ x for x that is 0 where parameters are removed."""
-        damping = self._fisher.damping
-        coefficients = _solved(self._root, self._fisher._rows.dots(parts)) / -damping
-        return self._fisher._combined(coefficients, parts, 1 / damping)
-
-    def compensate(self, parts: Any) -> Any:
-        """Return F_SS⁻¹ F_SQ w_Q = G_Sᵀ M_S⁻¹ G_Q w_Q for w that is 0 where not just removed."""
-        rows = self._fisher._rows
-        coefficients = _solved(self._root, rows.dots(parts))
-        return rows.combine(coefficients, None, factor=0.0, dtype=result_dtype(parts[0]))
 
 
 @engine.traced(vjp="fisher_solve_vjp")
@@ -524,62 +445,3 @@ def _operands(x: Any, gradients: Any) -> tuple[Any, Any]:
             f"{tuple(x.shape)}."
         )
     return x, gradients
-
-
-def _factorised(rows: Rows, damping: float) -> tuple[Any, Any]:
-    """Return K and W.
-
-    An error of K moves F⁻¹ of a gradient by that over m λ, relatively: it may be so large.
-    """
-    shift = rows.m * damping
-    if rows.is_read_once:  # the lengths are on the diagonal
-        gram = rows.gram(tolerance=0.0)
-        check_rows(array_namespace(gram).linalg.diagonal(gram), rows.parts)
-        return gram, _root_of(gram, shift)
-    lengths = rows.squared_lengths()
-    check_rows(lengths, rows.parts)
-    largest = float(np.max(_on_host(lengths)))
-    gram = rows.gram(tolerance=_TOLERANCE * shift / (largest * rows.m**0.5) if largest else 0.0)
-    return gram, _root_of(gram, shift)
-
-
-def _root_of(gram: Any, shift: float) -> Any:
-    """Return W = C⁻¹ for K + shift I = C Cᵀ."""
-    return damped(gram, shift, "inverse_cholesky")
-
-
-def damped(gram: Any, shift: float, factorisation: str) -> Any:
-    """Return a factor of M = K + shift I; LinAlgError where the shift is lost."""
-    xp = array_namespace(gram)
-    eye = xp.eye(gram.shape[0], dtype=gram.dtype, device=device(gram))
-    served = _serving(gram)
-    factorise = served.cholesky if factorisation == "cholesky" else served.inverse_cholesky
-    try:
-        factor = factorise(gram + shift * eye)
-    except Exception as error:
-        if type(error).__name__ not in ("LinAlgError", "_LinAlgError"):  # torch has its own
-            raise
-        factor = None
-    if factor is None or not bool(xp.all(xp.isfinite(factor))):
-        largest = float(xp.max(xp.linalg.diagonal(gram)))
-        raise np.linalg.LinAlgError(
-            f"the damping times the number of gradients, {shift:.3g}, is lost beside the squared "
-            f"length of a gradient, {largest:.3g}. Take a damping of at least "
-            f"{1e-13 * largest:.1g}."
-        )
-    return factor
-
-
-def _solved(root: Any, dots: Any) -> Any:
-    """Return M⁻¹ times what G gave."""
-    return _serving(root).solve_by_root(root, dots)
-
-
-def _serving(matrix: Any) -> Any:
-    """Return the engine of matrices of size m, which are not Dask's."""
-    with use_engine(None) if wished_engine() == "dask" else nullcontext():
-        return engine(matrix)
-
-
-def _first(gradients: Any) -> Any:
-    return gradients[0] if isinstance(gradients, list | tuple) and gradients else gradients

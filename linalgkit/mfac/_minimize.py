@@ -134,7 +134,10 @@ def mfac_minimize(
     _checks.real(**dict(zip(names, leaves, strict=True)))
     if not is_list and leaves[0].ndim != 1:
         raise ValueError(f"x0 must have shape (d,), or be leaves; got {tuple(leaves[0].shape)}.")
-    if not 0 <= momentum < 1:
+    for name, value in (("lr", lr), ("weight_decay", weight_decay)):
+        if _checks.number(name, value) < 0:
+            raise ValueError(f"{name} must be at least 0; got {value!r}.")
+    if not 0 <= _checks.number("momentum", momentum) < 1:
         raise ValueError(f"momentum must be at least 0 and less than 1; got {momentum!r}.")
     xp = array_namespace(leaves[0])
     if storage is None:
@@ -149,12 +152,18 @@ def mfac_minimize(
     )
     x, velocity, result = list(leaves), None, None
     for step in _counted(_checks.size("maxiter", maxiter, 1), progress):
-        fun, gradient = fun_and_grad(list(x) if is_list else x[0])
+        found = fun_and_grad(list(x) if is_list else x[0])
+        if not (isinstance(found, list | tuple) and len(found) == 2):
+            raise TypeError(
+                f"fun_and_grad must return the function and its gradient; got "
+                f"{type(found).__name__}."
+            )
+        fun, gradient = found
         parts = list(gradient) if is_list else [gradient]
         if weight_decay:
             parts = [g + weight_decay * w for g, w in zip(parts, x, strict=True)]
-        found = window.push_solve(parts if is_list else parts[0])
-        update = found if is_list else [found]
+        solved = window.push_solve(parts if is_list else parts[0])
+        update = solved if is_list else [solved]
         if momentum:
             old = velocity or [xp.zeros_like(u) for u in update]
             update = [momentum * v + (1 - momentum) * u for v, u in zip(old, update, strict=True)]

@@ -14,6 +14,7 @@ from .._intrinsics import STORAGE
 from .._threads import chunk_bounds, run_chunks
 from .._tiles import ROW, TALL
 from . import _numba_blocks, _numba_products, _numba_rows
+from ._array_api import damped_rows, is_few
 
 DTYPES = "fdeH"  # uint16 are bits of bfloat16
 
@@ -207,6 +208,21 @@ def inverse_cholesky(matrix):
     return inverse
 
 
+def triangle(rows):
+    """Factorise by LAPACK, without Q."""
+    return _undivided(np.linalg.qr, rows, mode="r")
+
+
+def qr(rows):
+    """Factorise by LAPACK."""
+    return _undivided(np.linalg.qr, rows)
+
+
+def inverse_triangle(triangle):
+    """Invert by LAPACK."""
+    return _undivided(np.linalg.inv, triangle)
+
+
 def solve_by_root(root, right):
     """Multiply by W and its transpose."""
     return _undivided(lambda w: w.T @ (w @ right), root)
@@ -231,7 +247,7 @@ def _undivided(function, matrix, *args, **options):
     Its threads gain little there, wait long for each other beside other programs, and go on to wait
     in a loop while ours begin to read.
     """
-    if matrix.shape[0] > _ALONE:
+    if min(matrix.shape) > _ALONE:
         return function(matrix, *args, **options)
     found = []
 
@@ -243,18 +259,17 @@ def _undivided(function, matrix, *args, **options):
 
 
 def fisher_solve(x, gradients, *, damping):
-    """Solve by Woodbury's identity."""
-    root = _root(gradients, damping)
-    return _solved(root, x, gradients, damping, x.dtype)
+    """Solve by Woodbury's identity, or by R for few parameters."""
+    return _solver(gradients, damping)(x, x.dtype)
 
 
 def fisher_solve_vjp(cotangent, x, gradients, *, damping, wrt):
     """Solve for the cotangent, and for x if the gradients' gradient is wanted."""
-    root = _root(gradients, damping)
-    of_x = _solved(root, cotangent, gradients, damping, np.float64)
+    solved = _solver(gradients, damping)
+    of_x = solved(cotangent, np.float64)
     if "gradients" not in wrt:
         return of_x.astype(x.dtype), None
-    y = _solved(root, x, gradients, damping, np.float64)
+    y = solved(x, np.float64)
     a, b = (v[:, None] if v.ndim == 1 else v for v in (of_x, y))
     m = gradients.shape[0]
     # One matrix product: the sums of both terms, of at most m and d numbers.
@@ -264,16 +279,21 @@ def fisher_solve_vjp(cotangent, x, gradients, *, damping, wrt):
     return (of_x.astype(x.dtype) if "x" in wrt else None), of_gradients
 
 
-def _root(gradients, damping):
-    m = gradients.shape[0]
+def _solver(gradients, damping):
+    m, d = gradients.shape
+    if is_few(m, d):
+        rows = damped_rows(gradients.astype(np.float64, copy=False), damping, m)
+        inverse = inverse_triangle(triangle(rows))
+        return lambda x, dtype: (inverse @ (inverse.T @ x)).astype(dtype)
     matrix = gram(gradients, tolerance=0.0)
     matrix[np.diag_indices(m)] += m * damping
-    return inverse_cholesky(matrix)
+    root = inverse_cholesky(matrix)
 
+    def solved(x, dtype):
+        coefficients = solve_by_root(root, dots(gradients, x)) / -damping
+        return combine(coefficients, gradients, x, factor=1 / damping, dtype=dtype)
 
-def _solved(root, x, gradients, damping, dtype):
-    coefficients = solve_by_root(root, dots(gradients, x)) / -damping
-    return combine(coefficients, gradients, x, factor=1 / damping, dtype=dtype)
+    return solved
 
 
 def block_factors(g, kept, *, block, damping):

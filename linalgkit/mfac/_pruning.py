@@ -18,7 +18,7 @@ from .._operator import _on_host
 from ._array_api import widened
 from ._blocks import BlockFisher
 from ._fisher import EmpiricalFisher, check_multiple
-from ._rows import in_memory, reshaped, result_dtype
+from ._rows import first_leaf, in_memory, reshaped, result_dtype
 
 engine = Engines(__package__)
 
@@ -182,11 +182,15 @@ def prune(
     >>> found.weights.round(2)
     array([1.9, 0. , 1. ])
     """
-    first = weights[0] if isinstance(weights, list | tuple) and weights else weights
-    _checks.concrete("prune", "saliency", weights=first)
-    in_memory("weights", first)
+    _checks.concrete("prune", "saliency", weights=first_leaf(weights))
+    in_memory("weights", first_leaf(weights))
     if not isinstance(fisher, EmpiricalFisher | BlockFisher):
-        raise TypeError(f"fisher must be EmpiricalFisher or BlockFisher; got {fisher!r}.")
+        raise TypeError(
+            f"fisher must be EmpiricalFisher or BlockFisher; got {type(fisher).__name__}."
+        )
+    stored = fisher.gradients if isinstance(fisher, EmpiricalFisher) else fisher._parts
+    in_memory("the fisher's gradients", first_leaf(stored))
+    _checks.arrays(weights=first_leaf(weights), fisher=first_leaf(stored))
     _checks.choice("update", update, ("diagonal", "joint"))
     rounds = _checks.size("n_recompute", n_recompute, 1)
     group = _Group.of(groups)
@@ -198,7 +202,7 @@ def prune(
             )
     if sparsity is None and not group.is_pattern:
         raise ValueError("sparsity is needed: the part of the weights that is to be removed.")
-    part = 1.0 if sparsity is None else float(sparsity)
+    part = 1.0 if sparsity is None else _checks.number("sparsity", sparsity)
     if not 0 <= part <= 1 or (part == 1 and not group.is_pattern):
         raise ValueError(f"sparsity must be at least 0 and less than 1; got {sparsity!r}.")
     return _Pruning(weights, fisher, group, mask, gradient).run(part, rounds, update)

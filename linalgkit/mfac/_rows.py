@@ -146,8 +146,15 @@ class Rows:
         return values * (self.scales if values.ndim == 1 else self.scales[:, None])
 
 
+def first_leaf(gradients: Any) -> Any:
+    """Return the array, or the first one of a list; None where numbers are in lists."""
+    first = gradients[0] if isinstance(gradients, list | tuple) and gradients else gradients
+    return first if hasattr(first, "shape") else None
+
+
 def read_gradients(gradients: Any) -> tuple[Layout, tuple[Any, ...], Any]:
     """Return the parameters' layout, the gradients' parts and the dtype of results."""
+    _checks.present(gradients=gradients)
     is_flat = not (
         isinstance(gradients, list | tuple)
         and len(gradients) > 0

@@ -18,8 +18,9 @@ from array_api_compat import (
 
 from .. import _checks
 from .._engine import Engines
-from ._array_api import wide_dtype, widened
-from ._fisher import damped
+from ._array_api import is_few, wide_dtype, widened
+from ._few import FewParameters
+from ._many import damped
 from ._rows import (
     Layout,
     Rows,
@@ -84,7 +85,8 @@ class SlidingWindowFisher:
     `push_solve`. The published recurrences compute it as ``g / λ`` less a sum that takes all digits
     away; in float32 they are wrong by more than the result for small dampings. Here results are
     within a relative 1e-6 of float64. The Cholesky factor of M is made anew after each push, for
-    m³ / 3 operations, so that nothing drifts.
+    m³ / 3 operations, so that nothing drifts. With 2 d ≤ m it is F itself that is factorised, for
+    2 m d² operations.
 
     With half precision in storage F is the matrix of the rounded gradients, and `push_solve` solves
     for the rounded one.
@@ -114,7 +116,7 @@ class SlidingWindowFisher:
         like: Any = None,
     ) -> None:
         self.m = _checks.size("m", m, 1)
-        shapes = tuple(map(tuple, d)) if isinstance(d, list | tuple) else None
+        shapes = _shapes_of(d) if isinstance(d, list | tuple) else None
         if shapes is None:
             self.layout = Layout(((_checks.size("d", d, 1),),), True)
         else:
@@ -139,7 +141,9 @@ class SlidingWindowFisher:
         )
         wide = wide_dtype(like)
         self._rows = Rows(parts, xp.ones(self.m, dtype=wide, device=place))
-        self._gram = xp.zeros((self.m, self.m), dtype=wide, device=place)
+        self._is_few = is_few(self.m, self.layout.size)
+        size = 0 if self._is_few else self.m  # few parameters need no Gram matrix
+        self._gram = xp.zeros((size, size), dtype=wide, device=place)
         self._factor: Any = None
 
     def __repr__(self) -> str:
@@ -162,6 +166,8 @@ class SlidingWindowFisher:
     def solve(self, x: Any, /) -> Any:
         """Return F⁻¹ x, for x of shape (d,), (d, k) or a list of leaves."""
         parts, join = self.layout.split("x", x)
+        if self._is_few:
+            return join(self._few().solve(parts))
         dots = self._rows.dots(parts)
         if dots.ndim == 1:
             coefficients = self._solved(dots)
@@ -187,6 +193,8 @@ class SlidingWindowFisher:
             The gradient.
         """
         row, parts, join = self._push(g)
+        if self._is_few:
+            return join(self._few().solve_row(row, result_dtype(parts[0])))
         xp = array_namespace(self._gram)
         unit = xp.zeros_like(self._gram[:, 0])
         unit = _set_row(unit, row, float(self._divisor))
@@ -256,14 +264,15 @@ class SlidingWindowFisher:
             kept = self._in_storage(part, own)
             written.append(_set_row(own, row, kept))
             read.append(_readable(kept))
-        self._rows = Rows(tuple(written), scales)
+        self._rows, self._factor = Rows(tuple(written), scales), None
+        self._next, self.count = (row + 1) % self.m, min(self.m, self.count + 1)
+        if self._is_few:
+            return row, parts, join
         dots = self._rows.dots(read)
         if self.storage == "float16":
             dots = dots * scales[row]
         self._gram = _set_row(self._gram, row, dots)
         self._gram = _set_row(self._gram, (slice(None), row), dots)
-        self._factor = None
-        self._next, self.count = (row + 1) % self.m, min(self.m, self.count + 1)
         return row, parts, join
 
     def _in_storage(self, part: Any, own: Any) -> Any:
@@ -271,11 +280,26 @@ class SlidingWindowFisher:
             return to_bfloat16(part)
         return array_namespace(part).astype(part, own.dtype, copy=False)
 
+    def _few(self) -> FewParameters:
+        """Return F of few parameters; it is kept until the next push."""
+        if self._factor is None:
+            ends = np.cumsum((0, *self.layout.sizes)).tolist()
+            self._factor = FewParameters.of(
+                self._rows, self.damping, ends, divisor=self._divisor, is_window=True
+            )
+        return self._factor
+
     def _solved(self, right: Any) -> Any:
         """Return M⁻¹ b; the factor is kept until the next push."""
         if self._factor is None:
             self._factor = damped(self._gram, self._divisor * self.damping, "cholesky")
         return engine(self._gram).cholesky_solve(self._factor, right)
+
+
+def _shapes_of(d: Sequence[Any]) -> tuple[tuple[int, ...], ...]:
+    if not all(isinstance(shape, list | tuple) for shape in d):
+        raise TypeError(f"d must be a number, or the shapes of leaves as tuples; got {d!r}.")
+    return tuple(tuple(_checks.size("d", side) for side in shape) for shape in d)
 
 
 def _readable(row: Any) -> Any:

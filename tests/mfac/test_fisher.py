@@ -174,8 +174,7 @@ class TestTraps:
 
     def test_diagonal_is_accurate_and_positive(self, name):
         gradients, damping, _ = trap(name)
-        values = np.linalg.svd(gradients.astype(np.float64), full_matrices=False)[2]
-        sizes = np.linalg.svd(gradients.astype(np.float64), compute_uv=False)
+        sizes, values = np.linalg.svd(gradients.astype(np.float64), full_matrices=False)[1:]
         shrunk = 1 / damping - 1 / (damping + sizes**2 / gradients.shape[0])
         truth = 1 / damping - (shrunk[:, None] * values**2).sum(axis=0)
         found = empirical_fisher(gradients, damping=damping).diagonal_inverse()
@@ -355,6 +354,11 @@ def test_torch_uses_the_tensors_memory_and_gives_gradients(require):
 
 
 BAD = {
+    "nothing": (lambda: empirical_fisher(None), TypeError, "gradients must be an array; got None"),
+    "power": (
+        lambda: empirical_fisher(np.ones((1, 3))).whiten(np.ones(3), power="half"),
+        TypeError, "power must be a number",
+    ),
     "one axis": (lambda: empirical_fisher(np.ones(3)), ValueError, r"shape \(m, d\).*got \(3,\)"),
     "vectors": (
         lambda: empirical_fisher([np.ones(3), np.ones(3)]), ValueError, "one array of shape"

@@ -269,6 +269,7 @@ def test_float32_diagonal_of_blocks_at_small_dampings():
 
 BAD = {
     "sparsity": ({}, ValueError, "sparsity is needed"),
+    "word": ({"sparsity": "half"}, TypeError, "sparsity must be a number"),
     "all": ({"sparsity": 1.0}, ValueError, "less than 1"),
     "update": ({"sparsity": 0.5, "update": "none"}, ValueError, "update must be one of"),
     "groups": ({"sparsity": 0.5, "groups": 7}, ValueError, "must divide"),
@@ -288,10 +289,14 @@ def test_bad_input(name):
         prune(weights, empirical_fisher(gradients), **options)
 
 
-def test_other_bad_input():
+def test_other_bad_input(require):
     weights, gradients = problem()
-    with pytest.raises(TypeError, match="fisher must be"):
+    with pytest.raises(TypeError, match="BlockFisher; got ndarray"):
         prune(weights, gradients, sparsity=0.5)
+    other = require("torch").from_numpy(weights)
+    for fisher in (empirical_fisher(gradients), block_fisher(gradients, 4)):
+        with pytest.raises(TypeError, match="weights is an array of torch, fisher of numpy"):
+            prune(other, fisher, sparsity=0.5)
     with pytest.raises(ValueError, match="weights are not finite at 1"):
         prune(np.array([1, np.nan]), empirical_fisher(np.eye(2)), sparsity=0.5)
     with pytest.raises(ValueError, match="block_size, 6"):

@@ -146,6 +146,7 @@ def test_one_pushed_window_is_the_static_matrix():
 BAD = {
     "m": (lambda: SlidingWindowFisher(0, 3), ValueError, "m must be at least 1"),
     "d": (lambda: SlidingWindowFisher(2, [(0,)]), ValueError, "not empty"),
+    "sizes": (lambda: SlidingWindowFisher(2, [3, 4]), TypeError, "shapes of leaves as tuples"),
     "storage": (lambda: SlidingWindowFisher(2, 3, storage="int8"), ValueError, "storage must"),
     "warmup": (lambda: SlidingWindowFisher(2, 3, warmup="none"), ValueError, "warmup must"),
     "damping": (
@@ -156,6 +157,10 @@ BAD = {
     ),
     "momentum": (
         lambda: mfac_minimize(lambda x: (0, x), np.ones(2), momentum=1), ValueError, "momentum"
+    ),
+    "lr": (lambda: mfac_minimize(lambda x: (0, x), np.ones(2), lr=-1), ValueError, "lr must be"),
+    "function alone": (
+        lambda: mfac_minimize(lambda x: x @ x, np.ones(2)), TypeError, "and its gradient; got float"
     ),
     "x0": (lambda: mfac_minimize(lambda x: (0, x), np.ones((2, 2))), ValueError, "x0 must have"),
 }  # fmt: skip
