@@ -1,5 +1,6 @@
 """CPU engine of the Fourier transform: panels of vectors side by side, each in the cache."""
 
+from functools import lru_cache
 from math import isqrt, prod
 from typing import NamedTuple
 
@@ -127,7 +128,7 @@ def _convolved_reals(x, h, axis, start, stop):
     y = np.empty(shape if not is_feature_major else (shape[0], *shape[:0:-1]), x.dtype)
     y = y.swapaxes(1, 2) if is_feature_major else y
     place = _place(spectrum)._replace(vector=spectrum.strides[0] * (len(spectrum) > 1))
-    steps, tables = _steps(length, _radices(length), False, like)
+    steps, tables = _steps(length, _radices(length), False, like.dtype)
     turn, numbers = table(right_angle, length, like=like), np.zeros(2 + ROW, like.dtype)
     numbers[:2] = 1, 1 / length
     bounds = chunk_bounds(
@@ -185,7 +186,7 @@ def _transform(x, y, inverse, scale, radices=None):
         else:
             x = (x if x.strides[1] == x.itemsize else x.copy()).view(y.dtype)
     radices = _radices(x.shape[1]) if radices is None else radices
-    steps, tables = _steps(x.shape[1], radices, inverse, like)
+    steps, tables = _steps(x.shape[1], radices, inverse, like.dtype)
     number = np.array([scale], like.real.dtype)
     work = n * (len(radices) + 2)
     run_chunks(
@@ -204,8 +205,13 @@ def _transform(x, y, inverse, scale, radices=None):
     del tables  # alive until here: their addresses are in `steps`
 
 
-def _steps(n, radices, inverse, like):
+def _steps(n, radices, inverse, dtype):
     """Return the rows that `panels` wants, and the tables whose addresses they have."""
+    return (_steps_kept if n <= _SHORT else _steps_made)(n, radices, inverse, dtype)
+
+
+def _steps_made(n, radices, inverse, dtype):
+    like = np.empty(0, dtype)
     steps, tables = np.empty((len(radices), 4), np.int64), []
     for step, radix in zip(steps, radices, strict=True):
         n //= radix
@@ -215,6 +221,10 @@ def _steps(n, radices, inverse, like):
         step[:] = radix, is_written, matrix.ctypes.data, numbers.ctypes.data
         tables += [matrix, numbers]
     return kernel_array(steps), tables
+
+
+# Of short vectors: they take longer to be made than one transform.
+_steps_kept = lru_cache(maxsize=64)(_steps_made)
 
 
 def _panels(rows):
@@ -227,6 +237,7 @@ def _place(vectors):
     return _Vectors(vectors.ctypes.data, vectors.strides[1], vectors.strides[0], count, features)
 
 
+@lru_cache(maxsize=1024)
 def _radices(n):
     """Return powers of two as 16, 8 and 4 where they can be, and the odd primes."""
     primes = factors(n)

@@ -90,6 +90,8 @@ def table(make: Callable[..., np.ndarray], *arguments: Any, like: Any) -> Any:
 
 def complex_dtype(x: Any) -> str:
     """Name the complex dtype in which to compute with `x`: single precision for halves too."""
+    if is_numpy_array(x):
+        return "complex64" if x.dtype.char in "efF" else "complex128"
     singles = ("float16", "bfloat16", "float32", "complex64")
     return "complex64" if has_dtype(x, *singles) else "complex128"
 
