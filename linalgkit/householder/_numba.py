@@ -50,7 +50,7 @@ def delta_rule_vjp(
     of_v, of_initial = np.zeros(v.shape, wide), np.zeros(of_state.shape, wide)
     inputs = q, k, beta, *(() if gates is None else (gates,))
     parts = [np.zeros((sizes.groups, *x.shape), wide) for x in inputs]
-    of_q, of_k, of_beta, of_gates = *parts, *[None] * (4 - len(parts))
+    of_q, of_k, of_beta, of_gates = (*parts, None)[:4]
     if v.size and k.size:
         run_chunks(
             kernels.backward, _bounds(sizes, 3), np.empty(0, wide), sizes, wide.type(scale),
@@ -60,7 +60,7 @@ def delta_rule_vjp(
     else:
         of_initial[...] = of_state
     parts = [x[0] if len(x) == 1 else x.sum(axis=0) for x in parts]
-    of_q, of_k, of_beta, of_gates = *parts, *[None] * (4 - len(parts))
+    of_q, of_k, of_beta, of_gates = (*parts, None)[:4]
     if gates is not None and log_decay.ndim == len(batch) + 1:
         of_gates = of_gates[..., 0]
     if initial_state is None:
