@@ -1,11 +1,9 @@
 """Reference engine: expand every product, sort by place, add what falls on one place (ESC)."""
 
-from functools import cache
-
 import numpy as np
 from array_api_compat import array_namespace, is_jax_array
 
-from .._xp import segment_extreme, segment_sum
+from .._xp import compiled, segment_extreme, segment_sum
 from ._csr import check_csr, check_memory, for_patterns, index_dtype, like
 from ._semirings import SEMIRINGS, absent
 
@@ -160,18 +158,10 @@ def sum_products(a_data, left, b_data, right, place, count, *, semiring):
     """Multiply entry left[p] of A by entry right[p] of B; add those of one place."""
     if is_jax_array(a_data):
         left, right, place = (like(x, a_data) for x in (left, right, place))
-        return _compiled()(a_data, left, b_data, right, place, count, semiring=semiring)
     return _sum_products(a_data, left, b_data, right, place, count, semiring=semiring)
 
 
-@cache
-def _compiled():
-    """Return `_sum_products` as one piece for JAX, which compiles for every size anew."""
-    import jax
-
-    return jax.jit(_sum_products, static_argnames=("count", "semiring"))
-
-
+@compiled("count", "semiring")
 def _sum_products(a_data, left, b_data, right, place, count, *, semiring):
     xp = array_namespace(a_data, b_data)
     add, multiply, _ = SEMIRINGS[semiring]
