@@ -3,10 +3,15 @@
 Written once: a cached kernel does not notice when something it calls in another file changes.
 """
 
+from typing import Any
+
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
+
+# Options of kernels that only kernels call: nothing is compiled by which Python or C would.
+INNER: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 
 @intrinsic

@@ -7,7 +7,7 @@ cached kernel does not notice when something it calls in another file changes.
 import numpy as np
 from numba import njit
 
-from ._intrinsics import prefetch
+from ._intrinsics import INNER, prefetch
 from ._tiles import (
     ROW,
     VECTOR,
@@ -19,7 +19,7 @@ from ._tiles import (
 )
 
 
-@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(nogil=True, cache=True, **INNER)
 def address(array):
     """Return where an array begins, signed: unsigned and signed numbers add up to floats."""
     return np.intp(array.ctypes.data)
@@ -39,7 +39,7 @@ def take(buffer, shift, rows, columns):
     return part_of(buffer, shift, rows, columns), after
 
 
-@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(nogil=True, cache=True, **INNER)
 def fill(array, number):
     """Put one number everywhere."""
     for i in range(array.shape[0]):
@@ -47,7 +47,7 @@ def fill(array, number):
             array[i, j] = number
 
 
-@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(nogil=True, cache=True, **INNER)
 def copy(source, target):
     """Copy the rows of `source`."""
     for i in range(source.shape[0]):
@@ -55,7 +55,7 @@ def copy(source, target):
             target[i, j] = source[i, j]
 
 
-@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(nogil=True, cache=True, **INNER)
 def scale_by(array, factors):
     """Multiply number by number."""
     for i in range(array.shape[0]):
@@ -115,7 +115,7 @@ def contract(like, panel, turned, target):
         )  # fmt: skip
 
 
-@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(nogil=True, cache=True, **INNER)
 def fetch(rows, column):
     """Ask for the cache lines of a panel's columns in rows that come next."""
     flat, width = rows.reshape(rows.size), rows.shape[1]

@@ -133,11 +133,15 @@ tile_2 = _tile(2)
 tile_1 = _tile(1)
 
 
-def _by_rows_function(context, module, like):
-    """Return the function of `by_rows` in a module: written once there, and never inlined."""
+def _by_rows_function(context, module, like, known):
+    """Return the function of `by_rows` in a module: written once there, and never inlined.
+
+    `known` has the arguments that are constants, None for others: strides that are known save
+    registers, of which the tall tile has none to spare.
+    """
     _, size, parts, _ = _parts(context, like)
     word = context.get_value_type(types.intp)
-    name = f"linalgkit.by_rows.{'c' if parts == 2 else 'f'}{8 * size}"
+    name = f"linalgkit.by_rows.{'c' if parts == 2 else 'f'}{8 * size}.{known}"
     function = cgutils.get_or_insert_function(
         module, ir.FunctionType(ir.VoidType(), [word] * 11), name
     )
@@ -147,7 +151,10 @@ def _by_rows_function(context, module, like):
     function.attributes.add("noinline")
     builder = ir.IRBuilder(function.append_basic_block())
     emit = Emitter(context, builder, like)
-    a, a_row, a_step, a_imag, b, b_step, c, c_row, rows, depth, adds = function.args
+    a, a_row, a_step, a_imag, b, b_step, c, c_row, rows, depth, adds = (
+        argument if number is None else word(number)
+        for argument, number in zip(function.args, known, strict=True)
+    )
     i, a_at, c_at = (cgutils.alloca_once_value(builder, x) for x in (word(0), a, c))
     for height in (TALL, 4, 2, 1):
         test = function.append_basic_block()
@@ -175,7 +182,8 @@ def by_rows(typingctx, like, a, a_row, a_step, a_imag, b, b_step, c, c_row, rows
     """Multiply `rows` rows by a panel of `depth` rows: C = A B, or with `adds` C += A B."""
 
     def codegen(context, builder, signature, args):
-        function = _by_rows_function(context, builder.module, signature.args[0])
+        known = tuple(x.constant if isinstance(x, ir.Constant) else None for x in args[1:])
+        function = _by_rows_function(context, builder.module, signature.args[0], known)
         builder.call(function, args[1:])
         return context.get_dummy_value()
 

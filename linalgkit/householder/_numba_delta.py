@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from .._intrinsics import INNER
 from .._panels import (
     address,
     contract,
@@ -221,7 +222,7 @@ class Chunk(NamedTuple):
     carried: np.ndarray  # a row for decays that add up
 
 
-@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(nogil=True, cache=True, **INNER)
 def take_chunk(like, sizes, gates, buffer, shift):
     """Take the arrays of a chunk from the buffer; without gates, rows are raw for all."""
     lanes, rows = lanes_of(like), sizes.tokens * sizes.reflections
@@ -243,7 +244,7 @@ def take_chunk(like, sizes, gates, buffer, shift):
     return Chunk(turned, scores, between, raw, since, seen, until, late, left, carried), shift
 
 
-@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(nogil=True, cache=True, **INNER)
 def stack(keys, queries, gates, head, begin, chunk):
     """Fill the rows of a chunk, raw and with decays."""
     rows, dk = keys.shape
@@ -259,7 +260,7 @@ def stack(keys, queries, gates, head, begin, chunk):
         decay_rows(gates[head, begin : begin + len(queries)], rows, chunk)
 
 
-@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(nogil=True, cache=True, **INNER)
 def decay_rows(gates, rows, chunk):
     """Fill the decays of a chunk's rows, and the rows with decays."""
     tokens, dk = len(gates), chunk.left.shape[1]
@@ -288,7 +289,7 @@ def decay_rows(gates, rows, chunk):
             chunk.late[i, d] = chunk.until[i, d] * chunk.raw[i, d]
 
 
-@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(nogil=True, cache=True, **INNER)
 def prepare(like, keys, queries, gates, head, begin, chunk):
     """Fill the rows of a chunk and its scores."""
     stack(keys, queries, gates, head, begin, chunk)
@@ -299,13 +300,13 @@ def prepare(like, keys, queries, gates, head, begin, chunk):
     mask_reads(chunk.scores, len(keys), len(queries))
 
 
-@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(nogil=True, cache=True, **INNER)
 def stack_width(rows, tokens, lanes):
     """Columns of the scores: keys, then from a multiple of four on queries, in whole panels."""
     return -(-(-(-rows // 4) * 4 + tokens) // lanes) * lanes
 
 
-@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(nogil=True, cache=True, **INNER)
 def load_state(initial, head, first, last, held):
     """Bring columns of the state at the start to panels."""
     fill(held, 0)
@@ -320,7 +321,7 @@ def load_state(initial, head, first, last, held):
                 target[lane] = initial[head, row, begin + lane]
 
 
-@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(nogil=True, cache=True, **INNER)
 def store_state(held, first, last, state):
     """Undo `load_state`."""
     lanes, (dk, values) = held.shape[1], state.shape
@@ -332,7 +333,7 @@ def store_state(held, first, last, state):
                 state[row, begin + lane] = source[lane]
 
 
-@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(nogil=True, cache=True, **INNER)
 def score(like, keys, queries, turned, scores):
     """Fill scores[j] with key j times all keys, and times all queries."""
     rows, step = -(-len(keys) // 4) * 4, turned.shape[1] * like.itemsize
@@ -346,7 +347,7 @@ def score(like, keys, queries, turned, scores):
         )  # fmt: skip
 
 
-@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(nogil=True, cache=True, **INNER)
 def mask_reads(scores, rows, tokens):
     """Clear what a query must not read: rows after its token's last."""
     first, n = -(-rows // 4) * 4, rows // tokens
@@ -355,7 +356,7 @@ def mask_reads(scores, rows, tokens):
             scores[row, first + token] = 0
 
 
-@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(nogil=True, cache=True, **INNER)
 def solve(like, scores, strengths, values, column, writes, errors):
     """Turn `writes`, K H, into N: row by row n_i = β_i (v_i - (K H)_i - Σ_j<i scores_ji n_j)."""
     rows, size, step = len(strengths), like.itemsize, scores.shape[1] * like.itemsize
@@ -391,7 +392,7 @@ def solve(like, scores, strengths, values, column, writes, errors):
                     writes[i, lane] = strength * error
 
 
-@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(nogil=True, cache=True, **INNER)
 def read(like, scores, rows, tokens, writes, reads):
     """Add what queries read of the chunk's own writes, four tokens at a time."""
     size, step, n = like.itemsize, scores.shape[1] * like.itemsize, rows // tokens
@@ -404,7 +405,7 @@ def read(like, scores, rows, tokens, writes, reads):
         )  # fmt: skip
 
 
-@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(nogil=True, cache=True, **INNER)
 def put(reads, scale, output, column):
     """Write out a panel of what was read."""
     lanes = lanes_of(reads)
@@ -418,7 +419,7 @@ def put(reads, scale, output, column):
                 output[i, column + lane] = scale * reads[i, lane]
 
 
-@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(nogil=True, cache=True, **INNER)
 def shrink(panel, left):
     """Let the state decay over the whole chunk."""
     for row in range(panel.shape[0]):
@@ -427,7 +428,7 @@ def shrink(panel, left):
             panel[row, lane] *= factor
 
 
-@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(nogil=True, cache=True, **INNER)
 def decay_scores(keys, queries, gates, chunk):
     """Let scores decay from the row that writes to the row that reads.
 
@@ -460,10 +461,7 @@ def decay_scores(keys, queries, gates, chunk):
                 chunk.scores[j, at + i // n] = dot(carried, queries[i // n])
 
 
-@njit(
-    nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True,
-    fastmath={"reassoc", "contract"},
-)  # fmt: skip
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"}, **INNER)
 def dot(x, y):
     """Sum the products of two real vectors."""
     total = x.dtype.type(0)
@@ -472,7 +470,7 @@ def dot(x, y):
     return total
 
 
-@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(nogil=True, cache=True, **INNER)
 def load_writes(errors, strengths, column, writes):
     """Fill a panel with β_i times the errors; zeros beyond the columns."""
     lanes, values = writes.shape[1], errors.shape[1]
@@ -485,7 +483,7 @@ def load_writes(errors, strengths, column, writes):
             writes[i, lane] = 0
 
 
-@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(nogil=True, cache=True, **INNER)
 def load_cotangent(of_output, scale, column, pulled):
     """Fill a panel with the output's cotangent, scaled; zeros beyond the columns."""
     lanes, values = pulled.shape[1], of_output.shape[1]
@@ -497,7 +495,7 @@ def load_cotangent(of_output, scale, column, pulled):
             pulled[i, lane] = 0
 
 
-@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(nogil=True, cache=True, **INNER)
 def pull_reads(like, scores, rows, tokens, pulled, solved):
     """Fill `solved` with what the reads pull back to the writes."""
     size, step, at = like.itemsize, scores.shape[1] * like.itemsize, -(-rows // 4) * 4
@@ -507,7 +505,7 @@ def pull_reads(like, scores, rows, tokens, pulled, solved):
     )  # fmt: skip
 
 
-@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(nogil=True, cache=True, **INNER)
 def solve_back(
     like, scores, strengths, errors, column, solved, pulled, of_values, of_strengths
 ):  # fmt: skip
@@ -540,7 +538,7 @@ def solve_back(
             of_strengths[i] += dot(solved[i, :used], errors[i, column : column + used])
 
 
-@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(nogil=True, cache=True, **INNER)
 def mask_weights(weights, rows, tokens):
     """Clear what the masks of the scores clear, and a key's score with itself."""
     for j in range(rows):
@@ -549,7 +547,7 @@ def mask_weights(weights, rows, tokens):
     mask_reads(weights, rows, tokens)
 
 
-@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(nogil=True, cache=True, **INNER)
 def mix(like, gates, head, begin, chunk, weights, rows, tokens, of_rows, of_columns):
     """Add the gradients of the scores to those of the rows that read, and of the keys that write.
 
@@ -578,7 +576,7 @@ def mix(like, gates, head, begin, chunk, weights, rows, tokens, of_rows, of_colu
         )  # fmt: skip
 
 
-@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(nogil=True, cache=True, **INNER)
 def mix_by_columns(gates, chunk, weights, rows, of_rows, of_columns):
     """Add the gradients of the scores where every column has decays of its own."""
     tokens, width = gates.shape
@@ -598,7 +596,7 @@ def mix_by_columns(gates, chunk, weights, rows, of_rows, of_columns):
                         of_columns[j, d] += weight * carried[d] * chunk.raw[place, d]
 
 
-@njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@njit(nogil=True, cache=True, **INNER)
 def pull_gates(raw, rows, of_rows, of_columns, of_all, of_gates):
     """Sum the gradients of the decays' running sums, from the end of the chunk.
 
