@@ -1,7 +1,7 @@
 """GPU engine of the sparse product: count the rows' entries, then compute and sort them.
 
-Rows of few products are sorted by a warp each. Of the others each goes by the number of columns
-that it may have to one of eight sizes of hash table in shared memory, or to a bitmap of all.
+Rows of few products are sorted by a few lanes each. Of the others each goes by the number of
+columns that it may have to one of eight sizes of hash table in shared memory, or to a bitmap.
 Deterministic: the same bits on every run. The host waits twice, for the rows' kinds and for the
 number of entries, and once more where there are long rows. Each kernel is compiled when a product
 first needs it.
@@ -84,7 +84,7 @@ _SAMPLE = (
     *(("float", name) for name in SEMIRINGS if name not in ("plus_times", "or_and")),
     *((_BOOL, name) for name in ("or_and", "max_min", "min_max")),
 )
-# All sizes for one type and semiring; of the others a table of a warp and one of a block.
+# All sizes for one type and semiring; of the others a table of a warp, one of a block, a bitmap.
 KERNELS = Source(
     Path(__file__).with_name("_products.cu"),
     (

@@ -59,8 +59,8 @@ __device__ void put_in_order(Key& low, Key& high) {
     high = max(one, other);
 }
 
-// Merge runs of a power of two of keys within a lane, which fall and rise as those of two sorted
-// runs of which one was mirrored do.
+// Sort a lane's runs of `size` keys that have met their mirror images, and so need merges of halves
+// only.
 template <typename Key, int EACH>
 __device__ void merge_own(Key (&keys)[EACH], int size) {
 #pragma unroll
