@@ -64,7 +64,9 @@ def main() -> None:
     path = HERE / "results" / f"{options.room}{suffix}.json"
     for table in tables:
         if cases := [case for case in wanted if case in table.cases]:
-            report["tables"].append(contest.run_table(table, cases, options.rounds))
+            report["tables"].append(
+                contest.run_table(table, cases, options.rounds, report["machine"]["copy_gb_s"])
+            )
             _print_table(report["tables"][-1], table.peers)
         if not (options.case or options.table or options.no_write):  # a long run may be cut short
             path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", "utf-8")
@@ -104,10 +106,13 @@ def _print_machine(report: dict[str, Any]) -> None:
 
 def _print_table(table: dict[str, Any], peers: tuple[str, ...]) -> None:
     print(f"\n{table['title']}\npeer / {table['ours']} (peer in {table['unit']}; – is absent)")
-    lines = [["case", "workers", "ours (min–max)", *peers]]
+    has_floor = any("floor_ms" in row for row in table["rows"])
+    lines = [["case", "workers", "ours (min–max)", *(["floor"] if has_floor else []), *peers]]
     for row in table["rows"]:
         low, high = row["ours_spread"]
         cells = [row["case"], str(row["workers"]), f"{row['ours_ms']:.3g} ({low:.3g}–{high:.3g})"]
+        if has_floor:
+            cells.append(f"{row['floor_ms']:.3g}")
         for peer in row["peers"].values():
             absent = peer["ms"] is None
             cells.append("–" if absent else f"{peer['ratio']:.2f} ({peer['ms']:.3g})")

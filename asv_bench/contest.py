@@ -19,6 +19,7 @@ SHORTEST_SAMPLE = 5e-3
 LEAST_SHARE = 0.95
 # Seconds; who takes longer has only the warm-up timed.
 SLOW = 5.0
+QUEUED = 20
 
 Call = Callable[[], Any]
 
@@ -30,6 +31,7 @@ class Contest(NamedTuple):
     peers: dict[str, Call]  # those that can take part here
     expected: Call
     differs: Callable[[Any, Any], str]  # (result, expected): what is wrong, "" if nothing
+    operands: Any = None  # what must be read at least once, where a floor is stated
 
 
 class Table(NamedTuple):
@@ -43,7 +45,15 @@ class Table(NamedTuple):
     # Gives a number of threads to peers that neither BLAS nor OpenMP settings reach.
     set_threads: Callable[[int], Any] = lambda workers: None
     wait: Call | None = None  # until the device is done
+    queued: int = 1  # calls before the device is waited for
     longest: float = float("inf")  # seconds: no further round begins after them
+
+    def in_a_queue(self) -> "Table":
+        """Return the table of calls that follow one another, as in a loop that looks at none.
+
+        A single call that is waited for also takes what Python does before the device begins.
+        """
+        return self._replace(title=f"{self.title}, {QUEUED} calls queued", queued=QUEUED)
 
 
 class _Sample(NamedTuple):
@@ -51,8 +61,12 @@ class _Sample(NamedTuple):
     share: float  # processor time over wall time
 
 
-def run_table(table: Table, cases: list[str], rounds: int) -> dict[str, Any]:
-    """Run the named cases of a table and return it as results/<room>.json holds it."""
+def run_table(table: Table, cases: list[str], rounds: int, copy_gb_s: float = 0) -> dict[str, Any]:
+    """Run the named cases of a table and return it as results/<room>.json holds it.
+
+    Where a contest names its operands, its floor is the time to read them and to write the result
+    once, at the rate of a copy.
+    """
     rows = []
     for case in cases:
         progress(f"{table.title}: {case}")
@@ -62,6 +76,10 @@ def run_table(table: Table, cases: list[str], rounds: int) -> dict[str, Any]:
             progress(f"  left out: {error}")
             continue
         notes: list[str] = []
+        floor: dict[str, float] = {}
+        if contest.operands is not None:
+            moved = bytes_of(contest.operands) + bytes_of(contest.ours())
+            floor = {"floor_ms": _digits(moved / copy_gb_s / 1e6)}
         for workers in sorted(table.workers, reverse=True):
             table.set_threads(workers)
             with threadpool_limits(workers), linalgkit.use_workers(workers):
@@ -69,9 +87,18 @@ def run_table(table: Table, cases: list[str], rounds: int) -> dict[str, Any]:
                     contest, notes = _verified(contest)
                 measured, note = _race(contest, workers, rounds, table)
             row = {"case": case, "workers": workers, "note": "; ".join([*notes, *note])}
-            rows.append(row | _figures(measured, table.peers))
+            rows.append(row | floor | _figures(measured, table.peers))
     rows.sort(key=lambda row: (cases.index(row["case"]), row["workers"]))
     return {"title": table.title, "ours": table.ours, "unit": "ms", "rows": rows}
+
+
+def bytes_of(value: Any) -> int:
+    """Count the bytes of an array, a sparse matrix, a tuple or list of such; 0 of what else."""
+    if hasattr(value, "nbytes"):
+        return int(value.nbytes)
+    if hasattr(value, "indptr"):
+        value = value.data, value.indices, value.indptr
+    return sum(map(bytes_of, value)) if isinstance(value, tuple | list) else 0
 
 
 def progress(message: str) -> None:
@@ -107,7 +134,7 @@ def _race(
 ) -> tuple[dict[str, list[float]], list[str]]:
     """Return everyone's times (ours under "") of the rounds that count, and what to note."""
     calls, wait = {"": contest.ours, **contest.peers}, table.wait
-    first = {name: _sample(call, 1, wait).ms for name, call in calls.items()}
+    first = {name: _sample(call, 1, table).ms for name, call in calls.items()}
     repeats = {name: max(1, round(SHORTEST_SAMPLE * 1e3 / ms)) for name, ms in first.items()}
     slow = [name for name in contest.peers if first[name] > SLOW * 1e3]
     racing = [name for name in calls if name not in slow]
@@ -116,7 +143,7 @@ def _race(
     begin = time.perf_counter()
     for number in range(2 * rounds):
         for name in _order(racing, number):
-            samples[name].append(_sample(calls[name], repeats[name], wait))
+            samples[name].append(_sample(calls[name], repeats[name], table))
         # On a device the processor only waits, and its share says nothing.
         counted = samples if wait else {name: _undisturbed(s) for name, s in samples.items()}
         if min(map(len, counted.values())) >= rounds:
@@ -148,7 +175,7 @@ def _order(names: list[str], number: int) -> list[str]:
     return names[::-1] if number % 2 else names
 
 
-def _sample(call: Call, repeats: int, wait: Call | None) -> _Sample:
+def _sample(call: Call, repeats: int, table: Table) -> _Sample:
     # Everyone is timed in the state that a call of its own leaves, which is a caller's in a loop.
     # Else it is luck where a large result lands: in the heap that the one before has left, on
     # fresh pages (measured: 13 or 22 ms for one product), or, in virtual machines, on pages that
@@ -156,22 +183,22 @@ def _sample(call: Call, repeats: int, wait: Call | None) -> _Sample:
     if _malloc_trim is not None:
         _malloc_trim(0)
     call()
-    if wait is not None:
-        wait()
+    wait = table.wait or (lambda: None)
+    wait()
     gc.collect()
     gc.disable()
     wall = cpu = 0.0
     try:
         for _ in range(repeats):
             wall, cpu = wall - time.perf_counter(), cpu - time.process_time()
-            result = call()
-            if wait is not None:
-                wait()
+            for _ in range(table.queued):
+                result = call()
+            wait()
             wall, cpu = wall + time.perf_counter(), cpu + time.process_time()
             del result  # at once, but giving memory back is not the product's time
     finally:
         gc.enable()
-    return _Sample(wall / repeats * 1e3, cpu / wall)
+    return _Sample(wall / (repeats * table.queued) * 1e3, cpu / wall)
 
 
 # glibc alone has it; elsewhere the heap stays as it is.

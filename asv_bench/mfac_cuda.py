@@ -65,7 +65,7 @@ def product_contest(dtype: str, m: int, d: int) -> Contest:
     x = cupy.random.default_rng(1).standard_normal(d, "float32")
 
     ours, reads = partial(fisher.solve, x), _reads(tensor)
-    return Contest(ours, {"two reads": reads}, partial(solved, g, x), _differs)
+    return Contest(ours, {"two reads": reads}, partial(solved, g, x), _differs, (g, x))
 
 
 def step_contest(dtype: str, m: int, d: int) -> Contest:
@@ -76,7 +76,7 @@ def step_contest(dtype: str, m: int, d: int) -> Contest:
         window.push(row.astype("float32"))
     # The first push replaces the oldest gradient, which is the same.
     ours, reads = partial(window.push_solve, g[0].astype("float32")), _reads(tensor)
-    return Contest(ours, {"two reads": reads}, partial(solved, g), _differs)
+    return Contest(ours, {"two reads": reads}, partial(solved, g), _differs, (g,))
 
 
 def gram_contest(dtype: str, m: int, d: int) -> Contest:
@@ -84,7 +84,7 @@ def gram_contest(dtype: str, m: int, d: int) -> Contest:
     tensor, g = random_gradients(dtype, m, d)
     ours = partial(mfac.empirical_fisher, g, damping=DAMPING)
     calls = {"torch Gram matrix": lambda: tensor @ tensor.T}
-    return Contest(ours, calls, lambda: None, lambda result, expected: "")
+    return Contest(ours, calls, lambda: None, lambda result, expected: "", (g,))
 
 
 def _reads(tensor: Any) -> Any:

@@ -27,7 +27,7 @@ def library_of(*arrays: Any) -> str:
     """Return the one library that all arrays come from; TypeError where there is none or two."""
     if all(type(array) is np.ndarray for array in arrays):
         return "numpy"
-    names = {_library(array) for array in arrays}
+    names = {_library_of_type(kind) for kind in set(map(type, arrays))}
     if len(names) > 1:
         raise TypeError(
             f"arrays of different libraries in one call: {' and '.join(sorted(names))}. "
@@ -47,6 +47,10 @@ def arrays(**named: Any) -> tuple[Any, ...]:
     torch = sys.modules.get("torch")
     if torch is not None and all(x is None or isinstance(x, torch.Tensor) for x in values):
         return values
+    given = [item for item in named.items() if item[1] is not None]
+    if len({type(value) for _, value in given}) == 1 and not isinstance(given[0][1], _CONVERTIBLE):
+        _array(*given[0])
+        return values  # all are arrays of one library, if the first one is
     converted = tuple(_array(name, value) for name, value in named.items())
     first = None
     for name, value in zip(named, converted, strict=True):

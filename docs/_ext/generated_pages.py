@@ -188,12 +188,16 @@ def _machine(result: dict[str, Any]) -> Iterator[str]:
 
 
 def _comparison(table: dict[str, Any]) -> Iterator[str]:
-    """Yield one table: our time above its spread, then a column per peer, time above ratio."""
+    """Yield one table: our time above its spread, then a column per peer, time above ratio.
+
+    Between them, where it is stated, the floor: reading the operands and writing the result once.
+    """
     rows = table.get("rows", [])
     peers = list(dict.fromkeys(peer for row in rows for peer in row.get("peers", {})))
     title = _text(table.get("title", "Times"))
     yield from (title, "~" * len(title), "", f"Times in {table.get('unit', 'ms')}.", "")
     cells, notes = [], []
+    has_floor = any("floor_ms" in row for row in rows)
     for row in rows:
         case, workers = _text(row.get("case", NONE)), row.get("workers")
         if row.get("note"):
@@ -201,8 +205,11 @@ def _comparison(table: dict[str, Any]) -> Iterator[str]:
         low, high = row.get("ours_spread") or (None, None)
         spread = "" if low is None or high is None else f"{_number(low)} – {_number(high)}"
         own = [case, str(workers or NONE), _lines(f"**{_number(row.get('ours_ms'))}**", spread)]
+        if has_floor:
+            own.append(_number(row.get("floor_ms")))
         cells.append(own + [_peer(row.get("peers", {}).get(peer)) for peer in peers])
-    header = ["case", "workers", _text(table.get("ours", "linalgkit")), *map(_text, peers)]
+    ours = [_text(table.get("ours", "linalgkit")), *(["floor"] if has_floor else [])]
+    header = ["case", "workers", *ours, *map(_text, peers)]
     yield from _table(header, cells, "timings")
     yield from (*notes, "")
 

@@ -5,10 +5,12 @@ kernel that a room's table names. ``*.cuh`` beside this file is device code that
 a ``.cu`` file, what the room's files share.
 """
 
+import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 INCLUDE = Path(__file__).parent
 # No contraction into fused multiply-add: sums have the bits of the other engines.
@@ -69,3 +71,34 @@ class Source:
         options = ProgramOptions(std="c++17", fma=False, arch=arch, include_path=[headers])
         program = Program(self.code, "c++", options)
         return program.compile("cubin", name_expressions=self.kernels).code
+
+
+class Launch(NamedTuple):
+    """A kernel of a source, and what its launch takes."""
+
+    source: Source
+    kernel: str
+    blocks: int
+    threads: int  # of a block
+    shared: int  # bytes of a block
+    arguments: tuple[Any, ...]
+
+
+def run(launches: list[Launch]) -> None:
+    """Launch kernels one after the other; what is not compiled yet is compiled side by side."""
+    missing = {(x.source, x.kernel) for x in launches if x.kernel not in x.source._compiled}
+    if len(missing) > 1:
+        import cupy
+
+        device = cupy.cuda.Device()
+
+        def compiled(wanted: tuple[Source, str]) -> None:
+            source, kernel = wanted
+            with device:  # each thread has one of its own
+                source[kernel]
+
+        with ThreadPoolExecutor(min(len(missing), os.cpu_count() or 1)) as pool:
+            list(pool.map(compiled, missing))
+    for source, kernel, blocks, threads, shared, arguments in launches:
+        found = source.with_shared(kernel, shared)
+        found((blocks,), (threads,), arguments, shared_mem=shared)

@@ -160,8 +160,10 @@ def reflect(x, vectors, tau, kept, *, adjoint):
     dtype = x.dtype
     wide = np.promote_types(dtype, np.float32)
     rows, written = _factors(vectors, tau, wide, kept, adjoint)
-    batch = np.broadcast_shapes(x.shape[:-2], tau.shape[:-1])
-    result = cp.array(cp.broadcast_to(x, (*batch, *x.shape[-2:])), wide, order="C")
+    if tau.ndim > 1:
+        batch = np.broadcast_shapes(x.shape[:-2], tau.shape[:-1])
+        x = cp.broadcast_to(x, (*batch, *x.shape[-2:]))
+    result = x.astype(wide, order="C")  # a copy, to be multiplied in place
     for block in range(len(rows)) if adjoint else reversed(range(len(rows))):
         _subtract_product(written[block], cp.matmul(rows[block], result), result)
     return result.astype(dtype, copy=False)

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from .._cuda import Source
+from .._cuda import Launch, Source, run
 from . import _array_api
 from ._csr import check_csr, check_memory
 from ._semirings import SEMIRINGS, absent
@@ -32,15 +32,19 @@ _TABLES = (
 # Threads of a block and products of each at a time: of two blocks on a processor, of one.
 _BITMAPS = (512, 4), (1024, 2)
 _BINS, _LANES = 16, 8  # as in _products.cu
+_SCAN, _SCANNED = 256, 8  # likewise
+# What kernels tell the host: sizes of the bins, places taken in them, is anything invalid, entries.
+_INVALID, _TOTAL, _ANSWERS = 2 * _BINS, 2 * _BINS + 1, 2 * _BINS + 2
 _ALL, _MASKED, _COMPLEMENT, _KNOWN, _PAIRS = range(5)  # as in _rows.cuh
 _NUMBERS = {
-    "float32": "float",
-    "float64": "double",
-    "complex64": "linalgkit::Complex<float>",
-    "complex128": "linalgkit::Complex<double>",
-    "int32": "int",
-    "int64": "long long",
+    np.dtype("float32"): "float",
+    np.dtype("float64"): "double",
+    np.dtype("complex64"): "linalgkit::Complex<float>",
+    np.dtype("complex128"): "linalgkit::Complex<double>",
+    np.dtype("int32"): "int",
+    np.dtype("int64"): "long long",
 }
+_INDICES = {np.dtype("int32"): "int", np.dtype("int64"): "long long"}
 _BOOL = "unsigned char"
 _KEYS = {4: "unsigned int", 8: "unsigned long long"}
 _FEW = 2048  # rows that are not worth a kernel of their own
@@ -51,6 +55,16 @@ def _operations(semiring):
     return "linalgkit::" + semiring.title().replace("_", "")
 
 
+def _counting(index, other):
+    """Name of the kernel that counts products, by the types of both row pointers."""
+    return f"linalgkit::count_products<{index}, {other}>"
+
+
+def _checking(index):
+    return f"linalgkit::check_rows<{index}>"
+
+
+@cache
 def _by_table(table, number=None, semiring=None):
     """Name of the kernel that counts, or multiplies, by a table."""
     if number is None:
@@ -59,6 +73,7 @@ def _by_table(table, number=None, semiring=None):
     return f"linalgkit::multiply_by_table<{', '.join(arguments)}>"
 
 
+@cache
 def _by_bitmap(bitmap, number=None, semiring=None):
     if number is None:
         return f"linalgkit::count_by_bitmap<{', '.join(map(str, bitmap))}>"
@@ -66,6 +81,7 @@ def _by_bitmap(bitmap, number=None, semiring=None):
     return f"linalgkit::multiply_by_bitmap<{', '.join(arguments)}>"
 
 
+@cache
 def _by_sort(sort, number=None, semiring=None, key=4):
     size, count, multiply = sort
     if number is None:
@@ -88,7 +104,9 @@ _SAMPLE = (
 KERNELS = Source(
     Path(__file__).with_name("_products.cu"),
     (
-        *(f"linalgkit::{x}" for x in ("count_products", "check_rows", "bin_rows", "list_rows")),
+        *(f"linalgkit::{x}" for x in ("bin_rows", "list_rows", "sum_counts")),
+        *(_counting(*pair) for pair in (("int", "int"), ("int", "long long"), ("long long",) * 2)),
+        *map(_checking, _INDICES.values()),
         *map(_by_table, _TABLES),
         *map(_by_bitmap, _BITMAPS),
         *(_by_table(table, "double", "plus_times") for table in _TABLES),
@@ -144,21 +162,22 @@ def csr_matmul(
 
     if not (a.fits(a_data) and b.fits(b_data) and (mask is None or mask.fits(mask_indices))):
         check()
-    answers = _answers()
-    products = _products(a, b, answers)
+    answers, states, counts = _zeroed(rows)
     if b is not a or columns < b.rows:
         _check(b, columns, answers)
     if mask is not None:
         _check(mask, columns, answers)
-    room = _room(products, mask, mode)
-    kinds = _kinds(room, columns, _tables(columns, 0), mode == _ALL, answers)
+    products = _products(a, b, answers)
+    kinds = _kinds(products, rows, mask, mode, columns, _tables(columns, 0), mode == _ALL, answers)
     if kinds is None:
         check()
-    counts = cp.zeros(rows + 1, dtype=cp.int64)
-    _count(a, b, mask, mode, kinds, columns, counts[1:])
-    indptr = cp.cumsum(counts)
-    kinds = _kinds_again(kinds, products, counts[1:], mask, mode, columns, a_data.itemsize)
-    size = int(indptr[-1])
+    _count(a, b, mask, mode, kinds, columns, counts)
+    indptr, narrow = cp.empty(rows + 1, dtype=cp.int64), cp.empty(rows + 1, dtype=cp.int32)
+    threads = _SCAN * (rows // (_SCAN * _SCANNED) + 1)
+    sums = indptr, narrow, _at(answers, _TOTAL)
+    _launch(KERNELS["linalgkit::sum_counts"], threads, counts, rows, states, *sums)
+    kinds = _kinds_again(kinds, counts, products, mask, mode, columns, a_data.itemsize)
+    size = answers.tolist()[_TOTAL]
     if not prune:
         check_memory(size, rows, a_data.itemsize, max_memory)
     data, indices = cp.empty(size, dtype=a_data.dtype), cp.empty(size, dtype=cp.int32)
@@ -171,16 +190,18 @@ def csr_matmul(
         indptr = before[indptr]
         check_memory(int(indptr[-1]), rows, a_data.itemsize, max_memory)
         data, indices = data[kept], indices[kept]
-    index = cp.int32 if data.size < 2**31 else cp.int64
-    return data, indices.astype(index, copy=False), indptr.astype(index, copy=False)
+        narrow = indptr.astype(cp.int32)
+    if data.size < 2**31:
+        return data, indices, narrow
+    return data, indices.astype(cp.int64), indptr
 
 
 def row_flops(a_indices, a_indptr, b_indptr):
     """Count the products of every row, int64."""
     if not _fits(a_indptr.size - 1, 0, b_indptr.size - 1):
         return _array_api.row_flops(a_indices, a_indptr, b_indptr)
-    a, b = _Rows.of(a_indices, a_indptr), _Rows.of(a_indices[:0], b_indptr)
-    return _products(a, b, _answers())
+    a, b = _Rows.of(a_indices, a_indptr), _Rows.widened(a_indices[:0], b_indptr)
+    return _products(a, b, _zeroed(0)[0])
 
 
 def count_triangles(indices, indptr):
@@ -191,9 +212,9 @@ def count_triangles(indices, indptr):
     if not _fits(n, n, n):
         return _array_api.count_triangles(indices, indptr)
     lower = _Rows.of(*_array_api.lower_part(indices, indptr, csr_matmul))
-    pairs, answers = cp.zeros(n, dtype=cp.int64), _answers()
-    room = _room(_products(lower, lower, answers), lower, _MASKED)
-    kinds = _kinds(room, n, _tables(n, 0), False, answers)
+    pairs, answers = cp.zeros(n, dtype=cp.int64), _zeroed(0)[0]
+    products = _products(lower, lower, answers)
+    kinds = _kinds(products, n, lower, _MASKED, n, _tables(n, 0), False, answers)
     _count(lower, lower, lower, _PAIRS, kinds, n, pairs)
     return pairs.sum()
 
@@ -240,22 +261,32 @@ def execute_plan_vjp(cotangent, a_data, b_data, plan, *, wrt):
 
 
 class _Rows(NamedTuple):
-    """A pattern as kernels take it: int32 columns, int64 row pointers."""
+    """A pattern as kernels take it: int32 columns, int64 row pointers.
+
+    Row pointers that were given in int32 are widened by the first kernel that looks at them.
+    """
 
     indices: object
     indptr: object
+    given: object
     narrow: bool  # it came so, or nearly: no check on the host is needed before kernels look
 
     @classmethod
     def of(cls, indices, indptr):
         import cupy as cp
 
-        narrow = indices.dtype == cp.int32 and indptr.dtype in (cp.int32, cp.int64)
-        return cls(
-            cp.ascontiguousarray(cp.asarray(indices), dtype=cp.int32),
-            cp.ascontiguousarray(cp.asarray(indptr), dtype=cp.int64),
-            narrow,
-        )
+        is_index = indptr.dtype in _INDICES
+        given = cp.ascontiguousarray(indptr, dtype=None if is_index else cp.int64)
+        wide = given if given.dtype == cp.int64 else cp.empty(given.size, dtype=cp.int64)
+        narrow = is_index and indices.dtype == cp.int32
+        return cls(cp.ascontiguousarray(indices, dtype=cp.int32), wide, given, narrow)
+
+    @classmethod
+    def widened(cls, indices, indptr):
+        """For kernels that do not look at a pattern first; arrays may be NumPy's."""
+        import cupy as cp
+
+        return cls.of(cp.asarray(indices), cp.asarray(indptr, dtype=cp.int64))
 
     def fits(self, data):
         """Tell whether the kernels' own look will do."""
@@ -288,9 +319,9 @@ class _Known:
 
     def __init__(self, plan):
         first, second = plan._first, plan._second
-        self.a = _Rows.of(first.indices, first.indptr)
-        self.b = _Rows.of(second.indices, second.indptr)
-        self.c = _Rows.of(*plan._result.parts[1:])
+        self.a = _Rows.widened(first.indices, first.indptr)
+        self.b = _Rows.widened(second.indices, second.indptr)
+        self.c = _Rows.widened(*plan._result.parts[1:])
         self._columns, self._is_masked = second.shape[1], plan._is_masked
         self._kinds = {}
         self._columns_of_a = None
@@ -299,14 +330,15 @@ class _Known:
     def kinds(self, itemsize):
         """Rows by how they are multiplied. A mask leaves out products, which a sort would keep."""
         if itemsize not in self._kinds:
-            entries, answers = self.c.indptr[1:] - self.c.indptr[:-1], _answers()
-            tables = _tables(self._columns, itemsize)
+            entries, answers = self.c.indptr[1:] - self.c.indptr[:-1], _zeroed(0)[0]
+            rows, columns = entries.size, self._columns
+            tables = _tables(columns, itemsize)
             if self._is_masked:
-                kinds = _kinds(entries, self._columns, tables, False, answers)
+                kinds = _kinds(entries, rows, None, _ALL, columns, tables, False, answers)
             else:
                 products = _products(self.a, self.b, answers)
-                kinds = _kinds(products, self._columns, tables, True, answers)
-                kinds = _kinds_again(kinds, products, entries, None, _ALL, self._columns, itemsize)
+                kinds = _kinds(products, rows, None, _ALL, columns, tables, True, answers)
+                kinds = _kinds_again(kinds, entries, products, None, _ALL, columns, itemsize)
             self._kinds[itemsize] = kinds
             self._wait()
         return self._kinds[itemsize]
@@ -339,7 +371,7 @@ def _number(dtype, semiring):
         return _BOOL if semiring in ("or_and", "max_min", "min_max") else None
     if semiring == "or_and" or (dtype.kind == "c" and SEMIRINGS[semiring].add != "sum"):
         return None
-    return _NUMBERS.get(dtype.name)
+    return _NUMBERS.get(dtype)
 
 
 def _fits(*sizes):
@@ -350,50 +382,52 @@ def _fits(*sizes):
 def _launch(kernel, threads, *arguments):
     """Run so many threads, in blocks of 256; sizes are int64 to kernels."""
     if threads:
-        sized = (np.int64(x) if isinstance(x, int) else x for x in arguments)
-        kernel(((threads + 255) // 256,), (256,), tuple(sized))
+        kernel(((threads + 255) // 256,), (256,), arguments)
 
 
-def _answers():
-    """What kernels tell the host: sizes of the bins, places taken in them, is anything invalid."""
+def _zeroed(rows):
+    """Answers, and where behind them states of a scan over rows stand, and a count for each."""
     import cupy as cp
 
-    return cp.zeros(2 * _BINS + 1, dtype=cp.int64)
+    begin = _ANSWERS + 2 + rows // (_SCAN * _SCANNED)
+    zeroed = cp.zeros(begin + rows, dtype=cp.int64)
+    return zeroed[:_ANSWERS], _at(zeroed, _ANSWERS), _at(zeroed, begin)
+
+
+def _at(array, place):
+    """Return an address, which takes a tenth of a slice's time."""
+    return array.data.ptr + array.itemsize * place
 
 
 def _products(a, b, answers):
-    """Products of every row, as far as A is valid."""
+    """Products of every row, as far as A is valid. B's row pointers are wide, unless B is A."""
     import cupy as cp
 
     products = cp.empty(a.rows, dtype=cp.int64)
-    pattern = a.indices, a.indptr, a.indices.size, a.rows
-    kernel = KERNELS["linalgkit::count_products"]
-    _launch(kernel, _LANES * a.rows, *pattern, b.indptr, b.rows, products, answers[-1:])
+    others = a.given if b is a else b.indptr
+    kernel = KERNELS[_counting(_INDICES[a.given.dtype], _INDICES[others.dtype])]
+    arguments = *_looked_at(a), others, b.rows, products, _at(answers, _INVALID)
+    _launch(kernel, _LANES * a.rows, *arguments)
     return products
 
 
 def _check(pattern, columns, answers):
-    sizes = pattern.indices.size, pattern.rows, columns
-    kernel = KERNELS["linalgkit::check_rows"]
-    _launch(kernel, _LANES * pattern.rows, pattern.indices, pattern.indptr, *sizes, answers[-1:])
+    kernel = KERNELS[_checking(_INDICES[pattern.given.dtype])]
+    _launch(kernel, _LANES * pattern.rows, *_looked_at(pattern), columns, _at(answers, _INVALID))
 
 
-def _room(entries, mask, mode):
-    """Columns that each row's table must hold: with the mask's, where there is anything to do."""
-    import cupy as cp
-
-    if mode == _ALL:
-        return entries
-    room = mask.indptr[1:] - mask.indptr[:-1]
-    if mode == _COMPLEMENT:
-        room = entries + room
-    return cp.where(entries > 0, room, 0)
+def _looked_at(pattern):
+    """Return a pattern as the kernels take it that look at it first."""
+    wide = 0 if pattern.given is pattern.indptr else pattern.indptr
+    return pattern.indices, pattern.given, pattern.indices.size, pattern.rows, wide
 
 
 class _Kind(NamedTuple):
     way: str  # "sort", "table" or "bitmap"
     size: tuple  # of _SORTS or _TABLES
-    listed: object  # rows
+    listed: int  # where the rows stand
+    rows: int  # how many they are
+    memory: object  # that they stand in
 
 
 def _tables(columns, itemsize):
@@ -407,23 +441,25 @@ def _tables(columns, itemsize):
     )
 
 
-def _kinds(room, columns, tables, sorts, answers):
+def _kinds(needed, rows, mask, mode, columns, tables, sorts, answers, products=None):
     """List the rows by how they are dealt with; None if there is anything invalid.
 
-    With `sorts`, `room` counts products, and short rows are sorted.
+    Tables have room for the columns `needed`, and for the mask's. With `sorts`, these are numbers
+    of products, and short rows are sorted. Rows that were, by their `products`, are left out.
     """
     import cupy as cp
 
-    rows = room.size
-    sizes, taken = answers[:_BINS], answers[_BINS:-1]
-    bins = cp.empty(rows, dtype=cp.uint8)
-    listed = cp.empty(rows, dtype=cp.int32)
+    listed = cp.empty(5 * rows, dtype=cp.uint8)  # as int32, and behind them their bins
+    address, bins = _at(listed, 0), _at(listed, 4 * rows)
     most = max(columns, _SHORT + 1) if sorts else columns
+    masked = 0 if mask is None else mask.indptr, np.int32(mode)
+    seen = 0 if products is None else products, _SHORT, most
     into_bins = KERNELS["linalgkit::bin_rows"]
-    _launch(into_bins, rows, room, rows, most, np.int32(tables), bins, sizes)
-    _launch(KERNELS["linalgkit::list_rows"], rows, bins, rows, sizes, taken, listed)
-    *sizes, is_invalid = answers.tolist()
-    if is_invalid:
+    _launch(into_bins, rows, needed, rows, *masked, *seen, np.int32(tables), bins, answers)
+    taken = _at(answers, _BINS)
+    _launch(KERNELS["linalgkit::list_rows"], rows, bins, rows, answers, taken, address)
+    sizes = answers.tolist()
+    if sizes[_INVALID]:
         return None
     kinds, begin, end = [], sizes[0], sizes[0]
     for number, size in enumerate(sizes[1 : tables + 2]):
@@ -437,23 +473,19 @@ def _kinds(room, columns, tables, sorts, answers):
             way, size = "table", _TABLES[number]
         else:
             way, size = "bitmap", ()
-        kinds.append(_Kind(way, size, listed[begin:end]))
+        kinds.append(_Kind(way, size, address + 4 * begin, end - begin, listed))
         begin = end
     return kinds
 
 
-def _kinds_again(kinds, products, counts, mask, mode, columns, itemsize):
+def _kinds_again(kinds, counts, products, mask, mode, columns, itemsize):
     """List the rows anew, now that their entries are counted; what is sorted remains so."""
-    import cupy as cp
-
-    if mode != _ALL:
-        room = _room(counts, mask, mode)
-    elif all(kind.way == "sort" for kind in kinds):
+    sorts = [kind for kind in kinds if kind.way == "sort"]
+    if len(sorts) == len(kinds):
         return kinds
-    else:
-        room = cp.where(products > _SHORT, counts, 0)
-    again = _kinds(room, columns, _tables(columns, itemsize), False, _answers())
-    return [kind for kind in kinds if kind.way == "sort"] + again
+    seen = products if mode == _ALL else None
+    tables, answers = _tables(columns, itemsize), _zeroed(0)[0]
+    return sorts + _kinds(counts, products.size, mask, mode, columns, tables, False, answers, seen)
 
 
 def _table_bytes(table, itemsize):
@@ -473,12 +505,6 @@ def _sort_bytes(size, itemsize, key):
     return -(-(size * itemsize + key * spread + 2 * (spread + 2)) // 16) * 16
 
 
-def _run(kernel, teams, threads, shared, listed, arguments):
-    """Run a kernel with a team for every row of a list."""
-    blocks = (listed.size + teams - 1) // teams
-    kernel((blocks,), (threads,), arguments, shared_mem=shared)
-
-
 def _pattern(mask):
     return (0, 0) if mask is None else (mask.indices, mask.indptr)
 
@@ -486,19 +512,19 @@ def _pattern(mask):
 def _count(a, b, mask, mode, kinds, columns, counts):
     patterns = a.indices, a.indptr, b.indices, b.indptr
     masked = (*patterns, *_pattern(mask), np.int32(mode))
-    for way, size, listed in kinds:
-        rows = listed, np.int64(listed.size)
+    launches = []
+    for way, size, *rows, _ in kinds:
         if way == "sort":
-            kernel = SHORT_ROWS[_by_sort(size)]
-            teams = _SORT_THREADS // size[1]
-            _run(kernel, teams, _SORT_THREADS, 0, listed, (*patterns, *rows, counts))
+            shape = -(-rows[1] * size[1] // _SORT_THREADS), _SORT_THREADS, 0
+            arguments = *patterns, *rows, counts
+            launches.append(Launch(SHORT_ROWS, _by_sort(size), *shape, arguments))
         elif way == "table":
-            shared = _table_bytes(size, 0)
-            kernel = KERNELS.with_shared(_by_table(size), shared)
             _, team, teams = size
-            _run(kernel, teams, team * teams, shared, listed, (*masked, *rows, counts))
+            shape = -(-rows[1] // teams), team * teams, _table_bytes(size, 0)
+            launches.append(Launch(KERNELS, _by_table(size), *shape, (*masked, *rows, counts)))
         else:
-            _run_bitmaps(_by_bitmap, masked, rows, mode, columns, 0, counts)
+            launches.append(_bitmaps(_by_bitmap, masked, rows, mode, columns, 0, counts))
+    run(launches)
 
 
 def _multiply(
@@ -508,28 +534,29 @@ def _multiply(
     arrays = a_data, a.indices, a.indptr, b_data, b.indices, b.indptr
     masked = (*arrays, *_pattern(mask), np.int32(mode))
     results = indptr, data, 0 if indices is None else indices
-    for way, size, listed in kinds:
-        rows = listed, np.int64(listed.size)
+    launches = []
+    for way, size, *rows, _ in kinds:
         if way == "sort":
             # A key has the column, and behind it the product's place in the row.
             key = 4 if columns * size[0] < 2**32 else 8
             teams = _SORT_THREADS // size[2]
             shared = teams * _sort_bytes(size[0], itemsize, key)
-            kernel = SHORT_ROWS.with_shared(_by_sort(size, number, semiring, key), shared)
-            arguments = (*arrays, *rows, *results)
-            _run(kernel, teams, _SORT_THREADS, shared, listed, arguments)
+            shape = -(-rows[1] // teams), _SORT_THREADS, shared
+            name = _by_sort(size, number, semiring, key)
+            launches.append(Launch(SHORT_ROWS, name, *shape, (*arrays, *rows, *results)))
         elif way == "table":
-            shared = _table_bytes(size, itemsize)
-            kernel = KERNELS.with_shared(_by_table(size, number, semiring), shared)
             _, team, teams = size
-            _run(kernel, teams, team * teams, shared, listed, (*masked, *rows, *results))
+            shape = -(-rows[1] // teams), team * teams, _table_bytes(size, itemsize)
+            name = _by_table(size, number, semiring)
+            launches.append(Launch(KERNELS, name, *shape, (*masked, *rows, *results)))
         else:
             name = partial(_by_bitmap, number=number, semiring=semiring)
-            _run_bitmaps(name, masked, rows, mode, columns, itemsize, *results)
+            launches.append(_bitmaps(name, masked, rows, mode, columns, itemsize, *results))
+    run(launches)
 
 
-def _run_bitmaps(name, arrays, rows, mode, columns, itemsize, *results):
-    """Run a kernel of bitmaps, two blocks on a processor if its shared memory has all they need.
+def _bitmaps(name, arrays, rows, mode, columns, itemsize, *results):
+    """Launch a kernel of bitmaps, two blocks on a processor if its shared memory has all they need.
 
     Else one, with as many sums as there is room for, and bitmaps elsewhere if they would leave
     less than half of it.
@@ -553,15 +580,14 @@ def _run_bitmaps(name, arrays, rows, mode, columns, itemsize, *results):
     is_masked = mode in (_MASKED, _COMPLEMENT, _PAIRS)
     workspace = (0 if is_shared else bitmap) + (4 * words if is_masked else 0)
     blocks = device.processors * (2 if is_double else 1)
-    blocks = max(1, min(rows[0].size, blocks, _WORKSPACE // max(1, workspace)))
+    blocks = max(1, min(rows[1], blocks, _WORKSPACE // max(1, workspace)))
     bitmaps = 0 if is_shared else cp.zeros(blocks * bitmap // 4, dtype=cp.uint32)
     masks = cp.zeros(blocks * words, dtype=cp.uint32) if is_masked else 0
     turn = cp.zeros(1, dtype=cp.int64)
     sizes = (np.int32(room),) if itemsize else ()
-    arguments = (*arrays, *rows, turn, np.int64(words), bitmaps, masks, *sizes, *results)
+    arguments = (*arrays, *rows, turn, words, bitmaps, masks, *sizes, *results)
     variant = _BITMAPS[0 if is_double else 1]
-    kernel = KERNELS.with_shared(name(variant), shared)
-    kernel((blocks,), (variant[0],), arguments, shared_mem=shared)
+    return Launch(KERNELS, name(variant), blocks, variant[0], shared, arguments)
 
 
 class _Device(NamedTuple):

@@ -102,8 +102,8 @@ def promote(a_data: Any, b_data: Any, semiring: str, accumulate: Any) -> Promote
 
 
 def _are_alike(a_data: Any, b_data: Any) -> bool:
-    """Tell whether both are NumPy arrays of one dtype that is summed as it is: most often."""
-    if not type(a_data) is type(b_data) is np.ndarray:
+    """Tell whether both are arrays of one of NumPy's dtypes that is summed as it is: most often."""
+    if type(a_data) is not type(b_data) or not isinstance(a_data.dtype, np.dtype):
         return False
     return a_data.dtype == b_data.dtype and a_data.dtype in _AS_IT_IS
 

@@ -211,6 +211,16 @@ def test_more_sources_than_products():
     assert 32 < np.diff(host.indptr).max() < n // 10
 
 
+@pytest.mark.parametrize("others", ["int32", "int64"])
+@pytest.mark.parametrize("own", ["int32", "int64"])
+def test_many_rows_and_both_kinds_of_row_pointers(own, others):
+    # Their sums are of a hundred blocks, the last of which is not full.
+    a, b = random((200_001, 3000), 0.001, 1), random((3000, 4000), 0.001, 2)
+    triples = [(x.data, x.indices, x.indptr.astype(kind)) for x, kind in ((a, own), (b, others))]
+    host, device = on_both(*triples, shape=(200_001, 4000))
+    assert_same(host, device)
+
+
 def test_max_memory():
     import cupy as cp
 
