@@ -47,6 +47,11 @@ GPU_SIZES = (
 # What a Monarch matrix of these factors, or a projection to one, is computed from.
 PROJECTED = ((1024, "Gaussian"), (1024, "decaying"), (4096, "Gaussian"), (4096, "decaying"))
 TRANSFORMED = ((256, 1024), (1024, 1024), (4096, 1024), (4096, 16), (4096, 1))
+GPU_CONVOLVED = tuple(
+    (dtype, n, batch)
+    for dtype in ("float16", "float32", "float64")
+    for n, batch in ((256, 8192), (1024, 8192), (4096, 1024), (8192, 1024))
+)
 CONVOLVED = ((256, 1024), (1024, 1024), (4096, 256))
 
 
@@ -62,8 +67,14 @@ def tables(engine: str) -> list[Table]:
         wait = cupy.cuda.get_current_stream().synchronize
         peers = ("dense", "two batched products")
         title = "Products on the device"
-        table = Table(title, "monarch_matmul", peers, cases, workers=(1,), wait=wait)
-        return [table, table.in_a_queue()]
+        products = Table(title, "monarch_matmul", peers, cases, workers=(1,), wait=wait)
+        cases = {
+            f"{dtype}, n={n}, batch {batch}": partial(gpu_convolution_contest, dtype, n, batch)
+            for dtype, n, batch in GPU_CONVOLVED
+        }
+        title = "Causal convolutions with one filter on the device"
+        convolutions = Table(title, "fftconvolve", ("cuFFT",), cases, workers=(1,), wait=wait)
+        return [products, products.in_a_queue(), convolutions, convolutions.in_a_queue()]
 
     def table(
         title: str, ours: str, peers: tuple[str, ...], contest: Any, sizes: Any, **options: Any
@@ -300,6 +311,31 @@ def gpu_contest(dtype: str, n: int, batch: int) -> Contest:
     calls = {"dense": lambda: x @ dense.T, "two batched products": two_products}
     ours = partial(monarch.monarch_matmul, x, left, right)
     return Contest(ours, calls, expected, differs, (x, left, right))
+
+
+def gpu_convolution_contest(dtype: str, n: int, batch: int) -> Contest:
+    """Convolve sequences with one filter as long; by transforms in single precision at least."""
+    import cupy
+
+    rng = np.random.default_rng(0)
+    host = [rng.standard_normal(shape).astype(dtype) for shape in ((batch, n), n)]
+    x, h = map(cupy.asarray, host)
+    wide = np.promote_types(dtype, np.float32)
+
+    def by_transforms() -> Any:
+        spectrum = cupy.fft.rfft(x.astype(wide, copy=False), n=2 * n)
+        spectrum *= cupy.fft.rfft(h.astype(wide, copy=False), n=2 * n)
+        return cupy.fft.irfft(spectrum, n=2 * n)[:, :n].astype(dtype)
+
+    def expected() -> Any:
+        a, b = (each.astype("float64") for each in host)
+        return scipy.signal.fftconvolve(a, b[None], axes=1)[:, :n]
+
+    def differs(result: Any, expected: Any) -> str:
+        return _differs(result.get(), expected, 1e-2 if dtype == "float16" else 1e-5)
+
+    ours = partial(monarch.fftconvolve, x, h)
+    return Contest(ours, {"cuFFT": by_transforms}, expected, differs, (x, h))
 
 
 def operands(n: int, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

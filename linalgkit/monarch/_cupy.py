@@ -19,6 +19,14 @@ import numpy as np
 
 from .._cuda import Source
 from . import _array_api
+from ._cupy_transforms import (  # noqa: F401
+    fft,
+    fft_vjp,
+    fftconvolve,
+    fftconvolve_vjp,
+    ifft,
+    ifft_vjp,
+)
 
 _NUMBERS = {"e": "linalgkit::Half", "f": "float"}  # that the kernels multiply, by dtype's letter
 _BITS = {2: "unsigned short", 4: "unsigned int", 8: "unsigned long long", 16: "double2"}

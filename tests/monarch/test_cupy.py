@@ -261,3 +261,64 @@ def test_matrices_as_cublas_is_told_of_them(blocks):
         strides = [step * numbers.itemsize for step in strides]
         read = np.lib.stride_tricks.as_strided(numbers, view.shape, strides)
         np.testing.assert_array_equal(read, truth)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [1, 2, 7, 360, 1009, 4096])
+def test_transforms(n, dtype):
+    import cupy as cp
+
+    x = random(np.random.default_rng(4), dtype, 3, n, 2).astype(dtype)
+    eps = np.finfo("float64" if dtype in ("float64", "complex128") else "float32").eps
+    for ours, numpys in ((monarch.fft, np.fft.fft), (monarch.ifft, np.fft.ifft)):
+        for axis, norm in ((1, None), (-2, "ortho"), (0, "forward")):
+            result = ours(cp.asarray(x), axis=axis, norm=norm)
+            assert result.dtype == np.result_type(dtype, "complex64")
+            truth = numpys(wide(x)[0], axis=axis, norm=norm)
+            assert relative(result.get(), truth) < 10 * eps * np.log2(2 + n)
+    assert monarch.fft(cp.ones((0, n), dtype)).shape == (0, n)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (5, 3), (64, 64), (100, 7), (601, 601), (2000, 30)])
+@pytest.mark.parametrize("mode", ["causal", "full", "same", "valid", "circular"])
+def test_convolutions(mode, n, m, dtype):
+    import cupy as cp
+
+    rng = np.random.default_rng(5)
+    eps = np.finfo(dtype).eps
+    for lead, filters in (((300,), (m,)), ((2, 3), (3, m)), ((4,), (2, 1, m)), ((2,), (m,))):
+        x, h = (random(rng, dtype, *shape).astype(dtype) for shape in ((*lead, n), filters))
+        with linalgkit.use_engine("array_api"):
+            truth = monarch.fftconvolve(*wide(x, h), mode=mode)
+        result = monarch.fftconvolve(cp.asarray(x), cp.asarray(h), mode=mode)
+        assert result.dtype == dtype
+        assert result.shape == truth.shape
+        norms = [np.linalg.norm(each, axis=-1).max() for each in wide(x, h)]
+        limit = 10 * eps * np.log2(2 + n) * norms[0] * norms[1]
+        np.testing.assert_allclose(result.get(), truth, rtol=0, atol=limit)
+        if h.ndim == 1:
+            columns = monarch.fftconvolve(cp.asarray(x.T), cp.asarray(h), mode=mode, axis=0)
+            np.testing.assert_allclose(columns.T.get(), truth, rtol=0, atol=limit)
+    assert monarch.fftconvolve(cp.ones((0, n), dtype), cp.ones(m, dtype), mode=mode).shape[0] == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("mode", ["causal", "full", "same", "valid", "circular"])
+def test_gradients_of_convolutions(mode, dtype):
+    import cupy as cp
+
+    rng = np.random.default_rng(6)
+    for lead, filters in (((300, 40), (9,)), ((2, 3, 40), (3, 9)), ((4, 700), (33,))):
+        x, h = (random(rng, dtype, *shape).astype(dtype) for shape in (lead, filters))
+        with linalgkit.use_engine("array_api"):
+            product = monarch.fftconvolve(x, h, mode=mode)
+            cotangent = random(rng, dtype, *product.shape).astype(dtype)
+            truth = monarch.fftconvolve_vjp(*wide(cotangent, x, h), mode=mode)
+        result = monarch.fftconvolve_vjp(*map(cp.asarray, (cotangent, x, h)), mode=mode)
+        for gradient, expected in zip(result, truth, strict=True):
+            assert gradient.dtype == dtype
+            assert relative(gradient.get(), expected) < 50 * np.finfo(dtype).eps
