@@ -48,6 +48,7 @@ SEMIRINGS: dict[str, tuple[np.ufunc, Callable, str]] = {
     "plus_pair": (np.add, lambda x, y: np.ones_like(x), "plus_pair"),
 }
 
+LONGEST = 15  # seconds of rounds of a case
 LARGE = {
     "Erdős–Rényi n=1M d=8": partial(erdos_renyi, 1_000_000, 8),
     "Erdős–Rényi n=200k d=32": partial(erdos_renyi, 200_000, 32),
@@ -76,7 +77,7 @@ def tables(engine: str) -> list[Table]:
         cases = {name: partial(_gpu_contest, make) for name, make in (CASES | LARGE).items()}
         wait = cupy.cuda.get_current_stream().synchronize
         return [Table(title, "spgemm.matmul", GPU_PEERS, cases, workers=(1,), wait=wait)]
-    table = partial(Table, set_threads=_set_threads)
+    table = partial(Table, set_threads=_set_threads, longest=LONGEST)
     products = [
         table(
             title=f"Sorted float64 products, {np.dtype(index)} indices",
