@@ -8,126 +8,46 @@ first needs it.
 """
 
 from functools import cache, partial
-from pathlib import Path
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from .._cuda import Launch, Source, run
+from .._cuda import Launch, run
 from . import _array_api
 from ._csr import check_csr, check_memory
+from ._cupy_kernels import (
+    BITMAP_SIZES,
+    BOOL,
+    GRADIENTS,
+    INDICES,
+    LONG_ROWS,
+    NUMBERS,
+    PATTERNS,
+    SHORT,
+    SHORT_ROWS,
+    SORT_SIZES,
+    SORT_THREADS,
+    TABLE_SIZES,
+    TABLES,
+    by_bitmap,
+    by_sort,
+    by_table,
+    checking,
+    counting,
+    pulling,
+)
 from ._semirings import SEMIRINGS, absent
 
-# (products of a row at most, lanes of the team that counts them, of the one that multiplies)
-_SORTS = ((32, 8, 8), (64, 8, 16), (128, 16, 16), (256, 16, 32), (512, 32, 32), (1024, 32, 32))
-_SHORT = _SORTS[-1][0]
-_SORT_THREADS = 64  # of a block
-# (slots of a table, threads of the team that has a row, teams of a block); a table has room for
-# half as many columns, 32 at least. Bigger rows have bitmaps.
-_TABLES = (
-    (64, 32, 8), (128, 32, 8), (256, 32, 4), (512, 64, 1),
-    (1024, 128, 1), (2048, 256, 1), (4096, 512, 1), (8192, 1024, 1),
-)  # fmt: skip
-# Threads of a block and products of each at a time: of two blocks on a processor, of one.
-_BITMAPS = (512, 4), (1024, 2)
-_BINS, _LANES = 16, 8  # as in _products.cu
+_BINS, _LANES = 16, 8  # as in _patterns.cu
 _SCAN, _SCANNED = 256, 8  # likewise
-# What kernels tell the host: sizes of the bins, places taken in them, is anything invalid, entries.
-_INVALID, _TOTAL, _ANSWERS = 2 * _BINS, 2 * _BINS + 1, 2 * _BINS + 2
+# What kernels tell the host: sizes of the bins, places taken in them, is anything invalid, do B's
+# columns not rise, entries.
+_INVALID, _MIXED, _TOTAL, _ANSWERS = 2 * _BINS, 2 * _BINS + 1, 2 * _BINS + 2, 2 * _BINS + 3
 _ALL, _MASKED, _COMPLEMENT, _KNOWN, _PAIRS = range(5)  # as in _rows.cuh
-_NUMBERS = {
-    np.dtype("float32"): "float",
-    np.dtype("float64"): "double",
-    np.dtype("complex64"): "linalgkit::Complex<float>",
-    np.dtype("complex128"): "linalgkit::Complex<double>",
-    np.dtype("int32"): "int",
-    np.dtype("int64"): "long long",
-}
-_INDICES = {np.dtype("int32"): "int", np.dtype("int64"): "long long"}
-_BOOL = "unsigned char"
-_KEYS = {4: "unsigned int", 8: "unsigned long long"}
+_SHARE = 4  # of the columns, whose sums one of two blocks must have room for
 _FEW = 2048  # rows that are not worth a kernel of their own
 _WORKSPACE = 1 << 30  # bytes of bitmaps at most, where one fits at all
-
-
-def _operations(semiring):
-    return "linalgkit::" + semiring.title().replace("_", "")
-
-
-def _counting(index, other):
-    """Name of the kernel that counts products, by the types of both row pointers."""
-    return f"linalgkit::count_products<{index}, {other}>"
-
-
-def _checking(index):
-    return f"linalgkit::check_rows<{index}>"
-
-
-@cache
-def _by_table(table, number=None, semiring=None):
-    """Name of the kernel that counts, or multiplies, by a table."""
-    if number is None:
-        return f"linalgkit::count_by_table<{', '.join(map(str, table))}>"
-    arguments = number, _operations(semiring), *map(str, table)
-    return f"linalgkit::multiply_by_table<{', '.join(arguments)}>"
-
-
-@cache
-def _by_bitmap(bitmap, number=None, semiring=None):
-    if number is None:
-        return f"linalgkit::count_by_bitmap<{', '.join(map(str, bitmap))}>"
-    arguments = number, _operations(semiring), *map(str, bitmap)
-    return f"linalgkit::multiply_by_bitmap<{', '.join(arguments)}>"
-
-
-@cache
-def _by_sort(sort, number=None, semiring=None, key=4):
-    size, count, multiply = sort
-    if number is None:
-        return f"linalgkit::count_by_sort<{count}, {size // count}, {_SORT_THREADS}>"
-    arguments = number, _operations(semiring), _KEYS[key], multiply, size // multiply, _SORT_THREADS
-    return f"linalgkit::multiply_by_sort<{', '.join(map(str, arguments))}>"
-
-
-def _pulling(number):
-    """Names of the kernels of the gradients."""
-    return tuple(f"linalgkit::{name}<{number}>" for name in ("pull_to_a", "pull_to_b"))
-
-
-_SAMPLE = (
-    *((number, "plus_times") for number in _NUMBERS.values() if number != "double"),
-    *(("float", name) for name in SEMIRINGS if name not in ("plus_times", "or_and")),
-    *((_BOOL, name) for name in ("or_and", "max_min", "min_max")),
-)
-# All sizes for one type and semiring; of the others a table of a warp, one of a block, a bitmap.
-KERNELS = Source(
-    Path(__file__).with_name("_products.cu"),
-    (
-        *(f"linalgkit::{x}" for x in ("bin_rows", "list_rows", "sum_counts")),
-        *(_counting(*pair) for pair in (("int", "int"), ("int", "long long"), ("long long",) * 2)),
-        *map(_checking, _INDICES.values()),
-        *map(_by_table, _TABLES),
-        *map(_by_bitmap, _BITMAPS),
-        *(_by_table(table, "double", "plus_times") for table in _TABLES),
-        *(_by_bitmap(bitmap, "double", "plus_times") for bitmap in _BITMAPS),
-        *(_by_table(_TABLES[k], *one) for one in _SAMPLE for k in (1, 4)),
-        *(_by_bitmap(_BITMAPS[1], *one) for one in _SAMPLE),
-    ),
-)
-# Likewise, of the others one size.
-SHORT_ROWS = Source(
-    Path(__file__).with_name("_short_rows.cu"),
-    (
-        *map(_by_sort, _SORTS),
-        *(_by_sort(sort, "double", "plus_times", key) for sort in _SORTS for key in _KEYS),
-        *(_by_sort(_SORTS[1], *one) for one in _SAMPLE),
-    ),
-)
-GRADIENTS = Source(
-    Path(__file__).with_name("_gradients.cu"),
-    tuple(name for number in list(_NUMBERS.values())[:4] for name in _pulling(number)),
-)
 
 
 def csr_matmul(
@@ -163,8 +83,9 @@ def csr_matmul(
     if not (a.fits(a_data) and b.fits(b_data) and (mask is None or mask.fits(mask_indices))):
         check()
     answers, states, counts = _zeroed(rows)
+    is_mixed = _at(answers, _MIXED)
     if b is not a or columns < b.rows:
-        _check(b, columns, answers)
+        _check(b, columns, answers, is_mixed)
     if mask is not None:
         _check(mask, columns, answers)
     products = _products(a, b, answers)
@@ -175,14 +96,15 @@ def csr_matmul(
     indptr, narrow = cp.empty(rows + 1, dtype=cp.int64), cp.empty(rows + 1, dtype=cp.int32)
     threads = _SCAN * (rows // (_SCAN * _SCANNED) + 1)
     sums = indptr, narrow, _at(answers, _TOTAL)
-    _launch(KERNELS["linalgkit::sum_counts"], threads, counts, rows, states, *sums)
+    _launch(PATTERNS["linalgkit::sum_counts"], threads, counts, rows, states, *sums)
     kinds = _kinds_again(kinds, counts, products, mask, mode, columns, a_data.itemsize)
     size = answers.tolist()[_TOTAL]
     if not prune:
         check_memory(size, rows, a_data.itemsize, max_memory)
     data, indices = cp.empty(size, dtype=a_data.dtype), cp.empty(size, dtype=cp.int32)
     values = cp.ascontiguousarray(a_data), cp.ascontiguousarray(b_data)
-    _multiply(*values, a, b, mask, mode, semiring, kinds, columns, indptr, data, indices)
+    patterns = a, b, mask, mode, is_mixed
+    _multiply(*values, *patterns, semiring, kinds, columns, indptr, data, indices)
     if prune:
         kept = data != absent(semiring, data.dtype, _array_api.array_namespace(data))
         before = cp.zeros(size + 1, dtype=cp.int64)
@@ -231,7 +153,8 @@ def execute_plan(a_data, b_data, plan, *, semiring):
     values = cp.ascontiguousarray(a_data), cp.ascontiguousarray(b_data)
     a, b, c = known.a, known.b, known.c
     kinds = known.kinds(a_data.itemsize)
-    _multiply(*values, a, b, c, _KNOWN, semiring, kinds, columns, c.indptr, data, None)
+    patterns = a, b, c, _KNOWN, known.is_mixed
+    _multiply(*values, *patterns, semiring, kinds, columns, c.indptr, data, None)
     return data
 
 
@@ -247,7 +170,7 @@ def execute_plan_vjp(cotangent, a_data, b_data, plan, *, wrt):
     known = _Known.of(plan)
     a, b, c = known.a, known.b, known.c
     result = cp.ascontiguousarray(cotangent), c.indices, c.indptr
-    to_a, to_b = (GRADIENTS[name] for name in _pulling(number))
+    to_a, to_b = (GRADIENTS[name] for name in pulling(number))
     of_a = of_b = None
     if wrt[0]:
         of_a = cp.zeros_like(a_data, order="C")
@@ -275,7 +198,7 @@ class _Rows(NamedTuple):
     def of(cls, indices, indptr):
         import cupy as cp
 
-        is_index = indptr.dtype in _INDICES
+        is_index = indptr.dtype in INDICES
         given = cp.ascontiguousarray(indptr, dtype=None if is_index else cp.int64)
         wide = given if given.dtype == cp.int64 else cp.empty(given.size, dtype=cp.int64)
         narrow = is_index and indices.dtype == cp.int32
@@ -325,6 +248,9 @@ class _Known:
         self._columns, self._is_masked = second.shape[1], plan._is_masked
         self._kinds = {}
         self._columns_of_a = None
+        answers = _zeroed(0)[0]
+        self.is_mixed = answers[_MIXED:]
+        _check(self.b, self._columns, answers, self.is_mixed)
         self._wait()
 
     def kinds(self, itemsize):
@@ -368,10 +294,10 @@ class _Known:
 def _number(dtype, semiring):
     """Return the C++ type to compute in, None where the reference serves."""
     if dtype.kind == "b":
-        return _BOOL if semiring in ("or_and", "max_min", "min_max") else None
+        return BOOL if semiring in ("or_and", "max_min", "min_max") else None
     if semiring == "or_and" or (dtype.kind == "c" and SEMIRINGS[semiring].add != "sum"):
         return None
-    return _NUMBERS.get(dtype)
+    return NUMBERS.get(dtype)
 
 
 def _fits(*sizes):
@@ -405,15 +331,17 @@ def _products(a, b, answers):
 
     products = cp.empty(a.rows, dtype=cp.int64)
     others = a.given if b is a else b.indptr
-    kernel = KERNELS[_counting(_INDICES[a.given.dtype], _INDICES[others.dtype])]
-    arguments = *_looked_at(a), others, b.rows, products, _at(answers, _INVALID)
+    kernel = PATTERNS[counting(INDICES[a.given.dtype], INDICES[others.dtype])]
+    found = _at(answers, _INVALID), _at(answers, _MIXED) if b is a else 0
+    arguments = *_looked_at(a), others, b.rows, products, *found
     _launch(kernel, _LANES * a.rows, *arguments)
     return products
 
 
-def _check(pattern, columns, answers):
-    kernel = KERNELS[_checking(_INDICES[pattern.given.dtype])]
-    _launch(kernel, _LANES * pattern.rows, *_looked_at(pattern), columns, _at(answers, _INVALID))
+def _check(pattern, columns, answers, is_mixed=0):
+    kernel = PATTERNS[checking(INDICES[pattern.given.dtype])]
+    arguments = *_looked_at(pattern), columns, _at(answers, _INVALID), is_mixed
+    _launch(kernel, _LANES * pattern.rows, *arguments)
 
 
 def _looked_at(pattern):
@@ -424,7 +352,7 @@ def _looked_at(pattern):
 
 class _Kind(NamedTuple):
     way: str  # "sort", "table" or "bitmap"
-    size: tuple  # of _SORTS or _TABLES
+    size: tuple  # of SORT_SIZES or TABLE_SIZES
     listed: int  # where the rows stand
     rows: int  # how many they are
     memory: object  # that they stand in
@@ -435,9 +363,9 @@ def _tables(columns, itemsize):
     import cupy as cp
 
     limit = _device(cp.cuda.Device().id).shared_bytes - 1024
-    most = max(_SHORT, columns // 128)
+    most = max(SHORT, columns // 128)
     return sum(
-        _table_bytes(table, itemsize) <= limit and table[0] // 2 <= most for table in _TABLES
+        _table_bytes(table, itemsize) <= limit and table[0] // 2 <= most for table in TABLE_SIZES
     )
 
 
@@ -451,26 +379,26 @@ def _kinds(needed, rows, mask, mode, columns, tables, sorts, answers, products=N
 
     listed = cp.empty(5 * rows, dtype=cp.uint8)  # as int32, and behind them their bins
     address, bins = _at(listed, 0), _at(listed, 4 * rows)
-    most = max(columns, _SHORT + 1) if sorts else columns
+    most = max(columns, SHORT + 1) if sorts else columns
     masked = 0 if mask is None else mask.indptr, np.int32(mode)
-    seen = 0 if products is None else products, _SHORT, most
-    into_bins = KERNELS["linalgkit::bin_rows"]
+    seen = 0 if products is None else products, SHORT, most
+    into_bins = PATTERNS["linalgkit::bin_rows"]
     _launch(into_bins, rows, needed, rows, *masked, *seen, np.int32(tables), bins, answers)
     taken = _at(answers, _BINS)
-    _launch(KERNELS["linalgkit::list_rows"], rows, bins, rows, answers, taken, address)
+    _launch(PATTERNS["linalgkit::list_rows"], rows, bins, rows, answers, taken, address)
     sizes = answers.tolist()
     if sizes[_INVALID]:
         return None
     kinds, begin, end = [], sizes[0], sizes[0]
     for number, size in enumerate(sizes[1 : tables + 2]):
         end += size
-        is_sort = sorts and number < len(_SORTS)
-        if begin == end or (is_sort and number + 1 < len(_SORTS) and end - begin < _FEW):
+        is_sort = sorts and number < len(SORT_SIZES)
+        if begin == end or (is_sort and number + 1 < len(SORT_SIZES) and end - begin < _FEW):
             continue  # few rows are left to the next size
         if is_sort:
-            way, size = "sort", _SORTS[number]
+            way, size = "sort", SORT_SIZES[number]
         elif number < tables:
-            way, size = "table", _TABLES[number]
+            way, size = "table", TABLE_SIZES[number]
         else:
             way, size = "bitmap", ()
         kinds.append(_Kind(way, size, address + 4 * begin, end - begin, listed))
@@ -515,20 +443,20 @@ def _count(a, b, mask, mode, kinds, columns, counts):
     launches = []
     for way, size, *rows, _ in kinds:
         if way == "sort":
-            shape = -(-rows[1] * size[1] // _SORT_THREADS), _SORT_THREADS, 0
+            shape = -(-rows[1] * size[1] // SORT_THREADS), SORT_THREADS, 0
             arguments = *patterns, *rows, counts
-            launches.append(Launch(SHORT_ROWS, _by_sort(size), *shape, arguments))
+            launches.append(Launch(SHORT_ROWS, by_sort(size), *shape, arguments))
         elif way == "table":
             _, team, teams = size
             shape = -(-rows[1] // teams), team * teams, _table_bytes(size, 0)
-            launches.append(Launch(KERNELS, _by_table(size), *shape, (*masked, *rows, counts)))
+            launches.append(Launch(TABLES, by_table(size), *shape, (*masked, *rows, counts)))
         else:
-            launches.append(_bitmaps(_by_bitmap, masked, rows, mode, columns, 0, counts))
+            launches.append(_bitmaps(by_bitmap, masked, rows, mode, columns, 0, counts))
     run(launches)
 
 
 def _multiply(
-    a_data, b_data, a, b, mask, mode, semiring, kinds, columns, indptr, data, indices
+    a_data, b_data, a, b, mask, mode, is_mixed, semiring, kinds, columns, indptr, data, indices
 ):  # fmt: skip
     itemsize, number = data.itemsize, _number(data.dtype, semiring)
     arrays = a_data, a.indices, a.indptr, b_data, b.indices, b.indptr
@@ -539,27 +467,29 @@ def _multiply(
         if way == "sort":
             # A key has the column, and behind it the product's place in the row.
             key = 4 if columns * size[0] < 2**32 else 8
-            teams = _SORT_THREADS // size[2]
+            teams = SORT_THREADS // size[2]
             shared = teams * _sort_bytes(size[0], itemsize, key)
-            shape = -(-rows[1] // teams), _SORT_THREADS, shared
-            name = _by_sort(size, number, semiring, key)
+            shape = -(-rows[1] // teams), SORT_THREADS, shared
+            name = by_sort(size, number, semiring, key)
             launches.append(Launch(SHORT_ROWS, name, *shape, (*arrays, *rows, *results)))
         elif way == "table":
             _, team, teams = size
             shape = -(-rows[1] // teams), team * teams, _table_bytes(size, itemsize)
-            name = _by_table(size, number, semiring)
-            launches.append(Launch(KERNELS, name, *shape, (*masked, *rows, *results)))
+            name = by_table(size, number, semiring)
+            launches.append(Launch(TABLES, name, *shape, (*masked, *rows, *results)))
         else:
-            name = partial(_by_bitmap, number=number, semiring=semiring)
-            launches.append(_bitmaps(name, masked, rows, mode, columns, itemsize, *results))
+            name = partial(by_bitmap, number=number, semiring=semiring)
+            found = is_mixed, *results
+            launches.append(_bitmaps(name, masked, rows, mode, columns, itemsize, *found))
     run(launches)
 
 
 def _bitmaps(name, arrays, rows, mode, columns, itemsize, *results):
-    """Launch a kernel of bitmaps, two blocks on a processor if its shared memory has all they need.
+    """Launch a kernel of bitmaps.
 
-    Else one, with as many sums as there is room for, and bitmaps elsewhere if they would leave
-    less than half of it.
+    Of two blocks on a processor one adds while the other waits for memory: where each has room for
+    the bitmap and for the sums of a _SHARE of the columns. Else there is one, with as many sums as
+    there is room for, and bitmaps elsewhere if they would leave less than half of it.
     """
     import cupy as cp
 
@@ -567,27 +497,25 @@ def _bitmaps(name, arrays, rows, mode, columns, itemsize, *results):
     limit = device.shared_bytes - 1024
     words = (columns + 31) // 32
     bitmap = 4 * (2 if itemsize else 1) * words
-    fixed = [
-        12 * threads + (_queue_bytes(threads, each, itemsize) if itemsize else 0)
-        for threads, each in _BITMAPS
-    ]
-    is_double = 2 * (fixed[0] + bitmap + columns * itemsize) <= limit
-    fixed = fixed[0 if is_double else 1]
-    is_shared = is_double or bitmap <= (limit - fixed) // 2
-    shared = fixed + (bitmap if is_shared else 0)
-    room = min(columns, (limit - shared) // itemsize) if itemsize else 0
-    shared += room * itemsize
+    for (threads, each), together in zip(BITMAP_SIZES, (2, 1), strict=True):
+        fixed = 12 * threads + (_queue_bytes(threads, each, itemsize) if itemsize else 0)
+        left = limit // together - fixed - 1024 * (together - 1)
+        is_shared = bitmap <= (left if together > 1 else left // 2)
+        left -= bitmap if is_shared else 0
+        room = min(columns, left // itemsize) if itemsize else 0
+        if is_shared and _SHARE * room >= (columns if itemsize else 0):
+            break
+    shared = fixed + (bitmap if is_shared else 0) + room * itemsize
     is_masked = mode in (_MASKED, _COMPLEMENT, _PAIRS)
     workspace = (0 if is_shared else bitmap) + (4 * words if is_masked else 0)
-    blocks = device.processors * (2 if is_double else 1)
+    blocks = device.processors * together
     blocks = max(1, min(rows[1], blocks, _WORKSPACE // max(1, workspace)))
     bitmaps = 0 if is_shared else cp.zeros(blocks * bitmap // 4, dtype=cp.uint32)
     masks = cp.zeros(blocks * words, dtype=cp.uint32) if is_masked else 0
     turn = cp.zeros(1, dtype=cp.int64)
     sizes = (np.int32(room),) if itemsize else ()
     arguments = (*arrays, *rows, turn, words, bitmaps, masks, *sizes, *results)
-    variant = _BITMAPS[0 if is_double else 1]
-    return Launch(KERNELS, name(variant), blocks, variant[0], shared, arguments)
+    return Launch(LONG_ROWS, name((threads, each)), blocks, threads, shared, arguments)
 
 
 class _Device(NamedTuple):

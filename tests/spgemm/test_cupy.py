@@ -171,10 +171,11 @@ def test_unsorted_and_duplicate_indices(n, each, duplicates):
     assert_same(host, device)
 
 
+@pytest.mark.parametrize("rise", [False, True])
 @pytest.mark.parametrize("columns", [40_000, 131_072, 3_000_000])
-def test_long_rows(columns):
+def test_long_rows(columns, rise):
     # More entries than sums fit in shared memory, columns that come back again and again, bitmaps
-    # there and in global memory.
+    # there and in global memory; rows of B with columns in any order, twice too, or that rise.
     rng = np.random.default_rng(0)
     each, sources = 3000, 40
     hubs = rng.integers(0, 50, (sources, each // 3))
@@ -182,6 +183,10 @@ def test_long_rows(columns):
     indices = np.concatenate([hubs, others], axis=1).astype(np.int32)
     indptr = np.arange(0, indices.size + 1, each, dtype=np.int32)
     b = rng.standard_normal(indices.size), indices.ravel(), indptr
+    if rise:
+        b = sp.csr_array(b, shape=(sources, columns))
+        b.sum_duplicates()
+        b = parts(b)
     a = sp.csr_array(rng.standard_normal((4, sources)) * (rng.random((4, sources)) < 0.9))
     host, device = on_both(parts(a), b, shape=(4, columns))
     assert_same(host, device)
