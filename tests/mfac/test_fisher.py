@@ -1,6 +1,7 @@
 """The Fisher matrix and its inverse: dense truth, closed forms, and the traps of float32."""
 
 import io
+from functools import cache
 
 import numpy as np
 import pytest
@@ -156,11 +157,18 @@ TRAPS = {
 }
 
 
+@cache
 def trap(name):
     m, d, damping, mean, size, published = TRAPS[name]
     rng = np.random.default_rng(0)
     gradients = rng.standard_normal((m, d)) + mean * rng.standard_normal(d)
     return (size * gradients).astype(np.float32), damping, published
+
+
+@cache
+def singular(name):
+    """The singular values of a trap's gradients, and the parameters' directions, as rows."""
+    return np.linalg.svd(trap(name)[0].astype(np.float64), full_matrices=False)[1:]
 
 
 @pytest.mark.parametrize("name", TRAPS)
@@ -180,16 +188,15 @@ class TestTraps:
         x = rng.standard_normal(gradients.shape[0]) @ wide
         x = x / np.linalg.norm(x) + 1e-5 * rng.standard_normal(x.size) / x.size**0.5
         x = x.astype(np.float32).astype(np.float64)
-        q, r = np.linalg.qr(wide.T)  # F⁻¹ on the span and beside it
-        f = damping * np.eye(q.shape[1]) + r @ r.T / gradients.shape[0]
-        inside = q @ np.linalg.solve(f, q.T @ x)
-        truth = inside + (x - q @ (q.T @ x)) / damping
+        sizes, span = singular(name)  # F⁻¹ on the span and beside it
+        inside = span.T @ (span @ x / (damping + sizes**2 / gradients.shape[0]))
+        truth = inside + (x - span.T @ (span @ x)) / damping
         fisher = empirical_fisher(gradients, damping=damping)
         assert relative(fisher.solve(x.astype(np.float32)), truth) < 1e-6
 
     def test_diagonal_is_accurate_and_positive(self, name):
         gradients, damping, _ = trap(name)
-        sizes, values = np.linalg.svd(gradients.astype(np.float64), full_matrices=False)[1:]
+        sizes, values = singular(name)
         shrunk = 1 / damping - 1 / (damping + sizes**2 / gradients.shape[0])
         truth = 1 / damping - (shrunk[:, None] * values**2).sum(axis=0)
         found = empirical_fisher(gradients, damping=damping).diagonal_inverse()
