@@ -4,7 +4,8 @@ Each takes arrays of any library and returns arrays of that library, differentia
 library differentiates.
 """
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
 from functools import cache, wraps
 from typing import Any, TypeVar
 
@@ -158,7 +159,9 @@ def compiled(*static: str) -> Callable[[Function], Function]:
     """Let JAX compile a pure function as a whole, once for each shape; others just call it.
 
     Operation by operation JAX compiles every one of them, for every shape: 0.1 s each. Arguments
-    named in `static` are hashable and no arrays. Transforms of JAX pass through.
+    and results may be tuples and lists of arrays; numbers are no part of what is compiled, other
+    than arguments named in `static`, which are hashable and no arrays. Transforms of JAX pass
+    through.
     """
 
     def decorate(function: Function) -> Function:
@@ -170,9 +173,16 @@ def compiled(*static: str) -> Callable[[Function], Function]:
 
         @wraps(function)
         def call(*arguments: Any, **options: Any) -> Any:
-            is_jax = any(is_jax_array(argument) for argument in arguments)
+            is_jax = "jax" in sys.modules and (_has_jax(arguments) or _has_jax(options.values()))
             return (native() if is_jax else function)(*arguments, **options)
 
         return call  # type: ignore[return-value]
 
     return decorate
+
+
+def _has_jax(values: Iterable[Any]) -> bool:
+    return any(
+        _has_jax(value) if isinstance(value, tuple | list) else is_jax_array(value)
+        for value in values
+    )

@@ -1,6 +1,7 @@
 """What the array-API standard lacks, on every library: values, order of sums, gradients, jit."""
 
 import itertools
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -318,3 +319,35 @@ def test_compiled_as_a_whole_by_jax_alone(require):
     np.testing.assert_allclose(slope, 3 * x**2, rtol=1e-14)
     mapped = jax.vmap(lambda x: powers(x, 2))(ours)
     np.testing.assert_allclose(mapped, x**2, rtol=1e-14)
+
+
+def test_compiled_as_a_whole_with_arrays_in_sequences(require):
+    require("jax")
+    import jax
+
+    seen = []
+
+    class Scaled(NamedTuple):
+        parts: tuple
+        scale: float
+
+        @_xp.compiled("shift")
+        def total(self, others, *, shift=0.0):
+            seen.append(type(self.parts[0]))
+            return [self.scale * x + y + shift for x, y in zip(self.parts, others, strict=True)]
+
+    x, y = np.array([1.0, 2.0]), np.array([[5.0]])
+    for scale in 2.0, 3.0:  # numbers are arguments
+        found = Scaled((jax.numpy.asarray(x), y), scale).total([y, x], shift=1.0)
+        assert isinstance(found, list)
+        np.testing.assert_array_equal(found[0], scale * x + y + 1)
+        np.testing.assert_array_equal(found[1], scale * y + x + 1)
+    assert len(seen) == 1
+    seen.clear()
+    found = Scaled((x, y), 2.0).total(others=(x, jax.numpy.asarray(y)))
+    np.testing.assert_array_equal(found[1], 3 * y)
+    assert len(seen) == 1
+    assert issubclass(seen[0], jax.core.Tracer)
+    seen.clear()
+    Scaled((x, y), 2.0).total([x, y])
+    assert seen == [np.ndarray]

@@ -62,13 +62,18 @@ class Source:
             found.max_dynamic_shared_size_bytes = shared
         return found
 
-    def compile(self, arch: str) -> bytes:
-        """Compile the whole table for an architecture such as ``sm_90a``, without any GPU."""
+    def compile(self, arch: str, *, is_optimised: bool = True) -> bytes:
+        """Compile the whole table for an architecture such as ``sm_90a``, without any GPU.
+
+        Without optimisation, which takes most of the time, all of the code is still assembled for
+        the architecture: what it does not know, or has no room for, is an error.
+        """
         from cuda.core import Program, ProgramOptions
         from cuda.pathfinder import find_nvidia_header_directory
 
         headers = find_nvidia_header_directory("cudart")
-        options = ProgramOptions(std="c++17", fma=False, arch=arch, include_path=[headers])
+        quick = {} if is_optimised else {"ofast_compile": "max"}
+        options = ProgramOptions(std="c++17", fma=False, arch=arch, include_path=[headers], **quick)
         program = Program(self.code, "c++", options)
         return program.compile("cubin", name_expressions=self.kernels).code
 

@@ -6,10 +6,13 @@ Sums are in float64 (float32 with JAX that was not told to know more), over piec
 that no wide copy of G is made.
 """
 
+from functools import reduce
+from operator import add
+
 import numpy as np
 from array_api_compat import array_namespace, device, is_jax_array, is_numpy_array
 
-from .._xp import solve_unit_lower
+from .._xp import compiled, solve_unit_lower
 
 _ENTRIES = 1 << 22  # of G that are widened at a time
 
@@ -33,57 +36,57 @@ def widened(array):
 def squared_lengths(g):
     """Return the rows' squared lengths."""
     xp = array_namespace(g)
-    return sum(xp.sum(widened(g[:, piece]) ** 2, axis=1) for piece in _pieces(g))
+    return _summed(lambda piece: xp.sum(widened(piece) ** 2, axis=1), g)
 
 
 def gram(g, *, tolerance):
     """Return K = G Gᵀ; engines may be wrong by `tolerance` times lengths of rows."""
-    total = None
-    for piece in _pieces(g):
-        rows = widened(g[:, piece])
-        term = rows @ rows.T
-        total = term if total is None else total + term
-    return total
+
+    def term(piece):
+        rows = widened(piece)
+        return rows @ rows.T
+
+    return _summed(term, g)
 
 
+@compiled()
 def dots(g, x):
     """Return G x."""
-    total = None
-    for piece in _pieces(g):
-        term = widened(g[:, piece]) @ widened(x[piece, ...])
-        total = term if total is None else total + term
-    return total
+    return _summed(lambda piece, part: widened(piece) @ widened(part), g, x)
 
 
 def combine(coefficients, g, x, *, factor, dtype):
     """Return factor x + Gᵀ a."""
-    xp, results = array_namespace(g), []
-    for piece in _pieces(g):
-        values = widened(g[:, piece]).T @ coefficients
-        if x is not None:
-            values = factor * widened(x[piece, ...]) + values
-        results.append(xp.astype(values, dtype))
-    return results[0] if len(results) == 1 else xp.concat(results, axis=0)
+    xp = array_namespace(g)
+
+    def some(piece, *part):
+        values = widened(piece).T @ coefficients
+        if part:
+            values = factor * widened(part[0]) + values
+        return xp.astype(values, dtype)
+
+    return _joined(some, g, *(() if x is None else (x,)))
 
 
 def column_norms(g, root):
     """Return the squared lengths of the columns of W G."""
     xp = array_namespace(g)
-    results = [xp.sum((root @ widened(g[:, piece])) ** 2, axis=0) for piece in _pieces(g)]
-    return results[0] if len(results) == 1 else xp.concat(results, axis=0)
+    return _joined(lambda piece: xp.sum((root @ widened(piece)) ** 2, axis=0), g)
 
 
 def column_grams(g, root, *, block):
     """Return Zᵀ Z (d / block, block, block) of the columns of Z = W G in blocks."""
-    xp, (m, d) = array_namespace(g), g.shape
-    step, results = max(1, _ENTRIES // (m * block)) * block, []
-    for start in range(0, d, step):
-        z = root @ widened(g[:, start : min(d, start + step)])
-        z = xp.permute_dims(xp.reshape(z, (m, -1, block)), (1, 2, 0))
-        results.append(z @ xp.permute_dims(z, (0, 2, 1)))
-    return results[0] if len(results) == 1 else xp.concat(results, axis=0)
+    xp, m = array_namespace(g), g.shape[0]
+
+    def some(piece):
+        z = xp.reshape(root @ widened(piece), (m, -1, block))
+        z = xp.permute_dims(z, (1, 2, 0))
+        return z @ xp.permute_dims(z, (0, 2, 1))
+
+    return _joined(some, g, block=block)
 
 
+@compiled()
 def columns(g, places):
     """Return columns of G by their places, NumPy's."""
     if is_numpy_array(g):
@@ -92,6 +95,7 @@ def columns(g, places):
     return widened(xp.take(g, xp.asarray(places, device=device(g)), axis=1))
 
 
+@compiled()
 def inverse_cholesky(matrix):
     """Return W = C⁻¹ for M = C Cᵀ."""
     xp = array_namespace(matrix)
@@ -100,16 +104,19 @@ def inverse_cholesky(matrix):
     return _solve_lower(factor, xp.broadcast_to(eye, matrix.shape))
 
 
+@compiled()
 def triangle(rows):
     """Return R of rows = Q R."""
     return qr(rows)[1]
 
 
+@compiled()
 def qr(rows):
     """Return Q and R."""
     return array_namespace(rows).linalg.qr(rows)
 
 
+@compiled()
 def inverse_triangle(triangle):
     """Return R⁻¹."""
     return array_namespace(triangle).linalg.inv(triangle)
@@ -120,11 +127,13 @@ def solve_by_root(root, right):
     return root.T @ (root @ right)
 
 
+@compiled()
 def cholesky(matrix):
     """Return C for M = C Cᵀ."""
     return array_namespace(matrix).linalg.cholesky(matrix)
 
 
+@compiled()
 def cholesky_solve(factor, right):
     """Return M⁻¹ b for a vector b."""
     xp = array_namespace(factor)
@@ -134,11 +143,13 @@ def cholesky_solve(factor, right):
     return xp.flip(_solve_lower(flipped, xp.flip(half, axis=0)), axis=0)[:, 0]
 
 
+@compiled()
 def fisher_solve(x, gradients, *, damping):
     """Return F⁻¹ x = (x - Gᵀ M⁻¹ G x) / λ, or R⁻¹ R⁻ᵀ x for F = Rᵀ R of few parameters."""
     return _solver(gradients, damping)(x, x.dtype)
 
 
+@compiled("wrt")
 def fisher_solve_vjp(cotangent, x, gradients, *, damping, wrt):
     """With y = F⁻¹ x: x̄ = F⁻¹ ȳ, Ḡ = -(G x̄ yᵀ + G y x̄ᵀ) / m."""
     xp, (m, _) = array_namespace(x, gradients), gradients.shape
@@ -154,6 +165,7 @@ def fisher_solve_vjp(cotangent, x, gradients, *, damping, wrt):
     return (xp.astype(of_x, x.dtype) if "x" in wrt else None), of_gradients
 
 
+@compiled()
 def woodbury_static(gradients, *, damping):
     """Y = L⁻¹ G / λ and c = D / λ for M = L D Lᵀ; m on the diagonal of M / λ is within c."""
     xp = array_namespace(gradients)
@@ -163,6 +175,7 @@ def woodbury_static(gradients, *, damping):
     return xp.astype(y, gradients.dtype), xp.astype(scale**2 / damping, gradients.dtype)
 
 
+@compiled()
 def saliency(weights, inverse):
     """w² / (2 diag), or ½ wᵀ B⁻¹ w of groups whose blocks of the inverse are B."""
     xp = array_namespace(weights, inverse)
@@ -172,11 +185,13 @@ def saliency(weights, inverse):
     return xp.sum(w * xp.linalg.solve(inverse, w), axis=(1, 2)) / 2
 
 
+@compiled("block")
 def block_factors(g, kept, *, block, damping):
     """Return the Cholesky factors (blocks, B, B) of the blocks λ I + G_bᵀ G_b / m."""
     return array_namespace(g).linalg.cholesky(_block_matrices(g, kept, block, damping))
 
 
+@compiled("block")
 def block_diagonal(g, kept, *, block, damping):
     """Return the diagonal of the inverse of every block: column sums of squares of L⁻¹."""
     xp = array_namespace(g)
@@ -184,6 +199,7 @@ def block_diagonal(g, kept, *, block, damping):
     return xp.reshape(xp.sum(roots**2, axis=1), (-1,))[: g.shape[1]]
 
 
+@compiled("size")
 def block_inverses(factors, *, size):
     """Return the blocks of a smaller size along the diagonals of the inverses."""
     xp, (blocks, block, _) = array_namespace(factors), factors.shape
@@ -194,6 +210,7 @@ def block_inverses(factors, *, size):
     return xp.reshape(roots @ xp.permute_dims(roots, (0, 1, 3, 2)), (-1, size, size))
 
 
+@compiled("dtype")
 def block_solve(factors, x, *, dtype):
     """Solve L Lᵀ y = x for every block."""
     xp, (blocks, block, _) = array_namespace(x), factors.shape
@@ -205,21 +222,21 @@ def block_solve(factors, x, *, dtype):
     return xp.astype(xp.reshape(y, (blocks * block, *x.shape[1:]))[: x.shape[0], ...], dtype)
 
 
+@compiled("block", "dtype")
 def block_product(g, x, *, block, damping, dtype):
     """Return λ x + G_bᵀ G_b x / m for every block."""
-    xp, (m, d) = array_namespace(g, x), g.shape
-    results, step = [], max(1, _ENTRIES // (m * block)) * block
-    for start in range(0, d, step):
-        piece = slice(start, min(d, start + step))
-        blocks = -(-(piece.stop - start) // block)
-        rows = xp.permute_dims(_filled(widened(g[:, piece]).T, blocks * block), (1, 0))
+    xp, m = array_namespace(g, x), g.shape[0]
+
+    def some(piece, part):
+        blocks, wide = -(-piece.shape[1] // block), widened(part)
+        rows = xp.permute_dims(_filled(widened(piece).T, blocks * block), (1, 0))
         rows = xp.permute_dims(xp.reshape(rows, (m, blocks, block)), (1, 0, 2))
-        wide = widened(x[piece, ...])
         right = xp.reshape(_filled(wide, blocks * block), (blocks, block, -1))
         image = xp.permute_dims(rows, (0, 2, 1)) @ (rows @ right) / m
         image = xp.reshape(image, (blocks * block, *x.shape[1:]))[: wide.shape[0], ...]
-        results.append(xp.astype(damping * wide + image, dtype))
-    return results[0] if len(results) == 1 else xp.concat(results, axis=0)
+        return xp.astype(damping * wide + image, dtype)
+
+    return _joined(some, g, x, block=block)
 
 
 def _block_matrices(g, kept, block, damping):
@@ -282,7 +299,52 @@ def _system(gradients, damping):
     return k + m * damping * xp.eye(m, dtype=k.dtype, device=device(k))
 
 
-def _pieces(g):
-    m, d = g.shape
-    step = max(1, _ENTRIES // m)
-    return [slice(start, min(d, start + step)) for start in range(0, d, step)]
+def _summed(term, g, *vectors):
+    """Add a term of each piece of columns of G, and of the vectors' entries there."""
+    d, step = g.shape[1], _step(g, 1)
+    if is_jax_array(g) and d > step:
+        from jax.lax import fori_loop
+
+        whole = d // step
+
+        def more(k, total):
+            return total + term(*_piece(k * step, step, g, vectors))
+
+        total = fori_loop(1, whole, more, term(*_piece(0, step, g, vectors)))
+        return total + term(*_piece(whole * step, d % step, g, vectors)) if d % step else total
+    starts = range(0, d, step)
+    return reduce(add, (term(*_piece(k, min(step, d - k), g, vectors)) for k in starts))
+
+
+def _joined(some, g, *vectors, block=1):
+    """Join what each piece of some blocks of columns of G gives, along the first axis."""
+    xp, d, step = array_namespace(g), g.shape[1], _step(g, block)
+    if is_jax_array(g) and d > step:
+        from jax.lax import map as mapped
+
+        whole = d // step
+        found = mapped(lambda k: some(*_piece(k * step, step, g, vectors)), xp.arange(whole))
+        results = [xp.reshape(found, (-1, *found.shape[2:]))]
+        if d % step:
+            results.append(some(*_piece(whole * step, d % step, g, vectors)))
+    else:
+        results = [
+            some(*_piece(start, min(step, d - start), g, vectors)) for start in range(0, d, step)
+        ]
+    return results[0] if len(results) == 1 else xp.concat(results, axis=0)
+
+
+def _step(g, block):
+    """Return the columns of a piece, whole blocks."""
+    return max(1, _ENTRIES // (g.shape[0] * block)) * block
+
+
+def _piece(start, count, g, vectors):
+    """Return columns of G and the vectors' entries there."""
+    if is_jax_array(g) and count < g.shape[1]:
+        from jax.lax import dynamic_slice_in_dim
+
+        parts = [dynamic_slice_in_dim(x, start, count, axis=0) for x in vectors]
+        return [dynamic_slice_in_dim(g, start, count, axis=1), *parts]
+    here = slice(start, start + count)
+    return [g[:, here], *(x[here, ...] for x in vectors)]

@@ -14,6 +14,8 @@ import numpy as np
 from array_api_compat import array_namespace, device
 
 from .._engine import Engines
+from .._operator import _on_host
+from .._xp import compiled
 from ._array_api import damped_rows, widened
 from ._rows import Rows, check_rows, result_dtype
 
@@ -26,37 +28,30 @@ class FewParameters:
     Of parameters that are not kept nothing is known: they have an F of their own, which is 1.
     """
 
-    def __init__(self, triangle: Any, ends: Sequence[int], whole: Any = None) -> None:
+    def __init__(self, triangle: Any, ends: tuple[int, ...], whole: Any = None) -> None:
         self.triangle, self._ends = triangle, ends
         self._whole = triangle if whole is None else whole
-        self._root, self._q = engine(triangle).inverse_triangle(triangle), triangle[:0, :]
+        self._root, self._q = engine(triangle).inverse_triangle(triangle), None
 
     @classmethod
     def of(
-        cls,
-        rows: Rows,
-        damping: float,
-        ends: Sequence[int],
-        *,
-        divisor: int,
-        is_window: bool = False,
+        cls, rows: Rows, damping: float, *, divisor: int, is_window: bool = False
     ) -> "FewParameters":
         """Factorise F of some rows, whose sum is divided by `divisor`; keep Q for a window."""
         check_rows(rows.squared_lengths(), rows.parts)
-        xp = array_namespace(rows.scales)
-        together = xp.concat([widened(part) for part in rows.parts], axis=1)
-        stacked = damped_rows(rows.scales[:, None] * together, damping, divisor)
+        stacked, ends = _stacked(rows, damping, divisor), tuple(rows.ends)
         if is_window:
             q, triangle = engine(stacked).qr(stacked)
             found = cls(triangle, ends)
             found._q = divisor**0.5 * q
         else:
             found = cls(engine(stacked).triangle(stacked), ends)
-        size, inverse = (xp.sum(x**2) ** 0.5 for x in (found.triangle, found._root))
-        if not bool(size * inverse < float(xp.finfo(stacked.dtype).eps) ** -0.6):
+        xp = array_namespace(stacked)
+        size, inverse = (float(_norm(x)) for x in (found.triangle, found._root))
+        if not size * inverse < float(xp.finfo(stacked.dtype).eps) ** -0.6:
             raise np.linalg.LinAlgError(
                 f"the damping, {damping:.3g}, is lost beside the gradients, which have "
-                f"{float(size) ** 2:.3g} for a mean squared length. Take a larger one."
+                f"{size**2:.3g} for a mean squared length. Take a larger one."
             )
         return found
 
@@ -71,37 +66,30 @@ class FewParameters:
         return FewParameters(engine(stacked).triangle(stacked), self._ends, self._whole)
 
     def product(self, parts: Sequence[Any]) -> list[Any]:
-        x = self._flat(parts)
-        return self._parts(self._whole.T @ (self._whole @ x), parts)
+        return self._applied(parts, None, self._whole)
 
     def solve(self, parts: Sequence[Any]) -> list[Any]:
-        return self._parts(self._solved(self._flat(parts)), parts)
+        return self._applied(parts, self._root, None)
 
     def solve_row(self, row: int, dtype: Any) -> list[Any]:
         """Return F⁻¹ g = √m T q for a row g = √m Rᵀ q of the window.
 
         ``T Tᵀ g`` would blow up what rounding takes out of the span of the gradients.
         """
-        x = self._root @ self._q[row, :]
-        return [array_namespace(x).astype(part, dtype) for part in self._split(x)]
+        return _of_row(self._root, self._q, row, ends=self._ends, dtype=dtype)
 
     def compensate(self, parts: Sequence[Any]) -> list[Any]:
         """Return F_SS⁻¹ F_SQ w_Q for w that is 0 where not just removed."""
-        x = self._flat(parts)
-        return self._parts(self._solved(self._whole.T @ (self._whole @ x)), parts)
+        return self._applied(parts, self._root, self._whole)
 
     def whiten(self, parts: Sequence[Any], power: float) -> list[Any]:
-        xp = array_namespace(self._root)
-        vectors, values, _ = xp.linalg.svd(self._root)
-        x = vectors.T @ self._flat(parts)
-        factors = values ** (-2 * power)
-        return self._parts(vectors @ (factors[:, None] * x if x.ndim == 2 else factors * x), parts)
+        return _whitened(parts, self._root, power, ends=self._ends, dtype=result_dtype(parts[0]))
 
     def diagonal(self) -> list[Any]:
-        return self._split(array_namespace(self.triangle).sum(self._whole**2, axis=0))
+        return _squares(self._whole, ends=self._ends, axis=0)
 
     def diagonal_inverse(self) -> list[Any]:
-        return self._split(array_namespace(self._root).sum(self._root**2, axis=1))
+        return _squares(self._root, ends=self._ends, axis=1)
 
     def inverse_element(self, p: int, q: int) -> float:
         return float(self._root[p, :] @ self._root[q, :])
@@ -109,7 +97,7 @@ class FewParameters:
     def inverse_columns(self, places: np.ndarray) -> list[Any]:
         xp = array_namespace(self._root)
         some = xp.take(self._root, xp.asarray(places, device=device(self._root)), axis=0)
-        return self._split(self._root @ some.T)
+        return _split(self._root @ some.T, self._ends)
 
     def inverse_blocks(self, size: int) -> Any:
         xp = array_namespace(self._root)
@@ -117,18 +105,62 @@ class FewParameters:
         return rows @ xp.permute_dims(rows, (0, 2, 1))
 
     def logdet(self) -> float:
-        xp = array_namespace(self.triangle)
-        return 2 * float(xp.sum(xp.log(xp.abs(xp.linalg.diagonal(self.triangle)))))
+        diagonal = _on_host(array_namespace(self.triangle).linalg.diagonal(self.triangle))
+        return 2 * float(np.sum(np.log(np.abs(diagonal))))
 
-    def _solved(self, x: Any) -> Any:
-        return self._root @ (self._root.T @ x)
+    def _applied(self, parts: Sequence[Any], root: Any, whole: Any) -> list[Any]:
+        return _applied(parts, root, whole, ends=self._ends, dtype=result_dtype(parts[0]))
 
-    def _flat(self, parts: Sequence[Any]) -> Any:
-        return array_namespace(*parts).concat([widened(part) for part in parts], axis=0)
 
-    def _split(self, x: Any) -> list[Any]:
-        return [x[a:b, ...] for a, b in pairwise(self._ends)]
+@compiled()
+def _stacked(rows: Rows, damping: float, divisor: int) -> Any:
+    together = array_namespace(rows.scales).concat([widened(part) for part in rows.parts], axis=1)
+    return damped_rows(rows.scales[:, None] * together, damping, divisor)
 
-    def _parts(self, x: Any, like: Sequence[Any]) -> list[Any]:
-        xp, dtype = array_namespace(x), result_dtype(like[0])
-        return [xp.astype(part, dtype) for part in self._split(x)]
+
+@compiled()
+def _norm(matrix: Any) -> Any:
+    return array_namespace(matrix).sum(matrix**2) ** 0.5
+
+
+@compiled("ends", "dtype")
+def _applied(
+    parts: Sequence[Any], root: Any, whole: Any, *, ends: tuple[int, ...], dtype: Any
+) -> list[Any]:
+    """Multiply by T Tᵀ, by Rᵀ R, or by one after the other."""
+    x = _flat(parts)
+    if whole is not None:
+        x = whole.T @ (whole @ x)
+    if root is not None:
+        x = root @ (root.T @ x)
+    return _split(x, ends, dtype)
+
+
+@compiled("ends", "dtype")
+def _of_row(root: Any, q: Any, row: int, *, ends: tuple[int, ...], dtype: Any) -> list[Any]:
+    return _split(root @ q[row, :], ends, dtype)
+
+
+@compiled("ends", "dtype")
+def _whitened(
+    parts: Sequence[Any], root: Any, power: float, *, ends: tuple[int, ...], dtype: Any
+) -> list[Any]:
+    vectors, values, _ = array_namespace(root).linalg.svd(root)
+    x = vectors.T @ _flat(parts)
+    factors = values ** (-2 * power)
+    x = vectors @ (factors[:, None] * x if x.ndim == 2 else factors * x)
+    return _split(x, ends, dtype)
+
+
+@compiled("ends", "axis")
+def _squares(matrix: Any, *, ends: tuple[int, ...], axis: int) -> list[Any]:
+    return _split(array_namespace(matrix).sum(matrix**2, axis=axis), ends)
+
+
+def _flat(parts: Sequence[Any]) -> Any:
+    return array_namespace(*parts).concat([widened(part) for part in parts], axis=0)
+
+
+def _split(x: Any, ends: tuple[int, ...], dtype: Any = None) -> list[Any]:
+    parts = [x[a:b, ...] for a, b in pairwise(ends)]
+    return parts if dtype is None else [array_namespace(x).astype(part, dtype) for part in parts]

@@ -171,11 +171,10 @@ class EmpiricalFisher(Operator):
         parts = tuple(leaf if leaf.ndim == 2 else reshaped(leaf, (m, -1)) for leaf in leaves)
         self._rows = Rows(parts, scales)
         self.shape = (self.layout.size,) * 2
-        ends = np.cumsum((0, *self.layout.sizes)).tolist()
         if is_few(m, self.layout.size) and not is_dask_array(parts[0]):
-            self._form: Any = FewParameters.of(self._rows, damping, ends, divisor=m)
+            self._form: Any = FewParameters.of(self._rows, damping, divisor=m)
         else:
-            self._form = ManyParameters(self._rows, damping, ends)
+            self._form = ManyParameters.of(self._rows, damping)
 
     def __repr__(self) -> str:
         d, part = self.shape[0], self._rows.parts[0]

@@ -6,6 +6,8 @@ in float64, and only where their rounding does no harm. Few vectors and small ma
 BLAS and LAPACK.
 """
 
+from itertools import pairwise
+
 import numpy as np
 from scipy.linalg import lapack
 
@@ -20,6 +22,7 @@ DTYPES = "fdeH"  # uint16 are bits of bfloat16
 
 _COLUMNS = 16384  # of a chunk, at least
 _WORK = 1 << 20  # entries of G that a chunk reads, at least
+_FEW = 8  # rows that chunks for vectors are cut for, at least
 _ALONE = 1024  # rows of matrices that are factorised by one thread
 _DEPTH = 128  # columns whose products are summed in one go, in float32 where that will do
 _SHORT = 512  # columns of other pieces
@@ -103,14 +106,20 @@ def dots(g, x):
     """Read G once for a vector; by pieces and BLAS for several."""
     m, d = g.shape
     g, kind = _bits(g)
-    x = _readable(x)
-    bounds = chunk_bounds((d, m), minimum=_WORK)
     if x.ndim == 1:
-        return _summed(_numba_rows.dots, bounds, (m,), kind, g, x, scratch=_vector)
+        bounds = _ranges(m, d)
+        return _summed(_dots_of_range, bounds, (m,), kind, g, x, scratch=lambda: _vector(bounds))
+    bounds = chunk_bounds((d, m), minimum=_WORK)
     return _summed(
         _dots_of_columns, bounds, (m, x.shape[1]), kind, g, x,
         scratch=lambda: np.empty(m * min(d, _SHORT)), blas=True,
     )  # fmt: skip
+
+
+def _dots_of_range(start, stop, kind, g, x, vector):
+    vector = vector[: stop - start]
+    vector[:] = x[start:stop]
+    return _numba_rows.dots(start, stop, kind, g, vector)
 
 
 def _dots_of_columns(start, stop, kind, g, x, buffer):
@@ -127,19 +136,29 @@ def combine(coefficients, g, x, *, factor, dtype):
     g, kind = _bits(g)
     coefficients = kernel_array(coefficients)
     result = np.empty((d, *coefficients.shape[1:]), dtype)
-    bounds = chunk_bounds((d, m), minimum=_WORK)
     if result.ndim == 1:
-        x = _readable(np.empty(0, dtype) if x is None else x)
+        bounds = _ranges(m, d)
         run_chunks(
-            _numba_rows.combine, bounds, kind, g, coefficients, x, float(factor), result,
-            scratch=_vector,
+            _combine_range, bounds, kind, g, coefficients, x, factor, result,
+            scratch=lambda: _vector(bounds),
         )  # fmt: skip
     else:
+        bounds = chunk_bounds((d, m), minimum=_WORK)
         run_chunks(
             _combine_columns, bounds, kind, g, coefficients, x, factor, result,
             scratch=lambda: np.empty(m * min(d, _SHORT)), blas=True,
         )  # fmt: skip
     return result
+
+
+def _combine_range(start, stop, kind, g, coefficients, x, factor, result, vector):
+    wide, result = vector[: stop - start], result[start:stop]
+    if x is None:
+        wide[:] = 0
+    else:
+        np.multiply(x[start:stop], factor, out=wide, dtype=np.float64)
+    _numba_rows.add_combination(start, stop, kind, g, coefficients, wide)
+    result[:] = wide
 
 
 def _combine_columns(start, stop, kind, g, coefficients, x, factor, result, buffer):
@@ -151,8 +170,13 @@ def _combine_columns(start, stop, kind, g, coefficients, x, factor, result, buff
         result[begin:end] = found
 
 
-def _vector():
-    return np.empty(_numba_rows._PIECE)
+def _ranges(m, d):
+    """Cut the columns for a vector of them, which is to stay in a cache even of few rows."""
+    return chunk_bounds((d, max(m, _FEW)), minimum=_WORK)
+
+
+def _vector(bounds):
+    return np.empty(max(stop - start for start, stop in pairwise(bounds)))
 
 
 def column_norms(g, root):

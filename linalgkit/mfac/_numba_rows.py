@@ -3,7 +3,8 @@
 Sums are in float64. In float32 and float64 the widening and its multiplications hide behind the
 reads of G, which bound; float16 and bfloat16 are read faster than they are widened, which takes two
 conversions for every four numbers, and bounds there. A range of columns is taken in equal pieces,
-whose vector stays in the cache.
+whose vector stays in the cache. Vectors are of that range and in float64, so that kernels are
+compiled for the gradients' dtype alone.
 """
 
 import numpy as np
@@ -23,16 +24,14 @@ def _step(count):
 
 
 @njit(nogil=True, cache=True, fastmath=_FAST)
-def dots(start, stop, kind, g, x, vector):
-    """Return G x over a range of columns."""
+def dots(start, stop, kind, g, vector):
+    """Return G x over a range of columns, for the entries of x there."""
     m = g.shape[0]
     sums = np.zeros(m)
     for begin in range(start, stop, _step(stop - start)):
         end = min(stop, begin + _step(stop - start))
         n = end - begin
-        v = vector[:n]
-        for k in range(n):
-            v[k] = x[begin + k]
+        v = vector[begin - start : end - start]
         i = 0
         while i + 4 <= m:
             first, second = g[i, begin:end], g[i + 1, begin:end]
@@ -58,18 +57,13 @@ def dots(start, stop, kind, g, x, vector):
 
 
 @njit(nogil=True, cache=True, fastmath=_FAST)
-def combine(start, stop, kind, g, coefficients, x, factor, result, vector):
-    """Fill a range of factor x + Gᵀ a; without x if that is empty."""
+def add_combination(start, stop, kind, g, coefficients, result):
+    """Add a range of Gᵀ a to its result."""
     m = g.shape[0]
     for begin in range(start, stop, _step(stop - start)):
         end = min(stop, begin + _step(stop - start))
         n = end - begin
-        v = vector[:n]
-        if x.size:
-            for k in range(n):
-                v[k] = factor * x[begin + k]
-        else:
-            v[:] = 0
+        v = result[begin - start : end - start]
         i = 0
         while i + 4 <= m:
             first, second = g[i, begin:end], g[i + 1, begin:end]
@@ -87,8 +81,6 @@ def combine(start, stop, kind, g, coefficients, x, factor, result, vector):
             for k in range(n):
                 v[k] += a * widen(kind, first[k])
             i += 1
-        for k in range(n):
-            result[begin + k] = v[k]
 
 
 @njit(nogil=True, cache=True, fastmath=_FAST)

@@ -15,6 +15,7 @@ from array_api_compat import array_namespace, device
 from .. import _checks
 from .._engine import Engines
 from .._operator import _on_host
+from .._xp import compiled
 from ._array_api import widened
 from ._blocks import BlockFisher
 from ._fisher import EmpiricalFisher, check_multiple
@@ -264,9 +265,9 @@ class _Pruning:
         if gradient is not None:
             self.gradient = _flat(layout.split("gradient", gradient)[0])
             step = fisher._restricted(self.kept).solve(
-                self._parts(self._where(self.kept, self.gradient))
+                self._parts(_where(self.kept, self.gradient))
             )
-            self.now = self._where(self.kept, self.now - _flat(step))
+            self.now = _where(self.kept, self.now - _flat(step))
 
     def run(self, part: float, rounds: int, update: str) -> PruneResult:
         group, order = self.group, []
@@ -295,8 +296,8 @@ class _Pruning:
                 restricted = self.fisher._restricted(kept)
             else:
                 restricted = self.fisher._restricted(kept)
-                shift = _flat(restricted.compensate(self._parts(self._where(removed, self.now))))
-            self.now, self.kept = self._where(kept, self.now + widened(shift)), kept
+                shift = _flat(restricted.compensate(self._parts(_where(removed, self.now))))
+            self.now, self.kept = _where(kept, self.now + widened(shift)), kept
             gone = self._gone() & units
         return self._result(np.concatenate(order) if order else np.zeros(0, np.int64))
 
@@ -325,7 +326,7 @@ class _Pruning:
     def _shift(self, restricted: Any, removed: np.ndarray, inverse: Any) -> Any:
         """Return F⁻¹ x, where x is w / diag of what is removed, or w through the groups' blocks."""
         xp, size = self.xp, self.group.size
-        w = self._where(removed, self.now)
+        w = _where(removed, self.now)
         if size == 1:
             x = w / inverse
         else:
@@ -351,14 +352,22 @@ class _Pruning:
             xp.asarray(order, device=self.device),
         )
 
-    def _where(self, places: np.ndarray, x: Any) -> Any:
-        return self.xp.where(self.xp.asarray(places, device=self.device), x, self.xp.zeros_like(x))
-
     def _parts(self, x: Any) -> list[Any]:
-        ends = np.cumsum((0, *self.layout.sizes)).tolist()
-        return [x[a:b] for a, b in pairwise(ends)]
+        return _cut(x, ends=tuple(np.cumsum((0, *self.layout.sizes)).tolist()))
 
 
+@compiled()
+def _where(places: np.ndarray, x: Any) -> Any:
+    xp = array_namespace(x)
+    return xp.where(xp.asarray(places, device=device(x)), x, xp.zeros_like(x))
+
+
+@compiled("ends")
+def _cut(x: Any, *, ends: tuple[int, ...]) -> list[Any]:
+    return [x[a:b] for a, b in pairwise(ends)]
+
+
+@compiled()
 def _flat(parts: Any) -> Any:
     """Return the parts in one vector, in float64."""
     wide = [widened(reshaped(part, (-1,))) for part in parts]

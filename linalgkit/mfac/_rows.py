@@ -13,6 +13,8 @@ from array_api_compat import array_namespace, device, is_cupy_array, is_dask_arr
 
 from .. import _checks
 from .._engine import Engines
+from .._operator import _on_host
+from .._xp import compiled
 from ._array_api import wide_dtype, widened
 
 engine = Engines(__package__)
@@ -72,39 +74,53 @@ class Layout(NamedTuple):
         return [reshaped(part, shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
 
-class Rows:
+class Rows(NamedTuple):
     """Gradients as the rows of one matrix G, row i of which is ``scales[i]`` times what is stored.
 
     Parameters
     ----------
     parts : tuple of array, shape (m, size)
+        Leaves.
     scales : array, shape (m,)
+        Of the rows.
     """
 
-    def __init__(self, parts: tuple[Any, ...], scales: Any) -> None:
-        self.parts, self.scales = parts, scales
-        self.m = parts[0].shape[0]
+    parts: tuple[Any, ...]
+    scales: Any
+
+    @property
+    def m(self) -> int:
+        return self.parts[0].shape[0]
+
+    @property
+    def ends(self) -> list[int]:
+        """Where leaves begin and the last one ends, among all parameters."""
+        return np.cumsum([0, *(part.shape[1] for part in self.parts)]).tolist()
 
     @property
     def is_read_once(self) -> bool:
         """Tell whether the engine has no faster way for a Gram matrix that may be rough."""
         return is_dask_array(self.parts[0]) or is_cupy_array(self.parts[0])
 
+    @compiled()
     def squared_lengths(self) -> Any:
         """Return the rows' squared lengths, in float64."""
         total = _added(engine(part).squared_lengths(part) for part in self.parts)
         return self.scales**2 * total
 
+    @compiled()
     def gram(self, *, tolerance: float) -> Any:
         """Return K = G Gᵀ (m, m) in float64, within `tolerance` times lengths of rows."""
         total = _added(engine(part).gram(part, tolerance=tolerance) for part in self.parts)
         return self.scales[:, None] * total * self.scales[None, :]
 
+    @compiled()
     def dots(self, x: Sequence[Any]) -> Any:
         """Return G x (m,) or (m, k), in float64."""
         total = _added(engine(part, y).dots(part, y) for part, y in zip(self.parts, x, strict=True))
         return self._scaled(total)
 
+    @compiled("dtype")
     def combine(
         self, coefficients: Any, x: Sequence[Any] | None, *, factor: float, dtype: Any
     ) -> tuple[Any, ...]:
@@ -116,20 +132,22 @@ class Rows:
             for part, y in zip(self.parts, vectors, strict=True)
         )
 
+    @compiled()
     def column_norms(self, root: Any) -> tuple[Any, ...]:
         """Return the squared lengths of the columns of W G, for W lower triangular; float64."""
         scaled = root * self.scales[None, :]
         return tuple(engine(part).column_norms(part, scaled) for part in self.parts)
 
+    @compiled("block")
     def column_grams(self, root: Any, block: int) -> Any:
         """Return the Gram matrices (d / block, block, block) of the columns of W G in blocks."""
         scaled = root * self.scales[None, :]
         found = [engine(part).column_grams(part, scaled, block=block) for part in self.parts]
         return found[0] if len(found) == 1 else array_namespace(*found).concat(found, axis=0)
 
-    def columns(self, places: Any, ends: Sequence[int]) -> Any:
-        """Return some columns of G (m, k), in float64; `places` are of NumPy, within range."""
-        pieces, order = [], []
+    def columns(self, places: np.ndarray) -> Any:
+        """Return some columns of G (m, k), in float64; `places` are within range."""
+        ends, pieces, order = self.ends, [], []
         for part, begin, end in zip(self.parts, ends[:-1], ends[1:], strict=True):
             here = np.flatnonzero((places >= begin) & (places < end))
             if here.size:
@@ -208,12 +226,14 @@ def stored(parts: tuple[Any, ...], storage: str | None) -> tuple[tuple[Any, ...]
     return tuple(xp.astype(part, xp.float32) for part in parts), ones
 
 
+@compiled()
 def row_maxima(part: Any) -> Any:
     """Return the largest absolute value of every row."""
     xp = array_namespace(part)
     return xp.max(xp.abs(part), axis=-1)
 
 
+@compiled()
 def row_scales(maxima: Sequence[Any]) -> Any:
     """Return the powers of two that are just above the rows' largest values; 1 for zeros."""
     xp = array_namespace(*maxima)
@@ -254,11 +274,10 @@ def damping_of(value: Any) -> float:
 
 def check_rows(sums: Any, parts: Sequence[Any]) -> None:
     """Raise ValueError where a gradient is not finite, which a sum of each (m,) tells."""
-    core = array_namespace(sums)
-    finite = core.isfinite(sums)
-    if bool(core.all(finite)):
+    finite = np.isfinite(_on_host(sums))
+    if finite.all():
         return
-    row = int(core.argmin(core.astype(finite, core.int8)))
+    row = int(np.argmin(finite))
     for k, part in enumerate(parts):
         values = widened(part[row, ...])
         xp = array_namespace(values)

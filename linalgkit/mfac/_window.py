@@ -5,6 +5,7 @@ in float64; a new gradient changes one row of it, for one read of the window.
 """
 
 from collections.abc import Sequence
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from array_api_compat import (
 
 from .. import _checks
 from .._engine import Engines
+from .._xp import compiled
 from ._array_api import is_few, wide_dtype, widened
 from ._few import FewParameters
 from ._many import damped
@@ -195,9 +197,10 @@ class SlidingWindowFisher:
         row, parts, join = self._push(g)
         if self._is_few:
             return join(self._few().solve_row(row, result_dtype(parts[0])))
-        xp = array_namespace(self._gram)
-        unit = xp.zeros_like(self._gram[:, 0])
-        unit = _set_row(unit, row, float(self._divisor))
+        xp, place = array_namespace(self._gram), device(self._gram)
+        unit = np.zeros(self.m)
+        unit[row] = self._divisor
+        unit = xp.asarray(unit, dtype=self._gram.dtype, device=place)
         combined = self._rows.combine(
             self._solved(unit), None, factor=0.0, dtype=result_dtype(parts[0])
         )
@@ -249,43 +252,24 @@ class SlidingWindowFisher:
                 raise ValueError(f"g must be one gradient; got shape {tuple(part.shape)}.")
         maxima = [row_maxima(part) for part in parts]
         for k, (largest, part) in enumerate(zip(maxima, parts, strict=True)):
-            xp = array_namespace(part)
-            if not bool(xp.isfinite(largest)):
+            if not isfinite(float(largest)):
+                xp = array_namespace(part)
                 place = int(xp.argmin(xp.astype(xp.isfinite(part), xp.int8)))
                 leaf = f" of leaf {k}" if len(parts) > 1 else ""
                 raise ValueError(f"g is not finite at {place}{leaf}; the window is as before.")
-        row, rows = self._next, self._rows
-        scales, written, read = rows.scales, [], []
-        if self.storage == "float16":
-            scale = row_scales(maxima)
-            scales = _set_row(scales, row, scale)
-            parts = tuple(part / array_namespace(part).astype(scale, part.dtype) for part in parts)
-        for part, own in zip(parts, rows.parts, strict=True):
-            kept = self._in_storage(part, own)
-            written.append(_set_row(own, row, kept))
-            read.append(_readable(kept))
-        self._rows, self._factor = Rows(tuple(written), scales), None
+        row = self._next
+        self._rows, self._gram = _with_row(
+            self._rows, self._gram, row, parts, maxima, storage=self.storage
+        )
+        self._factor = None
         self._next, self.count = (row + 1) % self.m, min(self.m, self.count + 1)
-        if self._is_few:
-            return row, parts, join
-        dots = self._rows.dots(read)
-        if self.storage == "float16":
-            dots = dots * scales[row]
-        self._gram = _set_row(self._gram, row, dots)
-        self._gram = _set_row(self._gram, (slice(None), row), dots)
         return row, parts, join
-
-    def _in_storage(self, part: Any, own: Any) -> Any:
-        if self.storage == "bfloat16":
-            return to_bfloat16(part)
-        return array_namespace(part).astype(part, own.dtype, copy=False)
 
     def _few(self) -> FewParameters:
         """Return F of few parameters; it is kept until the next push."""
         if self._factor is None:
-            ends = np.cumsum((0, *self.layout.sizes)).tolist()
             self._factor = FewParameters.of(
-                self._rows, self.damping, ends, divisor=self._divisor, is_window=True
+                self._rows, self.damping, divisor=self._divisor, is_window=True
             )
         return self._factor
 
@@ -302,6 +286,32 @@ def _shapes_of(d: Sequence[Any]) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(_checks.size("d", side) for side in shape) for shape in d)
 
 
+@compiled("storage")
+def _with_row(
+    rows: Rows, gram: Any, row: int, parts: Sequence[Any], maxima: Sequence[Any], *, storage: str
+) -> tuple[Rows, Any]:
+    """Return the window and its Gram matrix with another row, written in place where that goes."""
+    scales, written, read = rows.scales, [], []
+    if storage == "float16":
+        scale = row_scales(maxima)
+        scales = _set(scales, row, scale)
+        parts = [part / array_namespace(part).astype(scale, part.dtype) for part in parts]
+    for part, own in zip(parts, rows.parts, strict=True):
+        if storage == "bfloat16":
+            kept = to_bfloat16(part)
+        else:
+            kept = array_namespace(part).astype(part, own.dtype, copy=False)
+        written.append(_set(own, (row, ...), kept))
+        read.append(_readable(kept))
+    rows = Rows(tuple(written), scales)
+    if gram.shape[0]:
+        dots = rows.dots(read)
+        if storage == "float16":
+            dots = dots * scales[row]
+        gram = _set(_set(gram, (row, ...), dots), (..., row), dots)
+    return rows, gram
+
+
 def _readable(row: Any) -> Any:
     """Return a stored row as a vector of at least float32."""
     if row.dtype == getattr(array_namespace(row), "uint16", None):
@@ -309,9 +319,8 @@ def _readable(row: Any) -> Any:
     return array_namespace(row).astype(row, result_dtype(row), copy=False)
 
 
-def _set_row(array: Any, place: Any, values: Any) -> Any:
-    """Write rows in place, or for JAX in a copy."""
-    place = place if isinstance(place, tuple) else (place, ...)
+def _set(array: Any, place: Any, values: Any) -> Any:
+    """Write in place, or for JAX in a copy."""
     if is_jax_array(array):
         return array.at[place].set(values)
     array[place] = values

@@ -1,16 +1,32 @@
 """The Fisher matrix and its inverse: dense truth, closed forms, and the traps of float32."""
 
 import io
+from functools import cache
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mfac.cases import dense, published_dynamic, published_static, random_gradients
+from mfac.cases import (
+    DAMPING,
+    dense,
+    in_blocks,
+    published_dynamic,
+    published_static,
+    random_gradients,
+)
 
 import linalgkit
 from linalgkit._testing import library as library_of
-from linalgkit.mfac import EmpiricalFisher, empirical_fisher, fisher_solve, woodbury_static
+from linalgkit.mfac import (
+    EmpiricalFisher,
+    _array_api,
+    block_fisher,
+    empirical_fisher,
+    fisher_solve,
+    fisher_solve_vjp,
+    woodbury_static,
+)
 
 LIBRARIES = ["numpy", "array_api_strict", "torch", "jax"]
 
@@ -141,11 +157,18 @@ TRAPS = {
 }
 
 
+@cache
 def trap(name):
     m, d, damping, mean, size, published = TRAPS[name]
     rng = np.random.default_rng(0)
     gradients = rng.standard_normal((m, d)) + mean * rng.standard_normal(d)
     return (size * gradients).astype(np.float32), damping, published
+
+
+@cache
+def singular(name):
+    """The singular values of a trap's gradients, and the parameters' directions, as rows."""
+    return np.linalg.svd(trap(name)[0].astype(np.float64), full_matrices=False)[1:]
 
 
 @pytest.mark.parametrize("name", TRAPS)
@@ -165,16 +188,15 @@ class TestTraps:
         x = rng.standard_normal(gradients.shape[0]) @ wide
         x = x / np.linalg.norm(x) + 1e-5 * rng.standard_normal(x.size) / x.size**0.5
         x = x.astype(np.float32).astype(np.float64)
-        q, r = np.linalg.qr(wide.T)  # F⁻¹ on the span and beside it
-        f = damping * np.eye(q.shape[1]) + r @ r.T / gradients.shape[0]
-        inside = q @ np.linalg.solve(f, q.T @ x)
-        truth = inside + (x - q @ (q.T @ x)) / damping
+        sizes, span = singular(name)  # F⁻¹ on the span and beside it
+        inside = span.T @ (span @ x / (damping + sizes**2 / gradients.shape[0]))
+        truth = inside + (x - span.T @ (span @ x)) / damping
         fisher = empirical_fisher(gradients, damping=damping)
         assert relative(fisher.solve(x.astype(np.float32)), truth) < 1e-6
 
     def test_diagonal_is_accurate_and_positive(self, name):
         gradients, damping, _ = trap(name)
-        sizes, values = np.linalg.svd(gradients.astype(np.float64), full_matrices=False)[1:]
+        sizes, values = singular(name)
         shrunk = 1 / damping - 1 / (damping + sizes**2 / gradients.shape[0])
         truth = 1 / damping - (shrunk[:, None] * values**2).sum(axis=0)
         found = empirical_fisher(gradients, damping=damping).diagonal_inverse()
@@ -424,3 +446,40 @@ def test_bad_input(name):
     call, error, words = BAD[name]
     with pytest.raises(error, match=words):
         call()
+
+
+def test_reference_engine_goes_over_pieces(monkeypatch):
+    monkeypatch.setattr(_array_api, "_ENTRIES", 64)
+    rng = np.random.default_rng(0)
+    g, x = rng.standard_normal((4, 55)), rng.standard_normal(55)  # three pieces of 16 and a rest
+    inverse = np.linalg.inv(dense(g))
+    with linalgkit.use_engine("array_api"):
+        fisher, blocks = empirical_fisher(g, damping=DAMPING), block_fisher(g, 3, damping=DAMPING)
+        np.testing.assert_allclose(fisher.solve(x), inverse @ x, rtol=1e-11)
+        np.testing.assert_allclose(fisher.diagonal_inverse(), inverse.diagonal(), rtol=1e-11)
+        np.testing.assert_allclose(fisher.inverse_blocks(5)[4], inverse[20:25, 20:25], atol=1e-12)
+        np.testing.assert_allclose(blocks @ x, in_blocks(dense(g), 3) @ x, atol=1e-12)
+
+
+def test_jax_goes_over_pieces_in_a_loop(require, monkeypatch):
+    require("jax")
+    import jax
+
+    monkeypatch.setattr(_array_api, "_ENTRIES", 64)
+    rng = np.random.default_rng(0)
+    g, x = rng.standard_normal((4, 55)), rng.standard_normal(55)
+
+    def loss(x, g):
+        y = fisher_solve(x, g, damping=DAMPING)
+        return (y**2).sum(), y
+
+    def written(d):
+        traced = jax.make_jaxpr(loss)(jax.numpy.ones(d), jax.numpy.ones((4, d)))
+        return str(traced).count("dot_general")
+
+    assert written(55) == written(55 + 32)
+    slopes, y = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(x, g)
+    np.testing.assert_allclose(y, np.linalg.solve(dense(g), x), rtol=1e-11)
+    expected = fisher_solve_vjp(2 * np.asarray(y), x, g, damping=DAMPING)
+    for got, wanted in zip(slopes, expected, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-9, atol=1e-12)
