@@ -10,9 +10,11 @@ from scipy.optimize import minimize
 
 from .._xp import compiled
 from ._array_api_kernels import spectral_mixture, student_t_mixture
+from ._array_api_products import kron_dense
 from ._hosts import to_host
 
 LARGEST_LOG_PRECISIONS = (0.0, 5.0, 10.0, 15.0)  # of L-BFGS, one after the other
+ELIMINATED = 1000  # unknowns up to which U is solved for at every step
 LEAST_LOG_WEIGHT = -30.0  # far below the jitter: the component is gone
 
 
@@ -137,6 +139,12 @@ class Joint:
             results.append((inverse, 2 * xp.sum(xp.log(xp.linalg.diagonal(factor)))))
         return results
 
+    def differentiation(self, axis, order, kernels, inverses):
+        """Return K⁽ᵖ⁾ K⁻¹ of an axis."""
+        d = self.distances[axis]
+        gram = d.spread(self.kernel_at(d.values, kernels[axis], order))
+        return self.xp.matmul(gram, inverses[axis][0])
+
     def equation_residual(self, u, kernels, inverses):
         """H at all nodes, and the differentiation along an axis."""
         known = {}
@@ -147,9 +155,7 @@ class Joint:
                 if order == 0:
                     continue
                 if (axis, order) not in known:
-                    d = self.distances[axis]
-                    gram = d.spread(self.kernel_at(d.values, kernels[axis], order))
-                    known[axis, order] = self.xp.matmul(gram, inverses[axis][0])
+                    known[axis, order] = self.differentiation(axis, order, kernels, inverses)
                 result = _along(known[axis, order], result, axis)
             return result
 
@@ -186,6 +192,40 @@ class Joint:
         inside = 0.5 * count * log_equation
         inside = inside - 0.5 * xp.exp(log_equation) * xp.sum(residual * residual)
         return -(prior + self.weight * edge + inside)
+
+    def best(self, others):
+        """Return the V that maximises the joint for the other parameters, of a linear equation.
+
+        Its rows are linear in V, so it is that of ½ |V|² + ½ |J V − r|², by QR of (I, J).
+        """
+        xp, shape = self.xp, self.source.shape
+        kernels = self.kernels([None, *others])
+        inverses, lowers = self.inverses(kernels), list(self.factors(kernels))
+        boundary, inside = (xp.exp(0.5 * log) for log in others[:2])
+        boundary = math.sqrt(self.weight) * boundary
+
+        def along(axis, order):
+            if order == 0:
+                return lowers[axis]
+            return xp.matmul(self.differentiation(axis, order, kernels, inverses), lowers[axis])
+
+        equation = 0.0
+        for orders, factors in self.equation:
+            matrices = [along(axis, order) for axis, order in enumerate(orders)]
+            for axis, factor in enumerate(factors):
+                column = xp.reshape(factor, (-1, 1)) if np.ndim(factor) else factor
+                matrices[axis] = column * matrices[axis]
+            equation = equation + kron_dense(*matrices)
+        rows = [self._identity(equation), inside * equation]
+        right = [0 * self.source, inside * self.source]
+        for axis, side, order, values in self.conditions:
+            matrices = [along(k, order * (k == axis)) for k in range(len(shape))]
+            matrices[axis] = _face(matrices[axis], 0, side)[None, :]
+            rows.append(boundary * kron_dense(*matrices))
+            right.append(boundary * values)
+        q, triangle = xp.linalg.qr(xp.concat(rows))
+        right = xp.concat([xp.reshape(part, (-1,)) for part in right])
+        return xp.reshape(xp.linalg.solve(triangle, xp.matmul(right, q)), shape)
 
 
 class _Distances:
@@ -317,6 +357,18 @@ def _differentiated(joint, like):
     return value_and_gradient
 
 
+def _constant(function, parameters):
+    """Return a value through which no gradients go."""
+    if is_jax_array(parameters[0]):
+        from jax.lax import stop_gradient
+
+        return function([stop_gradient(part) for part in parameters])
+    import torch
+
+    with torch.no_grad():
+        return function([part.detach() for part in parameters])
+
+
 def _adam(joint, parameters, maxiter, learning_rate, report):
     value_and_gradient = _differentiated(joint, joint.source)
     first = [0 * part for part in parameters]
@@ -342,14 +394,26 @@ def _adam_step(parameter, first, second, gradient, rate, memory):
 def _lbfgs(joint, start, maxiter, report):
     """L-BFGS-B over V with U = (⊗L) V, in stages that let the noises become smaller.
 
+    Where the equation is linear and the grid not large, each step has the best V for what else it
+    has: the joint is quadratic in V, and its gradients by the others are those at a fixed V.
+
     The term (N_b/2) log τ₁ has no bound where the boundary fits, and the boundary can be fitted
     long before the equation is. The prior on U is as stiff as the Gram matrices are
     ill-conditioned; on V it is round.
     """
+    is_eliminated = joint.pointwise is None and math.prod(joint.source.shape) <= ELIMINATED
+    if is_eliminated:
+        start = start[1:]
+
+    def completed(parameters):
+        if is_eliminated:
+            parameters = [_constant(joint.best, parameters), *parameters]
+        return joint.coloured(parameters)
+
     value_and_gradient = _differentiated(
-        lambda parameters: joint(joint.coloured(parameters)), joint.source
+        lambda parameters: joint(completed(parameters)), joint.source
     )
-    coloured = _whole(joint.coloured, joint.source)
+    coloured = _whole(completed, joint.source)
     shapes = [tuple(part.shape) for part in start]
     cuts = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
     flat = np.concatenate([to_host(part).ravel() for part in start])
@@ -380,8 +444,9 @@ def _lbfgs(joint, start, maxiter, report):
     for stage, highest in enumerate(LARGEST_LOG_PRECISIONS):
         low = [np.full(shape, -np.inf) for shape in shapes]
         high = [np.full(shape, np.inf) for shape in shapes]
-        high[1], high[2] = np.full((), highest), np.full((), highest)
-        for weights in low[3::3]:
+        for noise in high[-3 * joint.source.ndim - 2 :][:2]:
+            noise[...] = highest
+        for weights in low[-3 * joint.source.ndim :: 3]:
             weights[...] = LEAST_LOG_WEIGHT
         bounds = [np.concatenate([part.ravel() for part in side]) for side in (low, high)]
         steps = (maxiter - nit) // (len(LARGEST_LOG_PRECISIONS) - stage)
