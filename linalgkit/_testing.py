@@ -133,5 +133,6 @@ def autograd(name: str, function: Callable[..., Any], arrays: list[np.ndarray]) 
         return [g.numpy() for g in torch.autograd.grad(function(*leaves), leaves)]
     import jax
 
-    gradient = jax.grad(function, argnums=tuple(range(len(arrays))))
+    # Compiled as a whole: operation by operation, JAX compiles each of them.
+    gradient = jax.jit(jax.grad(function, argnums=tuple(range(len(arrays)))))
     return [np.asarray(g) for g in gradient(*map(jax.numpy.asarray, arrays))]

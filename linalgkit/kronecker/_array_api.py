@@ -44,6 +44,7 @@ from ._array_api_solves import (  # noqa: F401
     kronsum_matvec,
     kronsum_matvec_vjp,
     kronsum_solve,
+    kronsum_solve_generalized,
     kronsum_solve_vjp,
     shifted_solve,
     shifted_solve_vjp,

@@ -8,10 +8,13 @@ import numpy as np
 from array_api_compat import array_namespace, device, is_jax_array, is_torch_array
 from scipy.optimize import minimize
 
+from .._xp import compiled
 from ._array_api_kernels import spectral_mixture, student_t_mixture
+from ._array_api_products import kron_dense
 from ._hosts import to_host
 
 LARGEST_LOG_PRECISIONS = (0.0, 5.0, 10.0, 15.0)  # of L-BFGS, one after the other
+ELIMINATED = 1000  # unknowns up to which U is solved for at every step
 LEAST_LOG_WEIGHT = -30.0  # far below the jitter: the component is gone
 
 
@@ -50,11 +53,10 @@ def maximised_joint(
         return bool(is_stopped)
 
     if method == "adam":
-        objective = _differentiated(joint, source)
-        parameters, nit = _adam(objective, start, maxiter, learning_rate, report)
+        parameters, value, nit = _adam(joint, start, maxiter, learning_rate, report)
     else:
-        parameters, nit = _lbfgs(joint, start, maxiter, report)
-    return Found(joint, parameters, nit, bool(is_stopped), original)
+        parameters, value, nit = _lbfgs(joint, start, maxiter, report)
+    return Found(joint, parameters, -value, nit, bool(is_stopped), original)
 
 
 class Joint:
@@ -137,6 +139,12 @@ class Joint:
             results.append((inverse, 2 * xp.sum(xp.log(xp.linalg.diagonal(factor)))))
         return results
 
+    def differentiation(self, axis, order, kernels, inverses):
+        """Return K⁽ᵖ⁾ K⁻¹ of an axis."""
+        d = self.distances[axis]
+        gram = d.spread(self.kernel_at(d.values, kernels[axis], order))
+        return self.xp.matmul(gram, inverses[axis][0])
+
     def equation_residual(self, u, kernels, inverses):
         """H at all nodes, and the differentiation along an axis."""
         known = {}
@@ -147,9 +155,7 @@ class Joint:
                 if order == 0:
                     continue
                 if (axis, order) not in known:
-                    d = self.distances[axis]
-                    gram = d.spread(self.kernel_at(d.values, kernels[axis], order))
-                    known[axis, order] = self.xp.matmul(gram, inverses[axis][0])
+                    known[axis, order] = self.differentiation(axis, order, kernels, inverses)
                 result = _along(known[axis, order], result, axis)
             return result
 
@@ -187,6 +193,40 @@ class Joint:
         inside = inside - 0.5 * xp.exp(log_equation) * xp.sum(residual * residual)
         return -(prior + self.weight * edge + inside)
 
+    def best(self, others):
+        """Return the V that maximises the joint for the other parameters, of a linear equation.
+
+        Its rows are linear in V, so it is that of ½ |V|² + ½ |J V − r|², by QR of (I, J).
+        """
+        xp, shape = self.xp, self.source.shape
+        kernels = self.kernels([None, *others])
+        inverses, lowers = self.inverses(kernels), list(self.factors(kernels))
+        boundary, inside = (xp.exp(0.5 * log) for log in others[:2])
+        boundary = math.sqrt(self.weight) * boundary
+
+        def along(axis, order):
+            if order == 0:
+                return lowers[axis]
+            return xp.matmul(self.differentiation(axis, order, kernels, inverses), lowers[axis])
+
+        equation = 0.0
+        for orders, factors in self.equation:
+            matrices = [along(axis, order) for axis, order in enumerate(orders)]
+            for axis, factor in enumerate(factors):
+                column = xp.reshape(factor, (-1, 1)) if np.ndim(factor) else factor
+                matrices[axis] = column * matrices[axis]
+            equation = equation + kron_dense(*matrices)
+        rows = [self._identity(equation), inside * equation]
+        right = [0 * self.source, inside * self.source]
+        for axis, side, order, values in self.conditions:
+            matrices = [along(k, order * (k == axis)) for k in range(len(shape))]
+            matrices[axis] = _face(matrices[axis], 0, side)[None, :]
+            rows.append(boundary * kron_dense(*matrices))
+            right.append(boundary * values)
+        q, triangle = xp.linalg.qr(xp.concat(rows))
+        right = xp.concat([xp.reshape(part, (-1,)) for part in right])
+        return xp.reshape(xp.linalg.solve(triangle, xp.matmul(right, q)), shape)
+
 
 class _Distances:
     """The distances of an axis: on an equispaced grid 2n − 1 instead of n²."""
@@ -215,35 +255,40 @@ class _Distances:
 class Found:
     """The last iterate."""
 
-    def __init__(self, joint, parameters, nit, is_stopped, original):
-        self.nit, self.is_stopped, self.original = nit, is_stopped, original
-        self.joint, self.kernels = (
-            joint,
-            [tuple(_detached(part) for part in kernel) for kernel in joint.kernels(parameters)],
-        )
+    def __init__(self, joint, parameters, fun, nit, is_stopped, original):
+        self.joint, self.fun, self.nit = joint, fun, nit
+        self.is_stopped, self.original = is_stopped, original
         parameters = [_detached(part) for part in parameters]
-        self.fun = -float(joint(parameters))
         self.raw_u = parameters[0]
-        self.inverses = joint.inverses(self.kernels)
-        residual, _ = joint.equation_residual(self.raw_u, self.kernels, self.inverses)
-        scale = float(joint.xp.linalg.vector_norm(joint.source))
-        self.residual = float(joint.xp.linalg.vector_norm(residual)) / max(scale, 1e-300)
-        if scale == 0:
-            self.residual = float(joint.xp.linalg.vector_norm(residual)) / max(
-                float(joint.xp.linalg.vector_norm(self.raw_u)), 1e-300
-            )
+        found = _whole(self._described, joint.source)(parameters)
+        self.kernels, self.inverses, (misfit, scale, size) = found
+        self.residual = float(misfit) / (float(scale) or max(float(size), 1e-300))
         self.u = _as(self.raw_u, original)
         self.parameters = [tuple(_as(part, original) for part in k) for k in self.kernels]
 
+    def _described(self, parameters):
+        """Kernels, inverses of their Gram matrices, and norms: of the residual, source and U."""
+        joint, u = self.joint, parameters[0]
+        kernels = joint.kernels(parameters)
+        inverses = joint.inverses(kernels)
+        residual, _ = joint.equation_residual(u, kernels, inverses)
+        norm = joint.xp.linalg.vector_norm
+        return kernels, inverses, (norm(residual), norm(joint.source), norm(u))
+
     def predicted(self, points):
         """Conditional mean on another grid."""
-        result = self.raw_u
-        for axis, x in enumerate(points):
-            d = self.joint.like(x[:, None] - self.joint.grid[axis])
-            cross = self.joint.kernel_at(d, self.kernels[axis])
-            matrix = self.joint.xp.matmul(cross, self.inverses[axis][0])
-            result = _along(matrix, result, axis)
+        distances = [
+            self.joint.like(x[:, None] - grid)
+            for x, grid in zip(points, self.joint.grid, strict=True)
+        ]
+        result = _whole(self._mean, self.raw_u)(self.raw_u, distances, self.kernels, self.inverses)
         return _as(result, self.original)
+
+    def _mean(self, u, distances, kernels, inverses):
+        parts = zip(distances, kernels, inverses, strict=True)
+        for axis, (d, kernel, (inverse, _)) in enumerate(parts):
+            u = _along(self.joint.xp.matmul(self.joint.kernel_at(d, kernel), inverse), u, axis)
+        return u
 
 
 def _along(matrix, array, axis):
@@ -286,6 +331,15 @@ def _detached(value):
     return value.detach() if hasattr(value, "detach") else value
 
 
+def _whole(function, like):
+    """Let JAX compile a function of lists of arrays: operation by operation takes much longer."""
+    if not is_jax_array(like):
+        return function
+    import jax
+
+    return jax.jit(function)
+
+
 def _differentiated(joint, like):
     """Return parameters → (value, gradients)."""
     if is_jax_array(like):
@@ -303,32 +357,63 @@ def _differentiated(joint, like):
     return value_and_gradient
 
 
-def _adam(value_and_gradient, parameters, maxiter, learning_rate, report):
-    xp = array_namespace(parameters[0])
+def _constant(function, parameters):
+    """Return a value through which no gradients go."""
+    if is_jax_array(parameters[0]):
+        from jax.lax import stop_gradient
+
+        return function([stop_gradient(part) for part in parameters])
+    import torch
+
+    with torch.no_grad():
+        return function([part.detach() for part in parameters])
+
+
+def _adam(joint, parameters, maxiter, learning_rate, report):
+    value_and_gradient = _differentiated(joint, joint.source)
     first = [0 * part for part in parameters]
     second = [0 * part for part in parameters]
     for step in range(1, maxiter + 1):
         _, gradients = value_and_gradient(parameters)
+        rates = learning_rate / (1 - 0.9**step), 1 - 0.999**step
         for k, gradient in enumerate(gradients):
-            first[k] = 0.9 * first[k] + 0.1 * gradient
-            second[k] = 0.999 * second[k] + 0.001 * gradient * gradient
-            change = (first[k] / (1 - 0.9**step)) / (xp.sqrt(second[k] / (1 - 0.999**step)) + 1e-8)
-            parameters[k] = parameters[k] - learning_rate * change
+            moved = _adam_step(parameters[k], first[k], second[k], gradient, *rates)
+            parameters[k], first[k], second[k] = moved
         if report(step, lambda: parameters[0]):
-            return parameters, step
-    return parameters, maxiter
+            break
+    return parameters, float(value_and_gradient(parameters)[0]), step
+
+
+@compiled()
+def _adam_step(parameter, first, second, gradient, rate, memory):
+    first = 0.9 * first + 0.1 * gradient
+    second = 0.999 * second + 0.001 * gradient * gradient
+    return parameter - rate * first / ((second / memory) ** 0.5 + 1e-8), first, second
 
 
 def _lbfgs(joint, start, maxiter, report):
     """L-BFGS-B over V with U = (⊗L) V, in stages that let the noises become smaller.
 
+    Where the equation is linear and the grid not large, each step has the best V for what else it
+    has: the joint is quadratic in V, and its gradients by the others are those at a fixed V.
+
     The term (N_b/2) log τ₁ has no bound where the boundary fits, and the boundary can be fitted
     long before the equation is. The prior on U is as stiff as the Gram matrices are
     ill-conditioned; on V it is round.
     """
+    is_eliminated = joint.pointwise is None and math.prod(joint.source.shape) <= ELIMINATED
+    if is_eliminated:
+        start = start[1:]
+
+    def completed(parameters):
+        if is_eliminated:
+            parameters = [_constant(joint.best, parameters), *parameters]
+        return joint.coloured(parameters)
+
     value_and_gradient = _differentiated(
-        lambda parameters: joint(joint.coloured(parameters)), joint.source
+        lambda parameters: joint(completed(parameters)), joint.source
     )
+    coloured = _whole(completed, joint.source)
     shapes = [tuple(part.shape) for part in start]
     cuts = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
     flat = np.concatenate([to_host(part).ravel() for part in start])
@@ -352,15 +437,16 @@ def _lbfgs(joint, start, maxiter, report):
     def after_step(intermediate_result):
         nonlocal nit, is_stopped
         nit += 1
-        is_stopped = report(nit, lambda: joint.coloured(split(intermediate_result.x))[0])
+        is_stopped = report(nit, lambda: coloured(split(intermediate_result.x))[0])
         if is_stopped:
             raise StopIteration
 
     for stage, highest in enumerate(LARGEST_LOG_PRECISIONS):
         low = [np.full(shape, -np.inf) for shape in shapes]
         high = [np.full(shape, np.inf) for shape in shapes]
-        high[1], high[2] = np.full((), highest), np.full((), highest)
-        for weights in low[3::3]:
+        for noise in high[-3 * joint.source.ndim - 2 :][:2]:
+            noise[...] = highest
+        for weights in low[-3 * joint.source.ndim :: 3]:
             weights[...] = LEAST_LOG_WEIGHT
         bounds = [np.concatenate([part.ravel() for part in side]) for side in (low, high)]
         steps = (maxiter - nit) // (len(LARGEST_LOG_PRECISIONS) - stage)
@@ -376,4 +462,4 @@ def _lbfgs(joint, start, maxiter, report):
             options={"maxiter": steps, "maxfun": 10 * steps, "maxcor": 20, "gtol": 1e-8},
         )
         flat = found.x
-    return joint.coloured(split(flat)), nit
+    return coloured(split(flat)), float(found.fun), nit

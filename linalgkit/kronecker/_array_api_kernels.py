@@ -8,7 +8,7 @@ polynomials follow by a recursion, whose coefficients are exact.
 
 import math
 
-from array_api_compat import array_namespace
+from array_api_compat import array_namespace, is_jax_array
 
 
 def spectral_mixture(d, weights, means, scales, *, order):
@@ -71,12 +71,17 @@ def mixture_gradients(d, weights, means, scales, envelopes, order):
 
 
 def _mixture(d, weights, means, scales, envelopes, order):
-    xp = array_namespace(d)
-    total = xp.zeros_like(d)
+    def component(weight, mean, scale):
+        m = list(envelopes(d, scale, order))
+        return weight * _leibniz(d, m, 2 * math.pi * mean, order)
+
+    if is_jax_array(d):  # one program for all components: compiled in one component's time
+        from jax import vmap
+
+        return vmap(component)(weights, means, scales).sum(axis=0)
+    total = array_namespace(d).zeros_like(d)
     for q in range(weights.shape[0]):
-        omega = 2 * math.pi * means[q, ...]
-        m = list(envelopes(d, scales[q, ...], order))
-        total = total + weights[q, ...] * _leibniz(d, m, omega, order)
+        total = total + component(weights[q, ...], means[q, ...], scales[q, ...])
     return total
 
 

@@ -61,7 +61,7 @@ class Fitted:
             raise np.linalg.LinAlgError(
                 "the equation is singular with these conditions: the solution is not finite."
             )
-        left, scale = problem.left_side(self.bases, x)
+        left, scale = problem.left_side(self.system.values, x)
         self.misfit = linalg.norm(left - problem.source)
         # Standard deviation of the equation's errors, as the held-out nodes show it.
         self.noise = max(self.residual, 1e-16) * max(

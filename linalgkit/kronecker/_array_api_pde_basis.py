@@ -71,8 +71,9 @@ class FeatureBasis:
         s = (x - (start + end) / 2) / half
         degree = max(self.degrees)
         polynomials = [chebyshev.chebvander(s, degree - 1)]
-        step = _differentiation(degree) / half
-        power = np.eye(degree)
+        if order:
+            step = _differentiation(degree) / half
+            power = np.eye(degree)
         for _ in range(order):
             power = power @ step
             polynomials.append(polynomials[0] @ power)
@@ -207,7 +208,5 @@ def student_t_basis(grid, kernel, box):
 def _differentiation(degree):
     """Matrix D with T' = T D for the Chebyshev polynomials T_0 … T_{degree−1}."""
     matrix = np.zeros((degree, degree))
-    for j in range(1, degree):
-        column = chebyshev.chebder(np.eye(degree)[j])
-        matrix[: column.size, j] = column
+    matrix[:-1] = chebyshev.chebder(np.eye(degree))[: degree - 1]
     return matrix

@@ -50,9 +50,8 @@ class Problem:
         grid = [g[n] for g, n in zip(self.grid, nodes, strict=True)]
         return Problem(grid, terms, self.source[np.ix_(*nodes)], conditions, self.nonlinearity)
 
-    def left_side(self, bases, x):
+    def left_side(self, values, x):
         """Return L u + N(u) on the nodes, and the root mean square of its largest term."""
-        values = _Values(bases, self.grid)
         total, scale = np.zeros(self.source.shape), 0.0
         for orders, factors in self.terms:
             term = values(x, orders)
@@ -69,27 +68,23 @@ class Problem:
 
     def residual(self, bases, x):
         """Return the relative misfit of equation and boundary data on the nodes."""
-        left, scale = self.left_side(bases, x)
+        values = _Values(bases, self.grid)
+        left, scale = self.left_side(values, x)
         scale = max(scale, _rms(self.source), np.finfo(float).tiny)
         misfits = [_rms(left - self.source) / scale]
         for axis, rows in enumerate(self.conditions):
             for side, order, wanted in rows:
-                found, size = self.on_face(bases, x, axis, side, order)
+                found, size = self.on_face(values, x, axis, side, order)
                 misfits.append(_rms(found - wanted) / max(_rms(wanted), size, 1e-300))
         return max(misfits)
 
-    def on_face(self, bases, x, axis, side, order):
+    def on_face(self, values, x, axis, side, order):
         """Return a normal derivative on a face, and the size of that derivative in the box."""
-        ends = np.array([bases[axis].box[side]])
-        factors = [
-            basis.values(ends, order) if k == axis else basis.values(grid)
-            for k, (basis, grid) in enumerate(zip(bases, self.grid, strict=True))
-        ]
-        inside = [
-            basis.values(grid, order if k == axis else 0)
-            for k, (basis, grid) in enumerate(zip(bases, self.grid, strict=True))
-        ]
-        return np.squeeze(multiplied(factors, x), axis), _rms(multiplied(inside, x))
+        orders = [order if k == axis else 0 for k in range(self.ndim)]
+        factors = [values.factor(k, orders[k]) for k in range(self.ndim)]
+        basis = values.bases[axis]
+        factors[axis] = basis.values(np.array([basis.box[side]]), order)
+        return np.squeeze(multiplied(factors, x), axis), _rms(values(x, orders))
 
 
 class _Values:

@@ -108,20 +108,27 @@ def partial_trace(a, *, sizes, axes):
     if not axes:
         return a
     xp = array_namespace(a)
-    runs = groupby(range(len(sizes)), axes.__contains__)  # neighbours are one axis
-    runs = [(is_traced, prod(sizes[k] for k in places)) for is_traced, places in runs]
-    lead, left = len(a.shape) - 2, len(runs)
-    sizes = [n for _, n in runs]
+    sizes, traced = runs_of_axes(sizes, axes)
+    lead, left = len(a.shape) - 2, len(sizes)
     grid = xp.reshape(a, (*a.shape[:-2], *sizes, *sizes))
-    traced = [k for k, (is_traced, _) in enumerate(runs) if is_traced]
     for k in reversed(traced):
         pair = lead + k, lead + left + k
         others = [axis for axis in range(grid.ndim) if axis not in pair]
         grid = xp.linalg.diagonal(xp.permute_dims(grid, (*others, *pair)))
         left -= 1
     grid = xp.sum(grid, axis=tuple(range(-len(traced), 0)))
-    kept = prod(n for is_traced, n in runs if not is_traced)
+    kept = prod(n for k, n in enumerate(sizes) if k not in traced)
     return xp.reshape(grid, (*a.shape[:-2], kept, kept))
+
+
+def runs_of_axes(sizes, axes):
+    """Return the sizes with neighbours that are all traced, or all kept, as one axis; the traced.
+
+    (Which saves most of the axes that a library would have to go through.)
+    """
+    runs = [(is_traced, prod(sizes[k] for k in places))
+            for is_traced, places in groupby(range(len(sizes)), axes.__contains__)]  # fmt: skip
+    return [n for _, n in runs], [k for k, (is_traced, _) in enumerate(runs) if is_traced]
 
 
 def as_array(x):

@@ -141,6 +141,22 @@ def kronsum_solve_vjp(cotangent, b, *factors, shift, method, columns, wrt):
     return (summed_to(of_b, tuple(b.shape)) if "b" in wrt else None, *others)
 
 
+def kronsum_solve_generalized(b, *matrices, shift):
+    """Solve with L⁻¹ A L⁻ᴴ instead of the factors, where L Lᴴ are the masses that follow them."""
+    from ._products import kron_matvec
+    from ._sums import kronsum_solve  # with rules for gradients, which eigenvectors do not have
+
+    xp, count = array_namespace(b), len(matrices) // 2
+    inverses, reduced = [], []
+    for k, (factor, mass) in enumerate(zip(matrices[:count], matrices[count:], strict=True)):
+        inverse = xp.linalg.inv(_lower(mass, f"masses[{k}]"))
+        inverses.append(inverse)
+        reduced.append(xp.matmul(xp.matmul(inverse, hermitian_part(factor)), adjoint(inverse)))
+    y = kron_matvec(inverses, b)
+    z = kronsum_solve(reduced, y, shift=shift, method="eigh")
+    return kron_matvec([adjoint(inverse) for inverse in inverses], z)
+
+
 def kronsum_expm_multiply(x, *factors, t):
     """Multiply by the Kronecker product of the factors' exponentials."""
     return kron_matvec(x, *exponentials(*factors, t=t), columns=1)
@@ -351,3 +367,23 @@ def _check_positive(factor, k):
         raise np.linalg.LinAlgError(
             f"factors[{k}] is not positive definite, as assume_a='pos' says it is."
         )
+
+
+def _lower(mass, name):
+    """Return the Cholesky factor; LinAlgError where there is none."""
+    xp = array_namespace(mass)
+    try:
+        lower = xp.linalg.cholesky(hermitian_part(mass))
+        is_good = not is_concrete(lower) or bool(xp.all(xp.isfinite(lower)))
+    except Exception as error:  # each library has its own
+        if "positive" not in str(error).lower():
+            raise
+        is_good = False
+    if not is_good:
+        raise not_positive(name)
+    return lower
+
+
+def not_positive(name):
+    """Return the error about a mass matrix."""
+    return np.linalg.LinAlgError(f"{name} must be positive definite, and finite.")

@@ -116,7 +116,7 @@ def solve_gp_hm(
         The weight λ_b of the boundary's likelihood.
     method : {"adam", "lbfgs"}, optional
         Adam, as in the paper, or L-BFGS with bounds on the noises, which goes further in fewer
-        steps.
+        steps, above all with a linear equation on at most 1000 nodes.
     learning_rate : float, optional
         Of Adam.
     maxiter : int, optional
@@ -168,7 +168,8 @@ def solve_gp_hm(
     15, a quarter of the steps each: the equation is fitted up to noises that become smaller, down
     to a standard deviation of 6e-4. Weights stay above exp(−30). Its variable is V in
     U = (⊗L_k) V, with the Cholesky factors L_k of the Gram matrices, in which the prior is round;
-    objective and start are Adam's.
+    objective and start are Adam's. Where the equation is linear, and M at most 1000, V is no
+    variable: the joint is quadratic in it, and each step takes the best one, in O(M³).
 
     Examples
     --------

@@ -121,6 +121,21 @@ def kronsum_matvec_vjp(cotangent, x, *factors, columns, wrt):
     return of_x, *gradients
 
 
+def partial_trace(a, *, sizes, axes):
+    """Let einsum add up: one pass over what is read."""
+    if not axes:
+        return a
+    sizes, traced = reference.runs_of_axes(sizes, axes)
+    count = len(sizes)
+    columns = [k if k in traced else count + k for k in range(count)]
+    kept = [k for k in range(count) if k not in traced]
+    grid = a.reshape(*a.shape[:-2], *sizes, *sizes)
+    result = [..., *kept, *(count + k for k in kept)]
+    size = prod(sizes[k] for k in kept)
+    summed = np.einsum(grid, [..., *range(count), *columns], result)
+    return summed.reshape(*a.shape[:-2], size, size)
+
+
 def _prepared(x, factors):
     """Return the batch axes, the vectors flat, and factors for kernels: all batched, or none."""
     lead = x.shape[:-1]

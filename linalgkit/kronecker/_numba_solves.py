@@ -1,10 +1,10 @@
 """CPU engine of solves: LAPACK on the fibres of each mode, products by `_numba_products`."""
 
 import numpy as np
-from scipy.linalg import get_lapack_funcs
+from scipy.linalg import eigh, get_lapack_funcs
 
 from . import _array_api_solves as reference
-from ._array_api_solves import check_triangular, divided, hermitian_part, is_lower
+from ._array_api_solves import check_triangular, divided, hermitian_part, is_lower, not_positive
 from ._modes import columns_of, modes
 from ._numba_products import _adjoint, kron_matvec, kron_matvec_vjp, kronsum_matvec_vjp
 from ._schur import solve_by_schur
@@ -72,9 +72,7 @@ def kronsum_solve(b, *factors, shift, method, columns):
     if method == "eig":
         return reference.kronsum_solve(b, *factors, shift=shift, method=method, columns=columns)
     values, vectors = _eigenpairs(factors)
-    c = kron_matvec(b, *map(_adjoint, vectors), columns=columns)
-    c = divided(c, reference.outer(values, np.add) + shift, "the Kronecker sum", columns)
-    return kron_matvec(c, *vectors, columns=columns)
+    return _by_eigenvectors(b, values, vectors, shift, columns)
 
 
 def kronsum_solve_vjp(cotangent, b, *factors, shift, method, columns, wrt):
@@ -95,15 +93,44 @@ def kronsum_solve_vjp(cotangent, b, *factors, shift, method, columns, wrt):
     return (of_b if "b" in wrt else None, *others)
 
 
-def _eigenpairs(factors):
+def kronsum_solve_generalized(b, *matrices, shift):
+    """Solve by simultaneous diagonalisation: A V = B V Λ with Vᴴ B V = I."""
+    if any(matrix.ndim > 2 for matrix in matrices):
+        return reference.kronsum_solve_generalized(b, *matrices, shift=shift)
+    count = len(matrices) // 2
+    values, vectors = _eigenpairs(matrices[:count], matrices[count:])
+    return _by_eigenvectors(b, values, vectors, shift, columns=1)
+
+
+def _by_eigenvectors(b, values, vectors, shift, columns):
+    c = kron_matvec(b, *map(_adjoint, vectors), columns=columns)
+    c = divided(c, reference.outer(values, np.add) + shift, "the Kronecker sum", columns)
+    return kron_matvec(c, *vectors, columns=columns)
+
+
+def _eigenpairs(factors, masses=None):
     """Decompose the factors; those that are equal to the first once."""
     found = []
-    for factor in factors:
-        if found and np.array_equal(factor, factors[0]):
+    for k, factor in enumerate(factors):
+        is_first = k and np.array_equal(factor, factors[0])
+        if is_first and (masses is None or np.array_equal(masses[k], masses[0])):
             found.append(found[0])
-        else:
+        elif masses is None:
             found.append(np.linalg.eigh(hermitian_part(factor)))
+        else:
+            found.append(_generalized(factor, masses[k], k))
     return zip(*found, strict=True)
+
+
+def _generalized(factor, mass, k):
+    if not np.isfinite(mass).all():
+        raise not_positive(f"masses[{k}]")
+    try:
+        return eigh(hermitian_part(factor), hermitian_part(mass), check_finite=False)
+    except np.linalg.LinAlgError as error:
+        if "positive" not in str(error):
+            raise
+        raise not_positive(f"masses[{k}]") from error
 
 
 def _general(factor, fibres, k):

@@ -14,7 +14,6 @@ from .. import _checks
 from .._engine import Engines
 from .._operator import _on_host
 from .._xp import adjoint
-from ._array_api_solves import is_concrete
 from ._modes import (
     batch_shape,
     checked,
@@ -30,7 +29,6 @@ from ._modes import (
 from ._products import (
     KroneckerGradients,
     as_asked,
-    kron_matvec,
     multiplying,
     product,
     wanted_arrays,
@@ -334,10 +332,9 @@ def kronsum_solve_generalized(
 
     Notes
     -----
-    With B = L Lᴴ it is ``(⊗L) (⊕ L⁻¹ A L⁻ᴴ + shift I) (⊗Lᴴ)``: products with L⁻¹ and L⁻ᴴ along the
-    axes around a `kronsum_solve` by eigenvectors, O(Σ n_k³ + N Σ n_k) operations for N points. This
-    is the simultaneous diagonalisation of A and B. As for LAPACK's ``sygv``, errors grow with the
-    condition numbers of the B_k.
+    Simultaneous diagonalisation: with A V = B V Λ and Vᴴ B V = I, products with Vᴴ and V along the
+    axes around a division by λ_i + μ_j + ... + shift. O(Σ n_k³ + N Σ n_k) operations for N points.
+    As for LAPACK's ``sygv``, errors grow with the condition numbers of the B_k.
 
     Examples
     --------
@@ -367,38 +364,7 @@ def kronsum_solve_generalized(
                 f"{tuple(mass.shape[-2:])}."
             )
     _fit(factors, "b", b, "kronsum_solve_generalized")
-    xp = array_namespace(b)
-    # By inverses of the triangular factors: products along the modes are fast, and the errors are
-    # not larger than those of the eigenvectors, which grow with the condition of a mass as well.
-    inverses: list[Any] = []
-    reduced: list[Any] = []
-    for k, (factor, mass) in enumerate(zip(factors, masses, strict=True)):
-        if k and factor is factors[k - 1] and mass is masses[k - 1]:
-            inverses.append(inverses[-1])
-            reduced.append(reduced[-1])
-            continue
-        inverse = xp.linalg.inv(_lower(mass, f"masses[{k}]"))
-        half = xp.matmul(inverse, (factor + adjoint(factor)) / 2)
-        inverses.append(inverse)
-        reduced.append(xp.matmul(half, adjoint(inverse)))
-    y = kron_matvec(inverses, b)
-    z = kronsum_solve(reduced, y, shift=shift, method="eigh")
-    return kron_matvec([adjoint(inverse) for inverse in inverses], z)
-
-
-def _lower(mass: Any, name: str) -> Any:
-    """Return the Cholesky factor; LinAlgError where there is none."""
-    xp = array_namespace(mass)
-    try:
-        lower = xp.linalg.cholesky((mass + adjoint(mass)) / 2)
-        is_good = not is_concrete(lower) or bool(xp.all(xp.isfinite(lower)))
-    except Exception as error:  # each library has its own
-        if "positive" not in str(error).lower():
-            raise
-        is_good = False
-    if not is_good:
-        raise np.linalg.LinAlgError(f"{name} must be positive definite, and finite.")
-    return lower
+    return engine(b, *matrices).kronsum_solve_generalized(b, *matrices, shift=shift)
 
 
 @engine.traced()

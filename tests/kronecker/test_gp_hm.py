@@ -10,6 +10,7 @@ from linalgkit.kronecker import (
     StudentTMixture,
     solve_gp_hm,
 )
+from linalgkit.kronecker._array_api_gp_hm import Joint, _whole
 
 X = np.linspace(0, 1, 9)
 Y = np.array([0.0, 0.1, 0.35, 0.5, 0.6, 0.8, 0.95, 1.1])  # not equispaced
@@ -88,6 +89,35 @@ def test_libraries_agree(method, torch, require):
     np.testing.assert_allclose(results[0], results[1], rtol=0, atol=1e-8)
 
 
+@pytest.mark.parametrize("library", ["torch", "jax.numpy"])
+def test_best_u_for_the_rest(library, torch, require):
+    """Of a linear equation: the maximum of the quadratic function, in dense matrices."""
+    xp = require(library)
+    rng = np.random.default_rng(0)
+    source, values, slopes = (rng.standard_normal(shape) for shape in ((9, 8), 8, 9))
+    terms = [((2, 0), [1.0, 1.0]), ((0, 1), [np.linspace(1, 2, 9), 1.0])]
+    conditions = [[(1, 0, values)], [(0, 1, slopes)]]
+    joint = Joint((X, Y), terms, xp.asarray(source), conditions, None, False, 3.0, 1e-2)
+    rest = [joint.like(part) for part in (0.4, -0.3, *[[-0.5, -1.0], [0.3, 1.0], [-0.5, 0.2]] * 2)]
+    best = _whole(lambda rest: joint.coloured([joint.best(rest), *rest])[0], joint.source)
+    found = np.asarray(best(rest))
+
+    kernel = StudentTMixture(np.exp([-0.5, -1.0]), [0.3, 1.0], np.exp([-0.5, 0.2]))
+    grams = [kernel.gram(nodes) + 1e-2 * np.eye(nodes.size) for nodes in (X, Y)]
+    second, first = (
+        kernel.gram(nodes, orders=(order, 0)) @ np.linalg.inv(gram)
+        for nodes, order, gram in zip((X, Y), (2, 1), grams, strict=True)
+    )
+    equation = np.kron(second, np.eye(8)) + np.kron(np.diag(np.linspace(1, 2, 9)), first)
+    face, other = np.kron(np.eye(9)[-1:], np.eye(8)), np.kron(np.eye(9), first[:1])
+    matrix, right = np.linalg.inv(np.kron(*grams)), np.zeros(72)
+    for rows, data, precision in ((equation, source.ravel(), np.exp(-0.3)),
+                                  (face, values, 3 * np.exp(0.4)),
+                                  (other, slopes, 3 * np.exp(0.4))):  # fmt: skip
+        matrix, right = matrix + precision * rows.T @ rows, right + precision * rows.T @ data
+    np.testing.assert_allclose(found.ravel(), np.linalg.solve(matrix, right), rtol=0, atol=1e-9)
+
+
 def test_progress(torch, capsys):
     steps = []
     solve_gp_hm(
@@ -100,22 +130,27 @@ def test_progress(torch, capsys):
 
 def test_methods_approach_the_solution(torch):
     x = np.linspace(0, 1, 24)
+    nothing = Nonlinearity(lambda u: 0 * u, [lambda u: 0 * u])  # u is a variable as any other
     errors, joint = {}, {}
-    for method in ("adam", "lbfgs"):
+    for name, method, pointwise in (
+        ("adam", "adam", None), ("u too", "lbfgs", nothing), ("best u", "lbfgs", None)
+    ):  # fmt: skip
         steps = []
         found = solve_gp_hm(
             {(2,): 1.0}, -100 * np.sin(10 * x),
             {(0, 0): Dirichlet(0.0), (0, 1): Dirichlet(float(np.sin(10)))}, x,
             terms=2, highest=1.6, maxiter=60, method=method, learning_rate=0.05,
+            nonlinearity=pointwise,
             callback=lambda step, u, steps=steps: steps.append(np.abs(u - np.sin(10 * x)).max()),
         )  # fmt: skip
         assert len(steps) == found.nit == 60
         assert steps[-1] < 0.8 * steps[0]
         np.testing.assert_array_equal(steps[-1], np.abs(found.u - np.sin(10 * x)).max())
-        errors[method], joint[method] = steps[-1], found.fun
-    assert joint["lbfgs"] > joint["adam"]
-    assert errors["lbfgs"] < 0.1
-    assert errors["lbfgs"] < errors["adam"] / 5
+        errors[name], joint[name] = steps[-1], found.fun
+    assert joint["best u"] > joint["u too"] > joint["adam"]
+    assert errors["u too"] < 0.1
+    assert errors["u too"] < errors["adam"] / 5
+    assert errors["best u"] < 1e-3
 
 
 @pytest.mark.parametrize("method", ["adam", "lbfgs"])
