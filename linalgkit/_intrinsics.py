@@ -9,9 +9,45 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
+from numba.np.arrayobj import make_array
 
-# Options of kernels that only kernels call: nothing is compiled by which Python or C would.
+# Options of kernels that Python calls: nothing is compiled by which C would.
+OUTER: dict[str, Any] = {"no_cfunc_wrapper": True}
+# Options of kernels that only kernels call: nor by which Python would.
 INNER: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+
+
+@intrinsic
+def for_size(typingctx):
+    """Compile the kernel that calls this for size: its loops are not unrolled.
+
+    For kernels whose work is done by others, of which they only take care.
+    """
+
+    def codegen(context, builder, signature, args):
+        builder.function.attributes.add("optsize")
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@intrinsic
+def record_of(typingctx, kind, numbers, place):
+    """Return a NamedTuple of integers, which an array of int64 holds from `place` on.
+
+    Tuples as arguments of kernels are unpacked number by number, in much code.
+    """
+    fields = kind.instance_class._fields
+    record = types.NamedUniTuple(types.int64, len(fields), kind.instance_class)
+
+    def codegen(context, builder, signature, args):
+        _, numbers, place = args
+        array = make_array(signature.args[1])(context, builder, numbers)
+        first = builder.gep(array.data, [place])
+        values = [builder.load(builder.gep(first, [ir.IntType(64)(k)])) for k in range(len(fields))]
+        return context.make_tuple(builder, record, values)
+
+    return record(kind, numbers, types.intp), codegen
 
 
 @intrinsic

@@ -63,8 +63,10 @@ class Emitter:
         self.builder.store(value, pointer, align=self.size)
 
     def broadcast(self, address):
+        return self.spread(self.load(address, self.real))
+
+    def spread(self, number):
         undefined = ir.Constant(self.vector, ir.Undefined)
-        number = self.load(address, self.real)
         one = self.builder.insert_element(undefined, number, ir.IntType(32)(0))
         return self.shuffle(one, undefined, [0] * self.vector.count)
 
@@ -77,6 +79,14 @@ class Emitter:
 
     def negative(self, x):
         return self.builder.fneg(x)
+
+    def dot(self, x, y):
+        """Sum the products of the numbers of two pairs of vectors, in any order."""
+        products = self.fma(x[0], y[0], self.builder.fmul(x[1], y[1]))
+        name = f"llvm.vector.reduce.fadd.v{self.vector.count}f{8 * self.size}"
+        kind = ir.FunctionType(self.real, [self.real, self.vector])
+        add = cgutils.get_or_insert_function(self.builder.module, kind, name)
+        return self.builder.call(add, [ir.Constant(self.real, 0), products], fastmath=("reassoc",))
 
 
 def _emit_tile(emit, rows, a, a_row, a_step, a_imag, b, b_step, c, c_row, depth, accumulate):
@@ -149,6 +159,7 @@ def _by_rows_function(context, module, like, known):
         return function
     function.linkage = "linkonce_odr"
     function.attributes.add("noinline")
+    function.attributes.add("optsize")
     builder = ir.IRBuilder(function.append_basic_block())
     emit = Emitter(context, builder, like)
     a, a_row, a_step, a_imag, b, b_step, c, c_row, rows, depth, adds = (
@@ -257,6 +268,140 @@ def zero_row(typingctx, like, target):
         return context.get_dummy_value()
 
     return types.void(like, types.intp), codegen
+
+
+def _row_by_row(context, builder, like, rows, write):
+    """Call ``write(emit, i, offset)`` in a loop over rows, for each vector of a panel row."""
+    emit = Emitter(context, builder, like)
+    with cgutils.for_range(builder, rows) as loop:
+        for offset in (0, VECTOR):
+            write(emit, loop.index, offset)
+
+
+def _at_row(emit, address, stride, i, offset):
+    return emit.at(emit.at(address, emit.builder.mul(stride, i)), offset)
+
+
+@intrinsic
+def zero_rows(typingctx, like, target, target_row, rows):
+    """Fill panel rows with zeros."""
+
+    def codegen(context, builder, signature, args):
+        _, target, target_row, rows = args
+
+        def write(emit, i, offset):
+            zero = ir.Constant(emit.vector, None)
+            emit.store(zero, _at_row(emit, target, target_row, i, offset))
+
+        _row_by_row(context, builder, signature.args[0], rows, write)
+        return context.get_dummy_value()
+
+    return types.void(like, *(types.intp,) * 3), codegen
+
+
+@intrinsic
+def copy_rows(typingctx, like, source, source_row, target, target_row, rows):
+    """Copy panel rows."""
+
+    def codegen(context, builder, signature, args):
+        _, source, source_row, target, target_row, rows = args
+
+        def write(emit, i, offset):
+            values = emit.load(_at_row(emit, source, source_row, i, offset))
+            emit.store(values, _at_row(emit, target, target_row, i, offset))
+
+        _row_by_row(context, builder, signature.args[0], rows, write)
+        return context.get_dummy_value()
+
+    return types.void(like, *(types.intp,) * 5), codegen
+
+
+@intrinsic
+def scale_rows(typingctx, like, factor, source, source_row, target, target_row, rows):
+    """Write a real number times each of the panel rows."""
+
+    def codegen(context, builder, signature, args):
+        _, factor, source, source_row, target, target_row, rows = args
+
+        def write(emit, i, offset):
+            values = emit.load(_at_row(emit, source, source_row, i, offset))
+            product = builder.fmul(emit.spread(factor), values)
+            emit.store(product, _at_row(emit, target, target_row, i, offset))
+
+        _row_by_row(context, builder, signature.args[0], rows, write)
+        return context.get_dummy_value()
+
+    return types.void(like, like.dtype, *(types.intp,) * 5), codegen
+
+
+@intrinsic
+def weigh_rows(typingctx, like, factors, source, source_row, target, target_row, rows):
+    """Write each of the panel rows times a real number of its own; `factors` are side by side."""
+
+    def codegen(context, builder, signature, args):
+        _, factors, source, source_row, target, target_row, rows = args
+
+        def write(emit, i, offset):
+            factor = emit.broadcast(emit.at(factors, builder.mul(i, emit.intp(emit.size))))
+            values = emit.load(_at_row(emit, source, source_row, i, offset))
+            product = builder.fmul(factor, values)
+            emit.store(product, _at_row(emit, target, target_row, i, offset))
+
+        _row_by_row(context, builder, signature.args[0], rows, write)
+        return context.get_dummy_value()
+
+    return types.void(like, *(types.intp,) * 6), codegen
+
+
+@intrinsic
+def add_dots(typingctx, like, x, y, totals, rows):
+    """Add to totals, side by side, the sums of products of two panels' rows of real numbers."""
+
+    def codegen(context, builder, signature, args):
+        emit = Emitter(context, builder, signature.args[0])
+        _, x, y, totals, rows = args
+        with cgutils.for_range(builder, rows) as loop:
+            place = emit.at(totals, builder.mul(loop.index, emit.intp(emit.size)))
+            pairs = (
+                [emit.load(_at_row(emit, z, emit.intp(ROW), loop.index, k)) for k in (0, VECTOR)]
+                for z in (x, y)
+            )
+            emit.store(builder.fadd(emit.load(place, emit.real), emit.dot(*pairs)), place)
+        return context.get_dummy_value()
+
+    return types.void(like, *(types.intp,) * 4), codegen
+
+
+@intrinsic
+def fetch_rows(typingctx, like, address, stride, rows):
+    """Ask for the cache lines where rows begin, to be read soon."""
+
+    def codegen(context, builder, signature, args):
+        emit = Emitter(context, builder, signature.args[0])
+        _, address, stride, rows = args
+        byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+        function = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(ir.VoidType(), [byte, word, word, word]),
+            "llvm.prefetch.p0i8",
+        )
+        with cgutils.for_range(builder, rows) as loop:
+            place = builder.inttoptr(_at_row(emit, address, stride, loop.index, 0), byte)
+            builder.call(function, [place, word(0), word(3), word(1)])  # read, high locality, data
+        return context.get_dummy_value()
+
+    return types.void(like, *(types.intp,) * 3), codegen
+
+
+@intrinsic
+def put_number(typingctx, like, number, address):
+    """Write a real number to an address."""
+
+    def codegen(context, builder, signature, args):
+        Emitter(context, builder, signature.args[0]).store(args[1], args[2])
+        return context.get_dummy_value()
+
+    return types.void(like, like.dtype, types.intp), codegen
 
 
 @intrinsic

@@ -5,6 +5,7 @@ import builtins
 import shutil
 import threading
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from numba import njit, typeof
 import linalgkit
 from linalgkit._blas import gemm
 from linalgkit._checks import kernel_array
-from linalgkit._intrinsics import popcount, prefetch, trailing_zeros
+from linalgkit._intrinsics import for_size, popcount, prefetch, record_of, trailing_zeros
 
 PACKAGE = Path(linalgkit.__file__).parent
 KIND = {"f4": "s", "f8": "d", "c8": "c", "c16": "z"}
@@ -170,6 +171,27 @@ def test_prefetch_is_an_instruction():
     assert prefetched_sum(kernel_array(values), kernel_array(places)) == 17.0
     for text in prefetched_sum.inspect_asm().values():
         assert "prefetch" in text or "prfm" in text  # x86, ARM
+
+
+class Corner(NamedTuple):
+    row: int
+    column: int
+
+
+@njit(nogil=True)
+def difference(numbers):
+    for_size()
+    corner, other = record_of(Corner, numbers, 0), record_of(Corner, numbers, 2)
+    return other.row - corner.column
+
+
+def test_records_of_integers_in_an_array():
+    assert difference(np.array([2, 3, 50, 7])) == 47
+
+
+def test_kernels_for_size_say_so_to_the_compiler():
+    for text in difference.inspect_llvm().values():
+        assert "optsize" in text
 
 
 def test_kernels_have_one_signature_a_dtype():

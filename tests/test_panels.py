@@ -1,11 +1,11 @@
-"""Panels: arrays from one buffer, products of any number of rows, transposes of any shape."""
+"""Panels: columns brought in and out, products of any number of rows, transposes of any shape."""
 
 import numpy as np
 import pytest
 from numba import njit
 
-from linalgkit._panels import contract, multiply, multiply_turned, start_of, take, turn
-from linalgkit._tiles import ROW, TALL, VECTOR, by_rows
+from linalgkit._panels import bring, turn
+from linalgkit._tiles import ROW, TALL, by_rows
 
 LIMITS = {"float32": 1e-5, "float64": 1e-13}
 
@@ -26,18 +26,14 @@ def close(got, wanted):
     np.testing.assert_allclose(got, wanted, rtol=0, atol=LIMITS[str(got.dtype)])
 
 
-def test_arrays_of_a_buffer_do_not_meet(dtype):
-    lanes = ROW // np.dtype(dtype).itemsize
-    buffer = np.zeros(9 * lanes + VECTOR, dtype)[1:]
-    shift = begin = start_of(buffer)
-    assert (buffer.ctypes.data + begin * buffer.itemsize) % VECTOR == 0
-    for number, shape in enumerate([(3, 5), (1, lanes), (2, 2 * lanes)], start=1):
-        array, after = take(buffer, shift, *shape)
-        assert array.shape == shape
-        assert (after - begin) % lanes == 0
-        assert after - shift >= array.size
-        assert not array.any()
-        array[...], shift = number, after
+@njit
+def brought(like, source, source_row, target, target_row, rows, count):
+    bring(like, source, source_row, target, target_row, rows, count)
+
+
+@njit
+def turned_rows(like, rows, stride, count, width, turned, step):
+    turn(like, rows, stride, count, width, turned, step)
 
 
 @njit
@@ -56,27 +52,29 @@ def test_rows_by_a_panel(rows, dtype):
     close(c[:rows], a[:, :7] @ b)
 
 
-def test_products_of_parts(dtype):
-    rows, panel, target = (whole(*shape, dtype) for shape in ((9, 11), (11, 1), (9, 1)))
-    like, total = rows[:0, 0], target + rows[:, :11] @ panel
-    multiply(like, rows, 11, panel, target, 1)
-    close(target, total)
-    back, cotangent = whole(11, 1, dtype, 1), whole(9, 1, dtype, 2)
-    total = back + rows[:, :11].T @ cotangent
-    multiply_turned(like, rows, 11, cotangent, back)
-    close(back, total)
-    lanes = panel.shape[1]
-    turned, products = whole(lanes, 40, dtype), whole(11, 40, dtype, 1)
-    total = products + panel @ turned
-    contract(like, panel, turned, products)
-    close(products, total)
+@pytest.mark.parametrize("count", [1, 3, -1, 0, 5])  # beside a panel row's numbers, from -1 on
+def test_columns_brought_to_panels_and_back(count, dtype):
+    lanes = ROW // np.dtype(dtype).itemsize
+    count = count if count > 0 else lanes - count
+    used = min(count, lanes)
+    rows, panel = whole(6, 3 * lanes, dtype), np.zeros((6, lanes), dtype)
+    like, stride, source = rows[:0, 0], rows.strides[0], rows.ctypes.data + rows.itemsize
+    brought(like, source, stride, panel.ctypes.data, ROW, 5, count)
+    np.testing.assert_array_equal(panel[:5, :used], rows[:5, 1 : 1 + used])
+    assert not panel[:, used:].any()
+    assert not panel[5].any()
+    back = np.zeros_like(rows)
+    brought(like, panel.ctypes.data, ROW, back.ctypes.data + rows.itemsize, stride, 5, count)
+    np.testing.assert_array_equal(back[:5, 1 : 1 + used], rows[:5, 1 : 1 + used])
+    assert np.count_nonzero(back) == 5 * used
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (1, 1), (3, 16), (16, 3), (17, 21), (32, 32)])
 def test_rows_as_columns(shape, dtype):
     rows = np.random.default_rng(0).standard_normal(shape).astype(dtype)
     turned = np.zeros((shape[1] + 1, shape[0] + 5), dtype)
-    turn(rows[:0, 0], rows, turned, 3)
+    target = turned.ctypes.data + 3 * turned.itemsize
+    turned_rows(rows[:0, 0], rows.ctypes.data, rows.strides[0], *shape, target, turned.strides[0])
     np.testing.assert_array_equal(turned[:-1, 3:-2], rows.T)
     turned[:-1, 3:-2] = 0
     assert not turned.any()

@@ -8,20 +8,27 @@ from linalgkit import _tiles
 from linalgkit._tiles import (
     ROW,
     VECTOR,
+    add_dots,
     aligned,
     copy_row,
+    copy_rows,
+    fetch_rows,
     from_panel,
     lanes_of,
     one_from_panel,
     one_to_panel,
     plane_of,
+    put_number,
+    scale_rows,
     tile_1,
     tile_2,
     tile_4,
     tile_tall,
     to_panel,
     transpose_square,
+    weigh_rows,
     zero_row,
+    zero_rows,
 )
 
 DTYPES = ("float32", "float64", "complex64", "complex128")
@@ -117,6 +124,36 @@ def test_panel_rows_there_and_back(dtype):
     assert from_planes(single[0], dtype)[0] == one_by_one[0] == 0
     for rows in (panels, copies, single):
         assert not rows[1].any()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_rows_by_strides(dtype):
+    width = lanes(dtype)
+    x, y = random((4, 2 * width), dtype), random((4, width), dtype, 1)
+    factors, dots = random(4, dtype, 2), np.ones(4, dtype)
+    copied, scaled, weighed, cleared = (np.ones((4, width), dtype) for _ in range(4))
+
+    @njit
+    def run(like, x, y, factors, dots, copied, scaled, weighed, cleared):
+        source, stride = x.ctypes.data + ROW, x.strides[0]  # the second half of each row
+        fetch_rows(like, source, stride, 3)
+        copy_rows(like, source, stride, copied.ctypes.data, ROW, 3)
+        scale_rows(like, factors[1], source, stride, scaled.ctypes.data, ROW, 3)
+        weigh_rows(like, factors.ctypes.data, source, stride, weighed.ctypes.data, ROW, 3)
+        zero_rows(like, cleared.ctypes.data, 2 * ROW, 2)
+        add_dots(like, y.ctypes.data, copied.ctypes.data, dots.ctypes.data, 3)
+        put_number(like, factors[2], dots.ctypes.data + 3 * like.itemsize)
+
+    run(x[:0, 0], x, y, factors, dots, copied, scaled, weighed, cleared)
+    half = x[:3, width:]
+    np.testing.assert_array_equal(copied[:3], half)
+    np.testing.assert_array_equal(scaled[:3], factors[1] * half)
+    np.testing.assert_array_equal(weighed[:3], factors[:3, None] * half)
+    np.testing.assert_array_equal(cleared, [[0] * width, [1] * width] * 2)
+    for array in (copied, scaled, weighed):
+        assert (array[3] == 1).all()
+    np.testing.assert_allclose(dots[:3], 1 + np.sum(y[:3] * half, axis=1), rtol=1e-5)
+    assert dots[3] == factors[2]
 
 
 def test_facts_are_the_same_in_python_and_in_kernels():

@@ -1,12 +1,14 @@
 """CPU engine: the delta rule in register tiles."""
 
 from math import ceil, prod
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .._checks import kernel_array
 from .._threads import chunk_bounds, run_chunks
 from .._tiles import ROW, VECTOR
+from . import _numba_decays as decays
 from . import _numba_delta as kernels
 from ._numba_reflections import reflect  # noqa: F401
 
@@ -16,15 +18,44 @@ _CHUNK = 16  # rows of keys: more of them cost more in the triangular part
 _SEGMENT = 8  # chunks between the states that the backward pass keeps
 _HEADS = 4  # fewer are cut by columns, so that threads have work
 _WORK = 4_000_000  # multiply-adds of a chunk of work: 0.05 ms
+_LIKE = {np.dtype(c): np.empty(0, c) for c in "fd"}  # arrays that tell a kernel the dtype
+
+
+class _Rows(NamedTuple):
+    """What goes into a call as kernels take it: one batch axis, contiguous, at least float32."""
+
+    q: Any
+    k: Any
+    v: Any
+    beta: Any
+    gates: Any  # factors (heads, length, 1 or width), or None
+    initial: Any
+
+
+class _Decays(NamedTuple):
+    """The decays of tokens, and keys and queries with them."""
+
+    since: Any
+    until: Any
+    left: Any
+    early_k: Any
+    early_q: Any
+    late_k: Any
 
 
 def delta_rule(q, k, v, beta, log_decay, initial_state, *, scale, reflections, chunk):
     """Run every head through its chunks, or every group of a head's columns."""
     dtype, batch = q.dtype, q.shape[:-2]
-    arrays = _ready(q, k, v, beta, log_decay, initial_state)
-    sizes = _sizes(arrays[0], arrays[2], reflections, chunk)
-    output = np.empty((sizes.heads, sizes.length, sizes.values), arrays[0].dtype)
-    state = _forward(sizes, scale, arrays, output, *_nothing(arrays[0].dtype))
+    rows = _ready(q, k, v, beta, log_decay, initial_state)
+    sizes = _sizes(rows, reflections, chunk)
+    output = np.empty((sizes.heads, sizes.length, sizes.values), rows.q.dtype)
+    state = np.empty((sizes.heads, sizes.width, sizes.values), rows.q.dtype)
+    if state.size and sizes.length:
+        scores, decayed = _prepared(sizes, rows)
+        _forward(sizes, scale, rows, scores, decayed, state, output=output)
+    else:
+        output[...] = 0
+        state[...] = 0 if rows.initial is None else rows.initial
     return (
         output.reshape(*batch, *output.shape[1:]).astype(dtype, copy=False),
         state.reshape(*batch, *state.shape[1:]),
@@ -36,37 +67,29 @@ def delta_rule_vjp(
 ):
     """Run forwards for errors and some states, then backwards."""
     batch, (of_output, of_state) = q.shape[:-2], cotangent
-    arrays = _ready(q, k, v, beta, log_decay, initial_state)
-    wide, sizes = arrays[0].dtype, _sizes(arrays[0], arrays[2], reflections, chunk)
-    heads, rows = arrays[3].shape
-    segments = ceil(ceil(sizes.length / sizes.tokens) / sizes.segment)
-    panel = ROW // wide.itemsize
-    errors = np.empty((heads, rows, sizes.values), wide)
-    states = np.empty((heads, segments, ceil(sizes.values / panel) * sizes.width, panel), wide)
-    _forward(sizes, scale, arrays, _nothing(wide)[0], errors, states)
-    q, k, v, beta, gates, _ = arrays
-    of_output = _flat(of_output, wide, (heads, sizes.length, sizes.values))
-    of_state = _flat(of_state, wide, (heads, sizes.width, sizes.values))
-    of_v, of_initial = np.zeros(v.shape, wide), np.zeros(of_state.shape, wide)
-    inputs = q, k, beta, *(() if gates is None else (gates,))
-    parts = [np.zeros((sizes.groups, *x.shape), wide) for x in inputs]
-    of_q, of_k, of_beta, of_gates = (*parts, None)[:4]
-    if v.size and k.size:
-        run_chunks(
-            kernels.backward, _bounds(sizes, 3), np.empty(0, wide), sizes, wide.type(scale),
-            q, k, beta, gates, of_output, of_state, errors, states,
-            of_q, of_k, of_v, of_beta, of_gates, of_initial, scratch=_buffer(sizes, wide, True),
-        )  # fmt: skip
+    rows = _ready(q, k, v, beta, log_decay, initial_state)
+    wide, lanes = rows.q.dtype, ROW // rows.q.itemsize
+    width, values = rows.q.shape[-1], rows.v.shape[-1]
+    rows = rows._replace(q=_padded(rows.q, lanes), k=_padded(rows.k, lanes))
+    if rows.initial is not None:
+        rows = rows._replace(initial=_padded(rows.initial, lanes, axis=1))
+    if rows.gates is not None and rows.gates.shape[-1] > 1:
+        rows = rows._replace(gates=_padded(rows.gates, lanes))
+    sizes = _sizes(rows, reflections, chunk)
+    of_output = _flat(of_output, wide, (sizes.heads, sizes.length, values))
+    of_state = _flat(of_state, wide, (sizes.heads, width, values))
+    if rows.k.size and values:
+        found = _pulled(sizes, scale, rows, of_output, _padded(of_state, lanes, axis=1))
     else:
-        of_initial[...] = of_state
-    parts = [x[0] if len(x) == 1 else x.sum(axis=0) for x in parts]
-    of_q, of_k, of_beta, of_gates = (*parts, None)[:4]
-    if gates is not None and log_decay.ndim == len(batch) + 1:
-        of_gates = of_gates[..., 0]
-    if initial_state is None:
-        of_initial = None
+        gates = None if rows.gates is None else np.zeros(rows.gates.shape, wide)
+        found = [np.zeros(x.shape, wide) for x in rows[:4]] + [gates, of_state]
+    of_q, of_k, of_v, of_beta, of_gates, of_initial = found
+    if of_gates is not None:
+        is_scalar = log_decay.ndim == len(batch) + 1
+        of_gates = of_gates[..., 0] if is_scalar else of_gates[..., :width]
+    of_initial = None if initial_state is None else of_initial[:, :width]
     names = "q", "k", "v", "beta", "log_decay", "initial_state"
-    gradients = of_q, of_k, of_v, of_beta, of_gates, of_initial
+    gradients = of_q[..., :width], of_k[..., :width], of_v, of_beta, of_gates, of_initial
     return tuple(
         gradient.reshape(*batch, *gradient.shape[1:])
         if gradient is not None and name in wrt
@@ -75,41 +98,132 @@ def delta_rule_vjp(
     )
 
 
-def _forward(sizes, scale, arrays, output, errors, states):
-    """Fill output, or errors and states; return the state at the end."""
-    dtype, initial = arrays[0].dtype, arrays[-1]
-    state = np.empty((sizes.heads, sizes.width, sizes.values), dtype)
-    if state.size and sizes.length:
+def _pulled(sizes, scale, rows, of_output, of_state):
+    """Return the gradients of rows, decays and state, keys and queries in whole panel rows."""
+    wide, lanes = rows.q.dtype, ROW // rows.q.itemsize
+    scores, decayed = _prepared(sizes, rows)
+    errors = np.empty((*rows.beta.shape, sizes.panels * lanes), wide)
+    states = np.empty((sizes.heads, sizes.segments, sizes.panels, sizes.width, lanes), wide)
+    of_initial = np.empty(of_state.shape, wide)
+    at = _forward(sizes, scale, rows, scores, decayed, of_initial, errors=errors, states=states)
+    of_output, of_v = _padded(of_output, lanes), np.empty(errors.shape, wide)
+    kinds = rows.k, rows.q, rows.beta, scores
+    if decayed is not None:
+        kinds += decayed.late_k, decayed.left
+    # The gradients of decays and strengths add up in the kernel.
+    parts = [np.zeros((sizes.groups, *x.shape), wide) for x in kinds]
+    of_k, of_q, of_beta, of_scores, of_late, of_left = (*map(_address, parts), 0, 0)[:6]
+    of = kernels.Gradients(
+        _address(of_output), _address(of_state), of_k, of_q, of_late, of_left, of_beta, of_scores,
+        _address(of_v), _address(of_initial),
+    )  # fmt: skip
+    run_chunks(
+        kernels.backward, _bounds(sizes, 3), _LIKE[wide], np.array([*sizes, *at, *of]),
+        wide.type(scale), scratch=_buffer(wide, _numbers_to_pull(sizes, lanes)),
+    )  # fmt: skip
+    parts = [x[0] if len(x) == 1 else x.sum(axis=0) for x in parts]
+    of_v = of_v[..., : sizes.values]
+    if decayed is None:
+        of_k, of_q, of_beta, of_scores = parts
+        _mix(sizes, rows, of_scores, of_k, of_k, of_q)
+        return of_q, of_k, of_v, of_beta, None, of_initial
+    of_k, of_q, of_beta, of_scores, of_late, of_left = parts
+    n, gates = sizes.reflections, rows.gates
+    starts = np.arange(0, len(rows.k[0]), sizes.rows)
+    of_left = decayed.left * of_left
+    of_left += np.add.reduceat(decayed.late_k * of_late, starts, axis=1)
+    of_k *= np.repeat(decayed.since, n, axis=1)
+    of_late *= np.repeat(decayed.until, n, axis=1)
+    of_q *= decayed.since
+    if gates.shape[-1] == 1:
         run_chunks(
-            kernels.forward, _bounds(sizes, 1), np.empty(0, dtype), sizes, dtype.type(scale),
-            *arrays, output, errors, states, state, scratch=_buffer(sizes, dtype, False),
+            decays.decay_scores, _chunk_bounds(sizes, sizes.columns * sizes.rows), sizes, gates,
+            of_scores,
         )  # fmt: skip
+        _mix(sizes, rows, of_scores, of_k, of_late, of_q)
     else:
-        output[...] = 0
-        state[...] = initial if len(initial) else 0
-    return state
+        work = 4 * sizes.columns * sizes.rows * sizes.width
+        run_chunks(
+            decays.mix_by_columns, _chunk_bounds(sizes, work), sizes, gates, rows.k, rows.q,
+            of_scores, of_k, of_late, of_q, scratch=lambda: np.empty(sizes.width, wide),
+        )  # fmt: skip
+    of_gates = np.zeros(gates.shape, wide)
+    run_chunks(
+        decays.pull_gates, _chunk_bounds(sizes, sizes.rows * sizes.width), sizes, rows.k, rows.q,
+        of_k, of_late, of_q, of_left, of_gates,
+    )  # fmt: skip
+    return of_q, of_k + of_late, of_v, of_beta, of_gates, of_initial
 
 
-def _nothing(dtype):
-    """Return arrays for errors and states that are not wanted."""
-    return np.empty((0, 0, 0), dtype), np.empty((0, 0, 0, 0), dtype)
+def _prepared(sizes, rows):
+    """Return the scores of all chunks, and the decays if there are gates."""
+    wide, gates = rows.q.dtype, rows.gates
+    scores = np.empty((sizes.heads, sizes.chunks, sizes.rows, sizes.columns), wide)
+    work = sizes.columns * sizes.rows * sizes.width
+    if gates is None or gates.shape[-1] == 1:
+        run_chunks(
+            kernels.score, _chunk_bounds(sizes, work), _LIKE[wide], np.array(sizes),
+            _address(rows.k), _address(rows.q), _address(scores),
+            scratch=_buffer(wide, sizes.width * sizes.columns),
+        )  # fmt: skip
+    if gates is None:
+        return scores, None
+    if gates.shape[-1] == 1:
+        bounds = _chunk_bounds(sizes, sizes.columns * sizes.rows)
+        run_chunks(decays.decay_scores, bounds, sizes, gates, scores)
+    else:
+        run_chunks(
+            decays.score_by_columns, _chunk_bounds(sizes, 4 * work), sizes, gates, rows.k, rows.q,
+            scores, scratch=lambda: np.empty(sizes.width, wide),
+        )  # fmt: skip
+    early_k, early_q, late_k = (np.empty(x.shape, wide) for x in (rows.k, rows.q, rows.k))
+    since, until = np.empty(gates.shape, wide), np.empty(gates.shape, wide)
+    left = np.empty((sizes.heads, sizes.chunks, sizes.width), wide)
+    decayed = _Decays(since, until, left, early_k, early_q, late_k)
+    bounds = _chunk_bounds(sizes, sizes.rows * sizes.width)
+    run_chunks(decays.decay, bounds, sizes, gates, rows.k, rows.q, *decayed)
+    return scores, decayed
+
+
+def _forward(sizes, scale, rows, scores, decayed, state, *, output=None, errors=None, states=None):
+    """Fill the state at the end and the output, or errors and states; return what went in."""
+    wide = rows.q.dtype
+    arrays = (rows.k, rows.q, rows.k, None)
+    if decayed is not None:
+        arrays = decayed.early_k, decayed.early_q, decayed.late_k, decayed.left
+    arrays += rows.beta, scores, errors, states, rows.v, rows.initial, output, state
+    at = kernels.Arrays(*(0 if x is None else _address(x) for x in arrays))
+    numbers = 2 * sizes.rows + sizes.tokens + _group(sizes) * sizes.width
+    run_chunks(
+        kernels.forward, _bounds(sizes, 1), _LIKE[wide], np.array([*sizes, *at]), wide.type(scale),
+        scratch=_buffer(wide, numbers * ROW // wide.itemsize),
+    )  # fmt: skip
+    return at
+
+
+def _mix(sizes, rows, of_scores, of_readers, of_writers, of_queries):
+    arrays = rows.k, rows.q, of_scores, of_readers, of_writers, of_queries
+    bounds = _chunk_bounds(sizes, 2 * sizes.columns * sizes.rows * sizes.width)
+    like, numbers = _LIKE[rows.k.dtype], np.array(sizes)
+    run_chunks(kernels.mix, bounds, like, numbers, *map(_address, arrays))
+
+
+def _address(array):
+    """Return where an array begins, in a third of the time of ``array.ctypes.data``."""
+    return array.__array_interface__["data"][0]
 
 
 def _ready(q, k, v, beta, log_decay, initial_state):
-    """Return arrays as kernels take them: one batch axis, contiguous, at least float32."""
     wide, heads = np.dtype(np.float32) if q.dtype.itemsize < 4 else q.dtype, prod(q.shape[:-2])
     *_, tokens, width = q.shape
     rows, values = v.shape[-2:]
-    if log_decay is None:
-        gates = None
-    else:
+    gates = initial = None
+    if log_decay is not None:
         gates = np.exp(log_decay.astype(wide, copy=False))
         gates = _flat(gates, wide, (heads, tokens, width if log_decay.ndim == q.ndim else 1))
-    if initial_state is None:
-        initial = kernel_array(np.empty((0, width, values), wide))
-    else:
+    if initial_state is not None:
         initial = _flat(initial_state, wide, (heads, width, values))
-    return (
+    return _Rows(
         _flat(q, wide, (heads, tokens, width)),
         _flat(k, wide, (heads, rows, width)),
         _flat(v, wide, (heads, rows, values)),
@@ -123,12 +237,40 @@ def _flat(x, dtype, shape):
     return kernel_array(x.astype(dtype, copy=False).reshape(shape))
 
 
-def _sizes(q, v, reflections, chunk):
-    heads, length, width = q.shape
-    values, panel = v.shape[-1], ROW // v.itemsize
+def _padded(x, lanes, axis=-1):
+    """Return rows with zeros up to whole panel rows."""
+    more = -x.shape[axis] % lanes
+    if not more:
+        return x
+    places = [(0, 0)] * x.ndim
+    places[axis] = 0, more
+    return kernel_array(np.pad(x, places))
+
+
+def _sizes(rows, reflections, chunk):
+    heads, length, width = rows.q.shape
+    values, lanes = rows.v.shape[-1], ROW // rows.v.itemsize
     tokens = min(max(1, (chunk or _CHUNK) // reflections), max(length, 1))
-    groups = min(ceil(values / panel), ceil(_HEADS / max(heads, 1))) or 1
-    return kernels.Sizes(heads, length, tokens, reflections, width, values, groups, _SEGMENT)
+    panels, chunks = ceil(values / lanes), ceil(length / tokens)
+    reads = ceil(tokens * reflections / lanes) * lanes
+    columns = reads + ceil(tokens / lanes) * lanes
+    groups = min(panels, ceil(_HEADS / max(heads, 1))) or 1
+    return kernels.Sizes(
+        heads, length, tokens, chunks, reflections, tokens * reflections, reads, columns, width,
+        values, panels, groups, _SEGMENT, ceil(chunks / _SEGMENT),
+    )  # fmt: skip
+
+
+def _group(sizes):
+    """Return the most panels of a group."""
+    return ceil(sizes.panels / sizes.groups)
+
+
+def _numbers_to_pull(sizes, lanes):
+    """Count the numbers that the backward kernel keeps in its buffer."""
+    numbers = sizes.columns * (3 * sizes.width + 4 * lanes)
+    numbers += (sizes.rows + sizes.reads) * lanes
+    return numbers + (sizes.segment + 1) * _group(sizes) * sizes.width * lanes
 
 
 def _bounds(sizes, passes):
@@ -138,18 +280,11 @@ def _bounds(sizes, passes):
     return chunk_bounds((sizes.heads * sizes.groups, work), minimum=_WORK)
 
 
-def _buffer(sizes, dtype, is_backward):
-    """Return what makes the buffer that a kernel takes its arrays from."""
-    lanes, width = ROW // dtype.itemsize, sizes.width
-    rows = sizes.tokens * sizes.reflections
-    columns = kernels.stack_width.py_func(rows, sizes.tokens, lanes)
-    across, narrow = ceil(width / lanes) * lanes, ceil(rows / lanes) * lanes
-    panels = ceil(ceil(sizes.values / lanes) / sizes.groups)
-    numbers = width * columns + 2 * rows * columns + (3 * columns + 2 * rows + 3) * across
-    numbers += (rows + sizes.tokens + panels * width) * lanes
-    if is_backward:
-        numbers += rows * columns + (2 * columns + 2 * rows + narrow) * lanes
-        numbers += width * (columns + narrow) + (columns + narrow) * across
-        numbers += (sizes.segment + 1) * panels * width * lanes
-    # Each array begins at a multiple of a panel row, the first at an aligned address.
-    return lambda: np.empty(numbers + 32 * lanes + VECTOR // dtype.itemsize, dtype)
+def _chunk_bounds(sizes, work):
+    """Cut the chunks of all heads, each of some work."""
+    return chunk_bounds((sizes.heads * sizes.chunks, max(1, work)), minimum=_WORK)
+
+
+def _buffer(dtype, numbers):
+    """Return what makes the buffer that a kernel takes its arrays from, the first one aligned."""
+    return lambda: np.empty(numbers + VECTOR // dtype.itemsize, dtype)

@@ -1,615 +1,505 @@
 """Kernels of the delta rule: chunks of tokens against a state that stays in the cache.
 
-Columns of the state never meet, so it is cut into panels as wide as two machine vectors (`_tiles`),
-and all but the scores of a chunk (its keys among themselves and with its queries) goes panel by
-panel. Bounded by multiplications; the 16 rows of a chunk keep the triangular part small.
+Columns of the state never meet, so it is cut into panels as wide as two machine vectors (`_tiles`).
+First come the scores of all chunks (keys among themselves and with queries), then panel by panel
+all else; gradients take the same two parts, the other way round. All is by address: views of
+arrays are most of what a kernel takes to compile. Bounded by multiplications; the 16 rows of a
+chunk keep the triangular part small.
 """
 
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+from numba import njit, types
+from numba.extending import intrinsic
 
-from .._intrinsics import INNER
-from .._panels import (
-    address,
-    contract,
-    copy,
-    fetch,
-    fill,
-    multiply,
-    multiply_turned,
-    scale_by,
-    start_of,
-    take,
-    turn,
+from .._intrinsics import OUTER, for_size, record_of
+from .._panels import bring, turn
+from .._tiles import (
+    ROW,
+    VECTOR,
+    Emitter,
+    add_dots,
+    aligned,
+    by_rows,
+    copy_rows,
+    fetch_rows,
+    put_number,
+    scale_rows,
+    weigh_rows,
+    zero_rows,
 )
-from .._tiles import ROW, by_rows, lanes_of, tile_1
 
 
 class Sizes(NamedTuple):
-    """Numbers of rows and columns that a kernel works with; `tokens` of a chunk."""
+    """Numbers that kernels work with; a chunk's `rows` are those of keys."""
 
     heads: int
     length: int
-    tokens: int
+    tokens: int  # of a chunk
+    chunks: int
     reflections: int
+    rows: int
+    reads: int  # where a chunk's queries begin among the columns of its scores: on a panel row
+    columns: int
     width: int
     values: int
+    panels: int
     groups: int  # parts that the columns of a head are cut into, each a unit of work
     segment: int  # chunks from one kept state to the next, where states are kept
+    segments: int
 
 
-@njit(nogil=True, cache=True)
-def forward(
-    start, stop, like, sizes, scale, q, k, v, beta, gates, initial, output, errors, states, state,
-    buffer,
-):  # fmt: skip
-    """Run the heads' groups of columns from `start` to `stop` through all chunks.
+class Arrays(NamedTuple):
+    """Addresses of what goes in and out, of zero length where 0.
 
-    gates (heads, length, 1 or width) are factors or None, for which less is compiled; `initial`
-    without heads stands for zeros. Instead of the output, `errors` v_i - H k_i and the `states` of
-    segments may be wanted: of what is not, the arrays have no heads.
+    With gates, keys and queries are as the state at a chunk's start sees them and `late` keys as
+    that at its end does, of which the part `left` is what was there at the start; without, they
+    are what they are. Scores are (heads, chunks, rows, columns) and `errors`, v_i - H k_i, of whole
+    panels, as are `states` at the start of segments, (heads, segments, panels, width, lanes).
     """
-    lanes, n, dk = lanes_of(like), sizes.reflections, sizes.width
-    panels = -(-sizes.values // lanes)
-    chunk, shift = take_chunk(like, sizes, gates, buffer, start_of(buffer))
-    writes, shift = take(buffer, shift, sizes.tokens * n, lanes)
-    reads, shift = take(buffer, shift, sizes.tokens, lanes)
+
+    keys: int
+    queries: int
+    late: int
+    left: int
+    strengths: int
+    scores: int
+    errors: int
+    states: int
+    values: int
+    initial: int
+    output: int
+    state: int
+
+
+class Gradients(NamedTuple):
+    """Addresses of cotangents, of whole panels, and of the gradients of `Arrays`, a group each."""
+
+    output: int
+    state: int
+    keys: int
+    queries: int
+    late: int
+    left: int
+    strengths: int
+    scores: int
+    values: int
+    initial: int
+
+
+def _solving(rows):
+    """Make the solve of some rows, of which those before are subtracted already."""
+
+    @intrinsic
+    def solve(typingctx, like, scores, step, strengths, values, stride, errors, errors_row, writes):
+        """Turn `writes`, K H, into N: n_i = β_i (v_i - (K H)_i - Σ_j<i scores_ji n_j)."""
+
+        def codegen(context, builder, signature, args):
+            emit = _Solver(context, builder, signature.args[0])
+            _, scores, step, strengths, values, stride, errors, errors_row, writes = args
+            found = {}
+            for i in range(rows):
+                total = emit.pair(writes, emit.intp(ROW), i)
+                total = emit.added(total, found, lambda j, i=i: emit.entry(scores, step, j, i))
+                value = emit.pair(values, stride, i)
+                error = [builder.fsub(x, y) for x, y in zip(value, total, strict=True)]
+                emit.put(error, errors, errors_row, i)
+                strength = emit.broadcast(emit.at(strengths, i * emit.size))
+                found[i] = [builder.fmul(strength, x) for x in error]
+                emit.put(found[i], writes, emit.intp(ROW), i)
+            return context.get_dummy_value()
+
+        return types.void(like, *(types.intp,) * 8), codegen
+
+    return solve
+
+
+def _solving_back(rows):
+    """Make the transposed solve of some rows, of which those after are subtracted already."""
+
+    @intrinsic
+    def solve(
+        typingctx, like, scores, step, strengths, errors, errors_row, solved, pulled, of_values,
+        of_strengths,
+    ):  # fmt: skip
+        """Solve z_i = dn_i - Σ_j>i scores_ij β_j z_j, the last row first: `solved` has dn.
+
+        `pulled` gets -β Z, and the gradients of values and strengths are β Z and Z · errors.
+        """
+
+        def codegen(context, builder, signature, args):
+            emit = _Solver(context, builder, signature.args[0])
+            _, scores, step, strengths, errors, errors_row, *places = args
+            solved, pulled, of_values, of_strengths = places
+            found = {}
+            for i in range(rows - 1, -1, -1):
+                one = emit.pair(solved, emit.intp(ROW), i)
+                one = emit.added(one, found, lambda j, i=i: emit.entry(scores, step, i, j))
+                strength = emit.broadcast(emit.at(strengths, i * emit.size))
+                of_value = [builder.fmul(strength, x) for x in one]
+                found[i] = [emit.negative(x) for x in of_value]
+                emit.put(of_value, of_values, errors_row, i)
+                emit.put(found[i], pulled, emit.intp(ROW), i)
+                place = emit.at(of_strengths, i * emit.size)
+                product = emit.dot(one, emit.pair(errors, errors_row, i))
+                emit.store(builder.fadd(emit.load(place, emit.real), product), place)
+            return context.get_dummy_value()
+
+        return types.void(like, *(types.intp,) * 9), codegen
+
+    return solve
+
+
+class _Solver(Emitter):
+    """Writes solves of panel rows that stay in registers."""
+
+    def pair(self, address, stride, i):
+        """Load a panel row."""
+        row = self.at(address, self.builder.mul(stride, self.intp(i)))
+        return [self.load(row), self.load(self.at(row, VECTOR))]
+
+    def put(self, pair, address, stride, i):
+        """Store a panel row."""
+        row = self.at(address, self.builder.mul(stride, self.intp(i)))
+        for half, values in enumerate(pair):
+            self.store(values, self.at(row, VECTOR * half))
+
+    def entry(self, address, stride, i, j):
+        """Load the number in column j of row i, for all lanes."""
+        row = self.at(address, self.builder.mul(stride, self.intp(i)))
+        return self.broadcast(self.at(row, j * self.size))
+
+    def added(self, total, found, factor):
+        """Add the rows that are found already, each times a number."""
+        for j, pair in found.items():
+            number = factor(j)
+            total = [self.fma(number, x, y) for x, y in zip(pair, total, strict=True)]
+        return total
+
+
+COUNT, COUNT_OF_ARRAYS = len(Sizes._fields), len(Arrays._fields)
+solve_4 = _solving(4)
+solve_1 = _solving(1)
+solve_back_4 = _solving_back(4)
+solve_back_1 = _solving_back(1)
+
+
+@njit(nogil=True, cache=True, error_model="numpy", **OUTER)
+def score(start, stop, like, numbers, keys, queries, scores, buffer):
+    """Fill the scores of chunks: key j times all keys, and times the queries that read it."""
+    for_size()
+    sizes = record_of(Sizes, numbers, 0)
+    stride, step = sizes.width * like.itemsize, sizes.columns * like.itemsize
+    n, turned = sizes.reflections, np.intp(aligned(buffer))
+    reads = sizes.reads * like.itemsize
     for unit in range(start, stop):
-        head, group = divmod(unit, sizes.groups)
-        first, last = panels * group // sizes.groups, panels * (group + 1) // sizes.groups
-        held, _ = take(buffer, shift, (last - first) * dk, lanes)
-        load_state(initial, head, first, last, held)
-        for begin in range(0, sizes.length, sizes.tokens):
-            end = min(begin + sizes.tokens, sizes.length)
-            keys, queries = k[head, begin * n : end * n], q[head, begin:end]
-            values, strengths = v[head, begin * n : end * n], beta[head, begin * n : end * n]
-            rows, at = len(keys), -(-len(keys) // 4) * 4
-            prepare(like, keys, queries, gates, head, begin, chunk)
-            if len(states) and begin // sizes.tokens % sizes.segment == 0:
-                place = begin // sizes.tokens // sizes.segment
-                copy(held, states[head, place, first * dk : last * dk])
+        head, begin = unit // sizes.chunks, unit % sizes.chunks * sizes.tokens
+        left = sizes.length - begin
+        tokens = sizes.tokens if left > sizes.tokens else left
+        a = keys + (head * sizes.length + begin) * n * stride
+        b = queries + (head * sizes.length + begin) * stride
+        turn(like, a, stride, tokens * n, sizes.width, turned, step)
+        turn(like, b, stride, tokens, sizes.width, turned + reads, step)
+        target = scores + unit * sizes.rows * step
+        for column in range(0, step, ROW):
+            by_rows(
+                like, a, stride, like.itemsize, 0, turned + column, step, target + column, step,
+                tokens * n, sizes.width, 0,
+            )  # fmt: skip
+        for row in range(n, tokens * n):
+            for token in range(row // n):
+                put_number(
+                    like, like.dtype.type(0), target + row * step + reads + token * like.itemsize
+                )
+
+
+@njit(nogil=True, cache=True, error_model="numpy", **OUTER)
+def forward(start, stop, like, numbers, scale, buffer):
+    """Run the heads' groups of columns from `start` to `stop` through all chunks."""
+    for_size()
+    sizes, at = record_of(Sizes, numbers, 0), record_of(Arrays, numbers, COUNT)
+    size, lanes, n, width = like.itemsize, ROW // like.itemsize, sizes.reflections, sizes.width
+    panel_row = lanes * size  # no constant, for which what it is passed to would compile anew
+    stride, step = width * size, sizes.columns * size
+    values_row, errors_row = sizes.values * size, sizes.panels * ROW
+    writes = np.intp(aligned(buffer))
+    reads = writes + sizes.rows * ROW
+    edge = reads + sizes.tokens * ROW  # values that do not fill a panel
+    held = edge + sizes.rows * ROW
+    zero_rows(like, edge, ROW, sizes.rows)
+    for unit in range(start, stop):
+        head, group = unit // sizes.groups, unit % sizes.groups
+        first = sizes.panels * group // sizes.groups
+        last = sizes.panels * (group + 1) // sizes.groups
+        zero_rows(like, held, ROW, (last - first) * width)
+        if at.initial:
             for panel in range(first, last):
-                h = held[(panel - first) * dk : (panel - first + 1) * dk]
-                column = panel * lanes
-                fetch(v[head, end * n : (end + sizes.tokens) * n], column)
-                multiply(like, chunk.seen[:rows], dk, h, writes, 0)
-                if len(errors):
-                    fetch(errors[head, end * n : (end + sizes.tokens) * n], column)
-                    part = errors[head, begin * n : end * n]
-                else:
-                    part = errors[:0].reshape(0, sizes.values)
-                solve(like, chunk.scores, strengths, values, column, writes, part)
-                if len(output):
-                    fetch(output[head, end : end + sizes.tokens], column)
-                    multiply(like, chunk.seen[at : at + len(queries)], dk, h, reads, 0)
-                    read(like, chunk.scores, rows, len(queries), writes, reads)
-                    put(reads, scale, output[head, begin:end], column)
-                if gates is not None:
-                    shrink(h, chunk.left)
-                multiply_turned(like, chunk.late[:rows], dk, writes, h)
-        store_state(held, first, last, state[head])
+                source = at.initial + head * width * values_row + panel * ROW
+                target = held + (panel - first) * width * ROW
+                count = sizes.values - panel * lanes
+                bring(like, source, values_row, target, panel_row, width, count)
+        for number in range(sizes.chunks):
+            begin = head * sizes.length + number * sizes.tokens
+            after = sizes.length - number * sizes.tokens
+            tokens = sizes.tokens if after > sizes.tokens else after
+            rows = tokens * n
+            keys, queries = at.keys + begin * n * stride, at.queries + begin * stride
+            late = at.late + begin * n * stride
+            scores = at.scores + (head * sizes.chunks + number) * sizes.rows * step
+            if at.states and number % sizes.segment == 0:
+                kept = head * sizes.segments + number // sizes.segment
+                kept = at.states + (kept * sizes.panels + first) * width * ROW
+                copy_rows(like, held, ROW, kept, ROW, (last - first) * width)
+            for panel in range(first, last):
+                h = held + (panel - first) * width * ROW
+                count = sizes.values - panel * lanes
+                values, across = at.values + begin * n * values_row + panel * ROW, values_row
+                fetch_rows(like, values + rows * across, across, rows)
+                if count < lanes:
+                    bring(like, values, across, edge, panel_row, rows, count)
+                    values, across = edge, ROW
+                errors, errors_across = writes, ROW
+                if at.errors:
+                    errors = at.errors + begin * n * errors_row + panel * ROW
+                    errors_across = errors_row
+                by_rows(
+                    like, keys, stride, like.itemsize, 0, h, ROW, writes, ROW, rows, width, 0
+                )  # fmt: skip
+                block = 0
+                while block < rows:
+                    height = 4 if block + 4 <= rows else 1
+                    c = writes + block * ROW
+                    by_rows(
+                        like, scores + block * size, like.itemsize, step, 0, writes, ROW, c, ROW,
+                        height, block, 1,
+                    )  # fmt: skip
+                    a = scores + block * step + block * size
+                    b = at.strengths + (begin * n + block) * size
+                    v, e = values + block * across, errors + block * errors_across
+                    if height == 4:
+                        solve_4(like, a, step, b, v, across, e, errors_across, c)
+                    else:
+                        solve_1(like, a, step, b, v, across, e, errors_across, c)
+                    block += height
+                if at.output:
+                    output = at.output + begin * values_row + panel * ROW
+                    fetch_rows(like, output + tokens * values_row, values_row, tokens)
+                    by_rows(
+                        like, queries, stride, like.itemsize, 0, h, ROW, reads, ROW, tokens,
+                        width, 0,
+                    )  # fmt: skip
+                    for token in range(0, tokens, 4):
+                        height = 4 if token + 4 <= tokens else tokens - token
+                        by_rows(
+                            like, scores + (sizes.reads + token) * size, like.itemsize, step, 0,
+                            writes, ROW, reads + token * ROW, ROW, height, n * (token + height), 1,
+                        )  # fmt: skip
+                    if count < lanes:
+                        scale_rows(like, scale, reads, ROW, reads, ROW, tokens)
+                        bring(like, reads, panel_row, output, values_row, tokens, count)
+                    else:
+                        scale_rows(like, scale, reads, ROW, output, values_row, tokens)
+                if at.left:
+                    place = at.left + (head * sizes.chunks + number) * stride
+                    weigh_rows(like, place, h, ROW, h, ROW, width)
+                by_rows(
+                    like, late, like.itemsize, stride, 0, writes, ROW, h, ROW, width, rows, 1
+                )  # fmt: skip
+        for panel in range(first, last):
+            source = held + (panel - first) * width * ROW
+            target = at.state + head * width * values_row + panel * ROW
+            count = sizes.values - panel * lanes
+            bring(like, source, panel_row, target, values_row, width, count)
 
 
-@njit(nogil=True, cache=True)
-def backward(
-    start, stop, like, sizes, scale, q, k, beta, gates, of_output, of_state, errors, states,
-    of_q, of_k, of_v, of_beta, of_gates, of_initial, buffer,
-):  # fmt: skip
+@njit(nogil=True, cache=True, error_model="numpy", **OUTER)
+def backward(start, stop, like, numbers, scale, buffer):
     """Pull gradients back through all chunks, last first, with G the state's in panels.
 
     A segment's states are computed again from its first, which is kept, and from the errors.
+    Keys and queries are of whole panel rows.
     """
-    lanes, n, dk = lanes_of(like), sizes.reflections, sizes.width
-    panels, chunks = -(-sizes.values // lanes), -(-sizes.length // sizes.tokens)
-    most = sizes.tokens * n
-    chunk, shift = take_chunk(like, sizes, gates, buffer, start_of(buffer))
-    columns, across = chunk.scores.shape[1], chunk.raw.shape[1]
-    narrow = -(-most // lanes) * lanes
-    weights, shift = take(buffer, shift, most, columns)
-    pulled, shift = take(buffer, shift, columns, lanes)  # -β Z, and the output's cotangent
-    solved, shift = take(buffer, shift, most, lanes)
-    writes, shift = take(buffer, shift, most, lanes)
-    turned_pulled, shift = take(buffer, shift, lanes, columns)
-    turned_writes, shift = take(buffer, shift, lanes, narrow)
-    of_seen, shift = take(buffer, shift, dk, columns)
-    of_late, shift = take(buffer, shift, dk, narrow)
-    of_rows, shift = take(buffer, shift, columns, across)
-    of_columns, shift = take(buffer, shift, narrow, across)
-    of_all, shift = take(buffer, shift, 1, dk)
-    fill(turned_pulled, 0)
-    fill(turned_writes, 0)
+    for_size()
+    sizes, at = record_of(Sizes, numbers, 0), record_of(Arrays, numbers, COUNT)
+    of = record_of(Gradients, numbers, COUNT + COUNT_OF_ARRAYS)
+    size, lanes, n, width = like.itemsize, ROW // like.itemsize, sizes.reflections, sizes.width
+    panel_row = lanes * size  # no constant, for which what it is passed to would compile anew
+    stride, step = width * size, sizes.columns * size
+    values_row, errors_row = sizes.values * size, sizes.panels * ROW
+    stack = np.intp(aligned(buffer))  # keys, and from `reads` on queries
+    pulled = stack + sizes.columns * stride  # -β Z, and the output's cotangent
+    solved = pulled + sizes.columns * ROW
+    writes = solved + sizes.rows * ROW
+    turned_pulled = writes + sizes.reads * ROW
+    turned_writes = turned_pulled + lanes * step
+    of_stack = turned_writes + lanes * step
+    of_late = of_stack + width * step
+    held_g = of_late + width * step
+    zero_rows(like, pulled, ROW, 2 * sizes.columns + sizes.rows + sizes.reads)
     for unit in range(start, stop):
-        head, group = divmod(unit, sizes.groups)
-        first, last = panels * group // sizes.groups, panels * (group + 1) // sizes.groups
-        size = (last - first) * dk
-        of_held, after = take(buffer, shift, size, lanes)
-        held, _ = take(buffer, after, (sizes.segment + 1) * size, lanes)
-        load_state(of_state, head, first, last, of_held)
-        for segment in range(-(-chunks // sizes.segment) - 1, -1, -1):
-            begin_chunk = segment * sizes.segment
-            end_chunk = min(begin_chunk + sizes.segment, chunks)
-            copy(states[head, segment, first * dk : last * dk], held)
-            for number in range(begin_chunk, end_chunk):
-                begin = number * sizes.tokens
-                end = min(begin + sizes.tokens, sizes.length)
-                keys, queries = k[head, begin * n : end * n], q[head, begin:end]
-                stack(keys, queries, gates, head, begin, chunk)
-                place = (number - begin_chunk) * size
-                for panel in range(first, last):
-                    old = place + (panel - first) * dk
-                    h = held[old + size : old + size + dk]
-                    copy(held[old : old + dk], h)
-                    if gates is not None:
-                        shrink(h, chunk.left)
-                    load_writes(
-                        errors[head, begin * n : end * n], beta[head, begin * n : end * n],
-                        panel * lanes, writes,
-                    )  # fmt: skip
-                    multiply_turned(like, chunk.late[: len(keys)], dk, writes, h)
-            for number in range(end_chunk - 1, begin_chunk - 1, -1):
-                begin = number * sizes.tokens
-                end = min(begin + sizes.tokens, sizes.length)
-                keys, queries = k[head, begin * n : end * n], q[head, begin:end]
-                strengths, error = (
-                    beta[head, begin * n : end * n],
-                    errors[head, begin * n : end * n],
-                )
-                tokens, rows, at = len(queries), len(keys), -(-len(keys) // 4) * 4
-                prepare(like, keys, queries, gates, head, begin, chunk)
-                for array in (of_seen, of_late, weights, of_all, pulled):
-                    fill(array, 0)
-                of_strengths = of_beta[group, head, begin * n : end * n]
-                place = (number - begin_chunk) * size
-                for panel in range(first, last):
-                    old, column = place + (panel - first) * dk, panel * lanes
-                    h, h_end = held[old : old + dk], held[old + size : old + size + dk]
-                    g = of_held[(panel - first) * dk : (panel - first + 1) * dk]
-                    load_writes(error, strengths, column, writes)
-                    load_cotangent(of_output[head, begin:end], scale, column, pulled[at:])
-                    pull_reads(like, chunk.scores, rows, tokens, pulled, solved)
-                    multiply(like, chunk.late[:rows], dk, g, solved, 1)
-                    solve_back(
-                        like, chunk.scores, strengths, error, column, solved, pulled,
-                        of_v[head, begin * n : end * n], of_strengths,
-                    )  # fmt: skip
-                    turn(like, pulled[: at + tokens], turned_pulled, 0)
-                    turn(like, writes[:rows], turned_writes, 0)
-                    contract(like, writes[:rows], turned_pulled, weights)
-                    contract(like, h, turned_pulled, of_seen)
-                    contract(like, g, turned_writes, of_late)
-                    if gates is not None:
-                        for d in range(dk):
-                            of_all[0, d] += dot(g[d], h_end[d])
-                        shrink(g, chunk.left)
-                    multiply_turned(like, chunk.seen[: at + tokens], dk, pulled, g)
-                turn(like, of_seen, of_rows, 0)
-                turn(like, of_late, of_columns, 0)
-                mask_weights(weights, rows, tokens)
-                mix(
-                    like, gates, head, begin, chunk, weights, rows, tokens, of_rows, of_columns
+        head, group = unit // sizes.groups, unit % sizes.groups
+        first = sizes.panels * group // sizes.groups
+        last = sizes.panels * (group + 1) // sizes.groups
+        all_rows = (last - first) * width
+        held = held_g + all_rows * ROW
+        part = group * sizes.heads
+        zero_rows(like, held_g, ROW, all_rows)
+        for panel in range(first, last):
+            source = of.state + head * width * values_row + panel * ROW
+            target = held_g + (panel - first) * width * ROW
+            count = sizes.values - panel * lanes
+            bring(like, source, values_row, target, panel_row, width, count)
+        for number in range(sizes.chunks - 1, -1, -1):
+            if number == sizes.chunks - 1 or number % sizes.segment == sizes.segment - 1:
+                segment = number // sizes.segment
+                kept = (head * sizes.segments + segment) * sizes.panels + first
+                kept = at.states + kept * width * ROW
+                copy_rows(like, kept, ROW, held, ROW, all_rows)
+                for before in range(number - segment * sizes.segment):
+                    whole = segment * sizes.segment + before
+                    begin = (head * sizes.length + whole * sizes.tokens) * n
+                    left = at.left + (head * sizes.chunks + whole) * stride
+                    for panel in range(first, last):
+                        h = held + (before * all_rows + (panel - first) * width) * ROW
+                        c = h + all_rows * ROW
+                        if at.left:
+                            weigh_rows(like, left, h, ROW, c, ROW, width)
+                        else:
+                            copy_rows(like, h, ROW, c, ROW, width)
+                        strengths = at.strengths + begin * size
+                        error = at.errors + begin * errors_row + panel * ROW
+                        weigh_rows(like, strengths, error, errors_row, writes, ROW, sizes.rows)
+                        by_rows(
+                            like, at.late + begin * stride, like.itemsize, stride, 0, writes, ROW,
+                            c, ROW, width, sizes.rows, 1,
+                        )  # fmt: skip
+            begin = head * sizes.length + number * sizes.tokens
+            after = sizes.length - number * sizes.tokens
+            tokens = sizes.tokens if after > sizes.tokens else after
+            rows = tokens * n
+            keys, queries = at.keys + begin * n * stride, at.queries + begin * stride
+            late, strengths = at.late + begin * n * stride, at.strengths + begin * n * size
+            scores = at.scores + (head * sizes.chunks + number) * sizes.rows * step
+            left = at.left + (head * sizes.chunks + number) * stride
+            of_left = of.left + ((part + head) * sizes.chunks + number) * stride
+            of_scores = of.scores + ((part + head) * sizes.chunks + number) * sizes.rows * step
+            of_strengths = of.strengths + (part * sizes.length + begin) * n * size
+            for place in range(0, stride, ROW):
+                c = stack + place
+                copy_rows(like, keys + place, stride, c, stride, rows)
+                zero_rows(like, c + rows * stride, stride, sizes.reads - rows)
+                c += sizes.reads * stride
+                copy_rows(like, queries + place, stride, c, stride, tokens)
+            zero_rows(like, pulled + rows * ROW, ROW, sizes.reads - rows)
+            for panel in range(first, last):
+                adds = 0 if panel == first else 1
+                old = number % sizes.segment * all_rows + (panel - first) * width
+                h, g = held + old * ROW, held_g + (panel - first) * width * ROW
+                error = at.errors + begin * n * errors_row + panel * ROW
+                weigh_rows(like, strengths, error, errors_row, writes, ROW, rows)
+                c = pulled + sizes.reads * ROW
+                of_output = of.output + begin * errors_row + panel * ROW
+                scale_rows(like, scale, of_output, errors_row, c, ROW, tokens)
+                by_rows(
+                    like, scores + sizes.reads * size, step, like.itemsize, 0, c, ROW,
+                    solved, ROW, rows, tokens, 0,
                 )  # fmt: skip
-                for i in range(tokens):
-                    for d in range(dk):
-                        of_q[group, head, begin + i, d] = of_rows[at + i, d]
-                for i in range(rows):
-                    for d in range(dk):
-                        of_k[group, head, begin * n + i, d] = of_rows[i, d] + of_columns[i, d]
-                if gates is not None:
-                    pull_gates(
-                        chunk.raw, rows, of_rows, of_columns, of_all,
-                        of_gates[group, head, begin:end],
-                    )  # fmt: skip
-        store_state(of_held, first, last, of_initial[head])
-
-
-class Chunk(NamedTuple):
-    """Arrays of one chunk: keys, and from the next multiple of four on queries, are its stack.
-
-    `scores` (keys, stack) are products with decays between; the others (stack or keys, width).
-    """
-
-    turned: np.ndarray
-    scores: np.ndarray
-    between: np.ndarray  # decays, where one a token
-    raw: np.ndarray
-    since: np.ndarray  # decays from the start
-    seen: np.ndarray  # the stack as the state at the start sees it
-    until: np.ndarray  # decays to the end
-    late: np.ndarray  # keys as the state at the end sees them
-    left: np.ndarray  # decay of the whole chunk
-    carried: np.ndarray  # a row for decays that add up
-
-
-@njit(nogil=True, cache=True, **INNER)
-def take_chunk(like, sizes, gates, buffer, shift):
-    """Take the arrays of a chunk from the buffer; without gates, rows are raw for all."""
-    lanes, rows = lanes_of(like), sizes.tokens * sizes.reflections
-    columns, across = stack_width(rows, sizes.tokens, lanes), -(-sizes.width // lanes) * lanes
-    turned, shift = take(buffer, shift, sizes.width, columns)
-    scores, shift = take(buffer, shift, rows, columns)
-    between, shift = take(buffer, shift, rows, columns)
-    raw, shift = take(buffer, shift, columns, across)
-    since, shift = take(buffer, shift, columns, across)
-    seen, shift = take(buffer, shift, columns, across)
-    until, shift = take(buffer, shift, rows, across)
-    late, shift = take(buffer, shift, rows, across)
-    left, shift = take(buffer, shift, 1, sizes.width)
-    carried, shift = take(buffer, shift, 1, sizes.width)
-    for array in (turned, raw, since, seen, until, late):
-        fill(array, 0)
-    if gates is None:
-        seen, late = raw, raw
-    return Chunk(turned, scores, between, raw, since, seen, until, late, left, carried), shift
-
-
-@njit(nogil=True, cache=True, **INNER)
-def stack(keys, queries, gates, head, begin, chunk):
-    """Fill the rows of a chunk, raw and with decays."""
-    rows, dk = keys.shape
-    at = -(-rows // 4) * 4
-    for i in range(rows):
-        for d in range(dk):
-            chunk.raw[i, d] = keys[i, d]
-    fill(chunk.raw[rows:at], 0)
-    for i in range(len(queries)):
-        for d in range(dk):
-            chunk.raw[at + i, d] = queries[i, d]
-    if gates is not None:
-        decay_rows(gates[head, begin : begin + len(queries)], rows, chunk)
-
-
-@njit(nogil=True, cache=True, **INNER)
-def decay_rows(gates, rows, chunk):
-    """Fill the decays of a chunk's rows, and the rows with decays."""
-    tokens, dk = len(gates), chunk.left.shape[1]
-    at, n = -(-rows // 4) * 4, rows // tokens
-    fill(chunk.left, 1)
-    for i in range(rows):
-        token = i // n
-        for d in range(dk):
-            if i % n == 0:
-                chunk.left[0, d] *= gates[token, d % gates.shape[1]]
-            chunk.since[i, d] = chunk.left[0, d]
-            if i % n == n - 1:
-                chunk.since[at + token, d] = chunk.left[0, d]
-    fill(chunk.until[rows - 1 : rows], 1)
-    for i in range(rows - 2, -1, -1):
-        for d in range(dk):
-            chunk.until[i, d] = chunk.until[i + 1, d]
-            if (i + 1) % n == 0:
-                chunk.until[i, d] *= gates[(i + 1) // n, d % gates.shape[1]]
-    for i in range(at + tokens):
-        for d in range(dk):
-            chunk.seen[i, d] = chunk.since[i, d] * chunk.raw[i, d]
-    fill(chunk.seen[rows:at], 0)
-    for i in range(rows):
-        for d in range(dk):
-            chunk.late[i, d] = chunk.until[i, d] * chunk.raw[i, d]
-
-
-@njit(nogil=True, cache=True, **INNER)
-def prepare(like, keys, queries, gates, head, begin, chunk):
-    """Fill the rows of a chunk and its scores."""
-    stack(keys, queries, gates, head, begin, chunk)
-    if gates is None or gates.shape[2] == 1:
-        score(like, keys, queries, chunk.turned, chunk.scores)
-    if gates is not None:
-        decay_scores(keys, queries, gates[head, begin : begin + len(queries)], chunk)
-    mask_reads(chunk.scores, len(keys), len(queries))
-
-
-@njit(nogil=True, cache=True, **INNER)
-def stack_width(rows, tokens, lanes):
-    """Columns of the scores: keys, then from a multiple of four on queries, in whole panels."""
-    return -(-(-(-rows // 4) * 4 + tokens) // lanes) * lanes
-
-
-@njit(nogil=True, cache=True, **INNER)
-def load_state(initial, head, first, last, held):
-    """Bring columns of the state at the start to panels."""
-    fill(held, 0)
-    if not len(initial):
-        return
-    lanes, (_, dk, values) = held.shape[1], initial.shape
-    for panel in range(first, last):
-        begin = panel * lanes
-        for row in range(dk):
-            target = held[(panel - first) * dk + row]
-            for lane in range(min(lanes, values - begin)):
-                target[lane] = initial[head, row, begin + lane]
-
-
-@njit(nogil=True, cache=True, **INNER)
-def store_state(held, first, last, state):
-    """Undo `load_state`."""
-    lanes, (dk, values) = held.shape[1], state.shape
-    for panel in range(first, last):
-        begin = panel * lanes
-        for row in range(dk):
-            source = held[(panel - first) * dk + row]
-            for lane in range(min(lanes, values - begin)):
-                state[row, begin + lane] = source[lane]
-
-
-@njit(nogil=True, cache=True, **INNER)
-def score(like, keys, queries, turned, scores):
-    """Fill scores[j] with key j times all keys, and times all queries."""
-    rows, step = -(-len(keys) // 4) * 4, turned.shape[1] * like.itemsize
-    turn(like, keys, turned, 0)
-    turn(like, queries, turned, rows)
-    stride, depth = keys.shape[1] * like.itemsize, keys.shape[1]
-    for panel in range(-(-(rows + len(queries)) // lanes_of(like))):
-        by_rows(
-            like, address(keys), stride, like.itemsize, 0, address(turned) + panel * ROW, step,
-            address(scores) + panel * ROW, step, len(keys), depth, 0,
-        )  # fmt: skip
-
-
-@njit(nogil=True, cache=True, **INNER)
-def mask_reads(scores, rows, tokens):
-    """Clear what a query must not read: rows after its token's last."""
-    first, n = -(-rows // 4) * 4, rows // tokens
-    for row in range(n, rows):
-        for token in range(row // n):
-            scores[row, first + token] = 0
-
-
-@njit(nogil=True, cache=True, **INNER)
-def solve(like, scores, strengths, values, column, writes, errors):
-    """Turn `writes`, K H, into N: row by row n_i = β_i (v_i - (K H)_i - Σ_j<i scores_ji n_j)."""
-    rows, size, step = len(strengths), like.itemsize, scores.shape[1] * like.itemsize
-    lanes = lanes_of(like)
-    used = min(lanes, values.shape[1] - column)
-    a, c = address(scores), address(writes)
-    for block in range(0, rows, 4):
-        if block:
-            count = min(4, rows - block)
-            by_rows(
-                like, a + block * size, size, step, 0, c, ROW, c + block * ROW, ROW, count, block, 1
-            )
-        for i in range(block, min(block + 4, rows)):
-            if i > block:
-                tile_1(
-                    like, a + block * step + i * size, size, step, 0, c + block * ROW, ROW,
-                    c + i * ROW, ROW, i - block, 1,
+                by_rows(
+                    like, late, stride, like.itemsize, 0, g, ROW, solved, ROW, rows, width, 1
                 )  # fmt: skip
-            strength = strengths[i]
-            if used == lanes and len(errors):
-                for lane in range(lanes):
-                    error = values[i, column + lane] - writes[i, lane]
-                    errors[i, column + lane] = error
-                    writes[i, lane] = strength * error
-            elif used == lanes:
-                for lane in range(lanes):
-                    writes[i, lane] = strength * (values[i, column + lane] - writes[i, lane])
-            else:
-                for lane in range(used):
-                    error = values[i, column + lane] - writes[i, lane]
-                    if len(errors):
-                        errors[i, column + lane] = error
-                    writes[i, lane] = strength * error
+                end = rows
+                while end:
+                    height = 1 if end % 4 else 4
+                    block = end - height
+                    a, c = scores + block * step, solved + block * ROW
+                    by_rows(
+                        like, a + end * size, step, like.itemsize, 0, pulled + end * ROW, ROW,
+                        c, ROW, height, rows - end, 1,
+                    )  # fmt: skip
+                    a += block * size
+                    b, d = strengths + block * size, pulled + block * ROW
+                    e = error + block * errors_row
+                    of_v = of.values + (begin * n + block) * errors_row + panel * ROW
+                    of_b = of_strengths + block * size
+                    if height == 4:
+                        solve_back_4(like, a, step, b, e, errors_row, c, d, of_v, of_b)
+                    else:
+                        solve_back_1(like, a, step, b, e, errors_row, c, d, of_v, of_b)
+                    end = block
+                turn(like, pulled, panel_row, sizes.columns, lanes, turned_pulled, step)
+                turn(like, writes, panel_row, sizes.reads, lanes, turned_writes, step)
+                for column in range(0, step, ROW):
+                    by_rows(
+                        like, writes, ROW, like.itemsize, 0, turned_pulled + column, step,
+                        of_scores + column, step, rows, lanes, adds,
+                    )  # fmt: skip
+                    by_rows(
+                        like, h, ROW, like.itemsize, 0, turned_pulled + column, step,
+                        of_stack + column, step, width, lanes, adds,
+                    )  # fmt: skip
+                for column in range(0, sizes.reads * size, ROW):
+                    by_rows(
+                        like, g, ROW, like.itemsize, 0, turned_writes + column, step,
+                        (of_late if of.late else of_stack) + column, step, width, lanes,
+                        adds if of.late else 1,
+                    )  # fmt: skip
+                if at.left:
+                    add_dots(like, g, h, of_left, width)
+                    weigh_rows(like, left, g, ROW, g, ROW, width)
+                by_rows(
+                    like, stack, like.itemsize, stride, 0, pulled, ROW, g, ROW, width,
+                    sizes.reads + tokens, 1,
+                )  # fmt: skip
+            place = (part * sizes.length + begin) * stride
+            turn(like, of_stack, step, width, rows, of.keys + place * n, stride)
+            c = of_stack + sizes.reads * size
+            turn(like, c, step, width, tokens, of.queries + place, stride)
+            if of.late:
+                turn(like, of_late, step, width, rows, of.late + place * n, stride)
+        for panel in range(first, last):
+            source = held_g + (panel - first) * width * ROW
+            target = of.initial + head * width * values_row + panel * ROW
+            count = sizes.values - panel * lanes
+            bring(like, source, panel_row, target, values_row, width, count)
 
 
-@njit(nogil=True, cache=True, **INNER)
-def read(like, scores, rows, tokens, writes, reads):
-    """Add what queries read of the chunk's own writes, four tokens at a time."""
-    size, step, n = like.itemsize, scores.shape[1] * like.itemsize, rows // tokens
-    a = address(scores) + -(-rows // 4) * 4 * size
-    for token in range(0, tokens, 4):
-        count = min(4, tokens - token)
-        by_rows(
-            like, a + token * size, size, step, 0, address(writes), ROW,
-            address(reads) + token * ROW, ROW, count, n * (token + count), 1,
-        )  # fmt: skip
+@njit(nogil=True, cache=True, error_model="numpy", **OUTER)
+def mix(start, stop, like, numbers, keys, queries, of_scores, of_readers, of_writers, of_queries):
+    """Add the gradients of the scores to those of keys that read and write, and of queries.
 
-
-@njit(nogil=True, cache=True, **INNER)
-def put(reads, scale, output, column):
-    """Write out a panel of what was read."""
-    lanes = lanes_of(reads)
-    if column + lanes <= output.shape[1]:
-        for i in range(len(output)):
-            for lane in range(lanes):
-                output[i, column + lane] = scale * reads[i, lane]
-    else:
-        for i in range(len(output)):
-            for lane in range(output.shape[1] - column):
-                output[i, column + lane] = scale * reads[i, lane]
-
-
-@njit(nogil=True, cache=True, **INNER)
-def shrink(panel, left):
-    """Let the state decay over the whole chunk."""
-    for row in range(panel.shape[0]):
-        factor = left[0, row]
-        for lane in range(lanes_of(panel)):
-            panel[row, lane] *= factor
-
-
-@njit(nogil=True, cache=True, **INNER)
-def decay_scores(keys, queries, gates, chunk):
-    """Let scores decay from the row that writes to the row that reads.
-
-    By running products, never by quotients: a decay to zero leaves zeros.
+    Rows are of whole panel rows; what the scores do not hold is cleared first.
     """
-    rows, width = keys.shape
-    n, at = rows // len(queries), -(-rows // 4) * 4
-    if gates.shape[1] == 1:
-        fill(chunk.between[:rows], 0)
-        for j in range(rows):
-            factor = keys.dtype.type(1)
-            for i in range(j, rows):
-                if i > j and i % n == 0:
-                    factor *= gates[i // n, 0]
-                chunk.between[j, i] = factor
-                if i % n == n - 1:
-                    chunk.between[j, at + i // n] = factor
-        scale_by(chunk.scores[:rows], chunk.between)
-        return
-    carried = chunk.carried[0]
-    for j in range(rows):
-        for d in range(width):
-            carried[d] = keys[j, d]
-        for i in range(j, rows):
-            if i > j and i % n == 0:
-                for d in range(width):
-                    carried[d] *= gates[i // n, d]
-            chunk.scores[j, i] = dot(carried, keys[i])
-            if i % n == n - 1:
-                chunk.scores[j, at + i // n] = dot(carried, queries[i // n])
-
-
-@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"}, **INNER)
-def dot(x, y):
-    """Sum the products of two real vectors."""
-    total = x.dtype.type(0)
-    for d in range(x.size):
-        total += x[d] * y[d]
-    return total
-
-
-@njit(nogil=True, cache=True, **INNER)
-def load_writes(errors, strengths, column, writes):
-    """Fill a panel with β_i times the errors; zeros beyond the columns."""
-    lanes, values = writes.shape[1], errors.shape[1]
-    used = min(lanes, values - column)
-    for i in range(len(strengths)):
-        strength = strengths[i]
-        for lane in range(used):
-            writes[i, lane] = strength * errors[i, column + lane]
-        for lane in range(used, lanes):
-            writes[i, lane] = 0
-
-
-@njit(nogil=True, cache=True, **INNER)
-def load_cotangent(of_output, scale, column, pulled):
-    """Fill a panel with the output's cotangent, scaled; zeros beyond the columns."""
-    lanes, values = pulled.shape[1], of_output.shape[1]
-    used = min(lanes, values - column)
-    for i in range(len(of_output)):
-        for lane in range(used):
-            pulled[i, lane] = scale * of_output[i, column + lane]
-        for lane in range(used, lanes):
-            pulled[i, lane] = 0
-
-
-@njit(nogil=True, cache=True, **INNER)
-def pull_reads(like, scores, rows, tokens, pulled, solved):
-    """Fill `solved` with what the reads pull back to the writes."""
-    size, step, at = like.itemsize, scores.shape[1] * like.itemsize, -(-rows // 4) * 4
-    by_rows(
-        like, address(scores) + at * size, step, size, 0, address(pulled) + at * ROW, ROW,
-        address(solved), ROW, rows, tokens, 0,
-    )  # fmt: skip
-
-
-@njit(nogil=True, cache=True, **INNER)
-def solve_back(
-    like, scores, strengths, errors, column, solved, pulled, of_values, of_strengths
-):  # fmt: skip
-    """Turn `solved`, dN, into Z, last row first: z_i = dn_i - Σ_j>i scores_ij β_j z_j.
-
-    `pulled` gets -β Z, and the gradients of values and strengths are β Z and Z · errors.
-    """
-    rows, size, step = len(strengths), like.itemsize, scores.shape[1] * like.itemsize
-    lanes = lanes_of(like)
-    used = min(lanes, errors.shape[1] - column)
-    a, b, c = address(scores), address(pulled), address(solved)
-    for block in range((rows - 1) // 4 * 4, -1, -4):
-        end = min(block + 4, rows)
-        if end < rows:
+    for_size()
+    sizes = record_of(Sizes, numbers, 0)
+    size, n, stride = like.itemsize, sizes.reflections, sizes.width * like.itemsize
+    step = sizes.columns * size
+    for unit in range(start, stop):
+        head, chunk = unit // sizes.chunks, unit % sizes.chunks * sizes.tokens
+        left = sizes.length - chunk
+        tokens = sizes.tokens if left > sizes.tokens else left
+        begin, rows = head * sizes.length + chunk, tokens * n
+        weights = of_scores + unit * sizes.rows * step
+        reads = weights + sizes.reads * size
+        for row in range(rows):
+            for column in range(row + 1):
+                put_number(like, like.dtype.type(0), weights + row * step + column * size)
+            for token in range(row // n):
+                put_number(like, like.dtype.type(0), reads + row * step + token * size)
+        for place in range(0, stride, ROW):
+            k, q = keys + begin * n * stride + place, queries + begin * stride + place
             by_rows(
-                like, a + block * step + end * size, step, size, 0, b + end * ROW, ROW,
-                c + block * ROW, ROW, end - block, rows - end, 1,
+                like, weights, like.itemsize, step, 0, k, stride,
+                of_readers + begin * n * stride + place, stride, rows, rows, 1,
             )  # fmt: skip
-        for i in range(end - 1, block - 1, -1):
-            if i < end - 1:
-                tile_1(
-                    like, a + i * step + (i + 1) * size, step, size, 0, b + (i + 1) * ROW, ROW,
-                    c + i * ROW, ROW, end - 1 - i, 1,
-                )  # fmt: skip
-            strength = strengths[i]
-            for lane in range(lanes):
-                pulled[i, lane] = -strength * solved[i, lane]
-            for lane in range(used):
-                of_values[i, column + lane] = -pulled[i, lane]
-            of_strengths[i] += dot(solved[i, :used], errors[i, column : column + used])
-
-
-@njit(nogil=True, cache=True, **INNER)
-def mask_weights(weights, rows, tokens):
-    """Clear what the masks of the scores clear, and a key's score with itself."""
-    for j in range(rows):
-        for i in range(j + 1):
-            weights[j, i] = 0
-    mask_reads(weights, rows, tokens)
-
-
-@njit(nogil=True, cache=True, **INNER)
-def mix(like, gates, head, begin, chunk, weights, rows, tokens, of_rows, of_columns):
-    """Add the gradients of the scores to those of the rows that read, and of the keys that write.
-
-    What is there already came through the states at the start and at the end: it decays first.
-    """
-    stack_rows = -(-rows // 4) * 4 + tokens
-    if gates is not None:
-        scale_by(of_rows[:stack_rows], chunk.since)
-        scale_by(of_columns[:rows], chunk.until)
-        if gates.shape[2] > 1:
-            factors = gates[head, begin : begin + tokens]
-            mix_by_columns(factors, chunk, weights, rows, of_rows, of_columns)
-            return
-        scale_by(weights[:rows], chunk.between)
-    size, step = like.itemsize, weights.shape[1] * like.itemsize
-    stride = chunk.raw.shape[1] * size
-    a, b = address(weights), address(chunk.raw)
-    for column in range(0, stride, ROW):
-        by_rows(
-            like, a, size, step, 0, b + column, stride, address(of_rows) + column, stride,
-            stack_rows, rows, 1,
-        )  # fmt: skip
-        by_rows(
-            like, a, step, size, 0, b + column, stride, address(of_columns) + column, stride,
-            rows, stack_rows, 1,
-        )  # fmt: skip
-
-
-@njit(nogil=True, cache=True, **INNER)
-def mix_by_columns(gates, chunk, weights, rows, of_rows, of_columns):
-    """Add the gradients of the scores where every column has decays of its own."""
-    tokens, width = gates.shape
-    at, n, carried = -(-rows // 4) * 4, rows // tokens, chunk.carried[0]
-    for j in range(rows):
-        for d in range(width):
-            carried[d] = 1
-        for i in range(j, rows):
-            if i > j and i % n == 0:
-                for d in range(width):
-                    carried[d] *= gates[i // n, d]
-            for place in (i, at + i // n):
-                if place == i or i % n == n - 1:
-                    weight = weights[j, place]
-                    for d in range(width):
-                        of_rows[place, d] += weight * carried[d] * chunk.raw[j, d]
-                        of_columns[j, d] += weight * carried[d] * chunk.raw[place, d]
-
-
-@njit(nogil=True, cache=True, **INNER)
-def pull_gates(raw, rows, of_rows, of_columns, of_all, of_gates):
-    """Sum the gradients of the decays' running sums, from the end of the chunk.
-
-    A sum multiplies the rows that read and divides the keys that write; the last one also
-    multiplies the whole state at the end.
-    """
-    tokens, width = of_gates.shape
-    n, at = rows // tokens, -(-rows // 4) * 4
-    for d in range(of_all.shape[1]):
-        total = of_all[0, d]
-        for i in range(rows - 1, -1, -1):
-            total += raw[i, d] * (of_rows[i, d] - of_columns[i, d])
-            if i % n == n - 1:
-                total += raw[at + i // n, d] * of_rows[at + i // n, d]
-            if i % n == 0:
-                of_gates[i // n, d % width] += total
+            by_rows(
+                like, reads, like.itemsize, step, 0, k, stride,
+                of_queries + begin * stride + place, stride, tokens, rows, 1,
+            )  # fmt: skip
+            target = of_writers + begin * n * stride + place
+            by_rows(
+                like, weights, step, like.itemsize, 0, k, stride, target, stride, rows, rows, 1
+            )  # fmt: skip
+            by_rows(
+                like, reads, step, like.itemsize, 0, q, stride, target, stride, rows, tokens, 1
+            )  # fmt: skip

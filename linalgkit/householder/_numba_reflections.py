@@ -14,10 +14,12 @@ from numba import njit
 
 from .._blas import gemm
 from .._checks import kernel_array
+from .._intrinsics import INNER, OUTER
 from .._threads import chunk_bounds, run_chunks
 
 _BLOCK = 64  # reflections
 _WORK = 4_000_000  # multiply-adds of a chunk of work: 0.1 ms
+_NORMAL, _TRANSPOSED, _CONJUGATE = ord("n"), ord("t"), ord("c")  # as BLAS is told
 _KINDS = {"f": ord("s"), "d": ord("d"), "F": ord("c"), "D": ord("z")}
 
 
@@ -78,13 +80,13 @@ def _scalars(dtype):
     return kernel_array(np.array([1, 0, -1], dtype))
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, **INNER)
 def _address(array):
     """Return where an array begins, signed: unsigned and signed numbers add up to floats."""
     return np.intp(array.ctypes.data)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy", **OUTER)
 def _triangles(start, stop, kind, scalars, vectors, tau, triangles, firsts, gram):
     """Compute T = (I + D striu(G))⁻¹ D, G = Vᴴ V, D = diag(tau), for blocks of all items.
 
@@ -95,7 +97,7 @@ def _triangles(start, stop, kind, scalars, vectors, tau, triangles, firsts, gram
     r, n = vectors.shape[1:]
     one, zero = _address(scalars), _address(scalars) + size
     for unit in range(start, stop):
-        item, block = divmod(unit, blocks)
+        item, block = unit // blocks, unit % blocks
         begin = block * _BLOCK
         width = min(r - begin, _BLOCK)
         first = n
@@ -107,16 +109,19 @@ def _triangles(start, stop, kind, scalars, vectors, tau, triangles, firsts, gram
         firsts[item, block] = first
         t = triangles[item, block]
         if first == n:
-            t[:] = 0
+            for j in range(_BLOCK):
+                for k in range(_BLOCK):
+                    t[j, k] = 0
             continue
         v = _address(vectors) + ((item * r + begin) * n + first) * size
         gemm(
-            kind, ord("c"), ord("n"), width, width, n - first, one, v, n, v, n, zero,
+            kind, _CONJUGATE, _NORMAL, width, width, n - first, one, v, n, v, n, zero,
             _address(gram), _BLOCK,
         )  # fmt: skip
         for j in range(width):  # gram[j, k] = v_kᴴ v_j
             strength = tau[item, begin + j]
-            t[j] = 0
+            for k in range(_BLOCK):
+                t[j, k] = 0
             for k in range(j):
                 factor = strength * gram[j, k]
                 for i in range(k + 1):
@@ -124,7 +129,7 @@ def _triangles(start, stop, kind, scalars, vectors, tau, triangles, firsts, gram
             t[j, j] = strength
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy", **OUTER)
 def _reflect(
     start, stop, kind, scalars, adjoint, is_turned, x_places, v_places, x, vectors, triangles,
     firsts, result, buffer,
@@ -133,18 +138,20 @@ def _reflect(
 
     As BLAS sees them, V is (n, r), X is (n, m) if `is_turned`, else there is Xᵀ (m, n).
     """
-    normal, transposed, conjugate = ord("n"), ord("t"), ord("c")
     size, blocks = result.itemsize, firsts.shape[1]
     r, n = vectors.shape[1:]
     m = x.shape[1 if is_turned else 2]
     one = _address(scalars)
     zero, minus = one + size, one + 2 * size
     y, z = _address(buffer), _address(buffer) + buffer.shape[1] * size
-    of_x = normal if is_turned else transposed
-    of_t = conjugate if adjoint else normal
+    of_x = _NORMAL if is_turned else _TRANSPOSED
+    of_t = _CONJUGATE if adjoint else _NORMAL
     for item in range(start, stop):
         operator = v_places[item]
-        result[item] = x[x_places[item]]
+        source, target = x[x_places[item]], result[item]
+        for i in range(source.shape[0]):  # an assignment would compile to messages of shapes
+            for j in range(source.shape[1]):
+                target[i, j] = source[i, j]
         for k in range(blocks):
             block = k if adjoint else blocks - 1 - k
             begin, first = block * _BLOCK, firsts[operator, block]
@@ -155,18 +162,18 @@ def _reflect(
             v = _address(vectors) + ((operator * r + begin) * n + first) * size
             at, across = _address(result) + item * n * m * size, n if is_turned else m
             at += first * size if is_turned else first * m * size
-            gemm(kind, conjugate, of_x, width, m, rows, one, v, n, at, across, zero, y, _BLOCK)
+            gemm(kind, _CONJUGATE, of_x, width, m, rows, one, v, n, at, across, zero, y, _BLOCK)
             gemm(
-                kind, of_t, normal, width, m, width, one, t, _BLOCK, y, _BLOCK, zero, z,
+                kind, of_t, _NORMAL, width, m, width, one, t, _BLOCK, y, _BLOCK, zero, z,
                 _BLOCK,
             )  # fmt: skip
             if is_turned:
                 gemm(
-                    kind, normal, normal, rows, m, width, minus, v, n, z, _BLOCK, one, at,
+                    kind, _NORMAL, _NORMAL, rows, m, width, minus, v, n, z, _BLOCK, one, at,
                     across,
                 )  # fmt: skip
             else:
                 gemm(
-                    kind, transposed, transposed, m, rows, width, minus, z, _BLOCK, v, n,
+                    kind, _TRANSPOSED, _TRANSPOSED, m, rows, width, minus, z, _BLOCK, v, n,
                     one, at, across,
                 )  # fmt: skip

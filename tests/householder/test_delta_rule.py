@@ -443,8 +443,7 @@ def test_many_equal_calls_compile_once(engine):
     delta_rule(q, k, v, beta, log_decay=gate, initial_state=state)
     delta_rule(q[::-1], np.asfortranarray(k), v, beta)
     kinds = [s for s in _numba_delta.forward.signatures if "float64" in str(s[2])]
-    gates = sorted(str(kind[9]) for kind in kinds)  # with decays, and without: compiled apart
-    assert gates == ["none", "readonly array(float64, 3d, C)"]
+    assert len(kinds) == 1  # with decays, and without
 
 
 def test_a_strength_with_an_axis_too_many_is_told_which():
