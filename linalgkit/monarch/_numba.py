@@ -30,6 +30,8 @@ from ._numba_transforms import (  # noqa: F401
     fftconvolve_vjp,
     ifft,
     ifft_vjp,
+    last,
+    placed,
 )
 from ._numba_vectors import left_pull, left_rows, right_pull, right_rows
 
@@ -196,25 +198,21 @@ def _pull_many(x, left, right, g, of_x, of_left, of_right, wants_x, wants_left, 
 
 def _vectors(x, axis):
     """Return (vectors, entries): a view of any strides, unless the other axes do not make one."""
-    moved = _last(x, axis)
+    moved = last(x, axis)
     vectors = moved.reshape(prod(moved.shape[:-1]), moved.shape[-1])
     return vectors if vectors.flags.aligned else vectors.copy()
 
 
 def _result(vectors, x, axis, entries):
     """Make the result twice: as (vectors, entries), and in the shape that it has for `x`."""
-    others = _last(x, axis).shape[:-1]
+    others = last(x, axis).shape[:-1]
     count, strides = len(vectors), vectors.strides
     if abs(strides[1]) <= abs(strides[0]) or count == 1:
         result = np.empty((count, entries), x.dtype)
         shaped = result.reshape(*others, entries)
-        return result, shaped if axis == -1 else np.moveaxis(shaped, -1, axis)
+        return result, placed(shaped, axis)
     result = np.empty((entries, count), x.dtype)
     return result.T, np.moveaxis(result.reshape(entries, *others), 0, axis)
-
-
-def _last(x, axis):
-    return x if axis == -1 else np.moveaxis(x, axis, -1)
 
 
 def _place(vectors):

@@ -3,28 +3,27 @@
 A panel has one row a feature, with that entry of a few vectors side by side; the permutation
 between the factors is the choice of its rows. Bounded by multiplications: a tile of TALL rows reads
 two machine vectors and TALL numbers for 2 TALL of them. Vectors come in and go out by any strides,
-through transposes in registers where the entries of one lie side by side.
+through transposes in registers where the entries of one lie side by side. Constants that kernels
+give each other are ``np.intp``: a literal is a type of its own, for which all would be compiled.
 """
 
 from typing import NamedTuple
 
+import numpy as np
 from numba import njit
 
+from .._intrinsics import INNER
 from .._tiles import (
     ROW,
-    TALL,
     VECTOR,
     aligned,
+    by_rows,
     copy_row,
     from_panel,
     lanes_of,
     one_from_panel,
     one_to_panel,
     plane_of,
-    tile_1,
-    tile_2,
-    tile_4,
-    tile_tall,
     to_panel,
     transpose_square,
     zero_row,
@@ -52,24 +51,7 @@ class Factor(NamedTuple):
     columns: int
 
 
-@njit(nogil=True, cache=True)
-def _multiply(like, a, b, b_step, c, c_row, rows, depth, a_row, a_step, a_imag, adds):
-    """Multiply `rows` rows by a panel of `depth` rows: C = A B, or with `adds` C += A B."""
-    i = 0
-    while i + TALL <= rows:
-        tile_tall(like, a, a_row, a_step, a_imag, b, b_step, c, c_row, depth, adds)
-        i, a, c = i + TALL, a + TALL * a_row, c + TALL * c_row
-    while i + 4 <= rows:
-        tile_4(like, a, a_row, a_step, a_imag, b, b_step, c, c_row, depth, adds)
-        i, a, c = i + 4, a + 4 * a_row, c + 4 * c_row
-    if i + 2 <= rows:
-        tile_2(like, a, a_row, a_step, a_imag, b, b_step, c, c_row, depth, adds)
-        i, a, c = i + 2, a + 2 * a_row, c + 2 * c_row
-    if i < rows:
-        tile_1(like, a, a_row, a_step, a_imag, b, b_step, c, c_row, depth, adds)
-
-
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, **INNER)
 def _read(like, source, feature, vector, features, vectors, target, row):
     """Bring vectors, at most `lanes_of`, to panel rows `row` bytes apart; zeros for others."""
     size, lanes, plane = like.itemsize, lanes_of(like), plane_of(like)
@@ -99,7 +81,7 @@ def _read(like, source, feature, vector, features, vectors, target, row):
             )
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, **INNER)
 def _write(like, source, row, features, vectors, target, feature, vector):
     """Undo `_read`; the panel is spoiled."""
     size, lanes, plane = like.itemsize, lanes_of(like), plane_of(like)
@@ -127,7 +109,7 @@ def _write(like, source, row, features, vectors, target, feature, vector):
                 )  # fmt: skip
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, **INNER)
 def _turn(like, real, source, row, rows, target):
     """Transpose panel rows `row` bytes apart to panels of ROW × lanes side by side in memory.
 
@@ -151,24 +133,24 @@ def _turn(like, real, source, row, rows, target):
                         )
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, **INNER)
 def rights(start, stop, like, first, last, x, right, u, spare):
     """Fill rows of the panels `first` to `last` of u = R x from the blocks `start` to `stop`."""
     lanes, plane = lanes_of(like), plane_of(like)
-    features, height = right.columns, right.blocks * right.rows * ROW
+    features, height, step = right.columns, right.blocks * right.rows * ROW, np.intp(ROW)
     for block in range(start, stop):
         for panel in range(first, last):
             place = x.address + block * features * x.feature + panel * lanes * x.vector
             width = min(lanes, x.number - panel * lanes)
-            _read(like, place, x.feature, x.vector, features, width, spare, ROW)
-            _multiply(
-                like, right.address + block * right.block, spare, ROW,
-                u + (panel - first) * height + block * right.rows * ROW, ROW,
-                right.rows, features, right.row, right.column, plane, 0,
+            _read(like, place, x.feature, x.vector, features, width, spare, step)
+            by_rows(
+                like, right.address + block * right.block, right.row, right.column, plane,
+                spare, ROW, u + (panel - first) * height + block * right.rows * ROW, ROW,
+                right.rows, features, 0,
             )  # fmt: skip
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, **INNER)
 def lefts(start, stop, like, first, last, left, y, u, spare):
     """Fill rows of y = L u: from the blocks `start` to `stop`, of the panels `first` to `last`.
 
@@ -183,10 +165,9 @@ def lefts(start, stop, like, first, last, left, y, u, spare):
                 place = u + (panel - first) * height + (group + k) * ROW
                 for j in range(left.columns):  # side by side: else they share few cache sets
                     copy_row(like, place + j * left.blocks * ROW, spare + j * ROW)
-                _multiply(
-                    like, left.address + (group + k) * left.block, spare, ROW,
-                    result + k * left.rows * ROW, ROW,
-                    left.rows, left.columns, left.row, left.column, plane, 0,
+                by_rows(
+                    like, left.address + (group + k) * left.block, left.row, left.column, plane,
+                    spare, ROW, result + k * left.rows * ROW, ROW, left.rows, left.columns, 0,
                 )  # fmt: skip
             width = min(lanes, y.number - panel * lanes)
             place = y.address + group * y.feature + panel * lanes * y.vector
@@ -200,12 +181,12 @@ def lefts(start, stop, like, first, last, left, y, u, spare):
 @njit(nogil=True, cache=True)
 def tiles(start, stop, like, height, x, left, right, y, buffer):
     """Apply both factors to a range of panels, `height` at a time: u stays in the cache."""
-    u = aligned(buffer)
+    u, zero = aligned(buffer), np.intp(0)
     spare = u + height * right.blocks * right.rows * ROW
     for first in range(start, stop, height):
         last = min(stop, first + height)
-        rights(0, right.blocks, like, first, last, x, right, u, spare)
-        lefts(0, left.blocks, like, first, last, left, y, u, spare)
+        rights(zero, right.blocks, like, first, last, x, right, u, spare)
+        lefts(zero, left.blocks, like, first, last, left, y, u, spare)
 
 
 @njit(nogil=True, cache=True)
@@ -221,16 +202,16 @@ def right_blocks(start, stop, like, x, right, u, buffer):
 def left_blocks(start, stop, like, left, y, u, buffer):
     """Apply some blocks of the left factor to all vectors."""
     panels = -(-y.number // lanes_of(like))
-    lefts(start, stop, like, 0, panels, left, y, aligned(u), aligned(buffer))
+    lefts(start, stop, like, np.intp(0), panels, left, y, aligned(u), aligned(buffer))
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, **INNER)
 def _store(like, block, source, factor):
     """Write one block's sums, `lanes` columns of it in each panel, to a factor."""
     lanes = lanes_of(like)
     for part in range(-(-factor.columns // lanes)):
         _write(
-            like, source + part * factor.rows * ROW, ROW, factor.rows,
+            like, source + part * factor.rows * ROW, np.intp(ROW), factor.rows,
             min(lanes, factor.columns - part * lanes),
             factor.address + block * factor.block + part * lanes * factor.column,
             factor.row, factor.column,
@@ -261,16 +242,15 @@ def left_gradients(start, stop, like, real, g, left, of_left, wants_left, wants_
                 if wants_left:
                     _turn(like, real, block, left.blocks * ROW, left.columns, turned)
                     for part in range(parts):
-                        _multiply(
-                            like, here, turned + part * lanes * ROW, ROW,
+                        by_rows(
+                            like, here, ROW, plane, VECTOR, turned + part * lanes * ROW, ROW,
                             sums + (k * parts + part) * left.rows * ROW, ROW,
-                            left.rows, width, ROW, plane, VECTOR, panel,
+                            left.rows, width, panel,
                         )  # fmt: skip
                 if wants_v:
-                    _multiply(
-                        like, left.address + (group + k) * left.block, here, ROW,
-                        block, left.blocks * ROW,
-                        left.columns, left.rows, left.column, left.row, plane, 0,
+                    by_rows(
+                        like, left.address + (group + k) * left.block, left.column, left.row,
+                        plane, here, ROW, block, left.blocks * ROW, left.columns, left.rows, 0,
                     )  # fmt: skip
         if wants_left:
             for k in range(blocks):
@@ -280,7 +260,7 @@ def left_gradients(start, stop, like, real, g, left, of_left, wants_left, wants_
 @njit(nogil=True, cache=True)
 def right_gradients(start, stop, like, x, right, of_x, of_right, wants_x, wants_right, v, buffer):
     """Some blocks of v xᵀ and of Rᵀ v."""
-    lanes, plane, features = lanes_of(like), plane_of(like), right.columns
+    lanes, plane, features, step = lanes_of(like), plane_of(like), right.columns, np.intp(ROW)
     parts = -(-features // lanes)
     height, v = right.blocks * right.rows * ROW, aligned(v)
     vectors = aligned(buffer)
@@ -289,13 +269,13 @@ def right_gradients(start, stop, like, x, right, of_x, of_right, wants_x, wants_
     for panel in range(panels if wants_x else 0):
         width = min(lanes, x.number - panel * lanes)
         for block in range(start, stop):
-            _multiply(
-                like, right.address + block * right.block,
+            by_rows(
+                like, right.address + block * right.block, right.column, right.row, plane,
                 v + panel * height + block * right.rows * ROW, ROW, vectors, ROW,
-                features, right.rows, right.column, right.row, plane, 0,
+                features, right.rows, 0,
             )  # fmt: skip
             place = of_x.address + block * features * of_x.feature + panel * lanes * of_x.vector
-            _write(like, vectors, ROW, features, width, place, of_x.feature, of_x.vector)
+            _write(like, vectors, step, features, width, place, of_x.feature, of_x.vector)
     for block in range(start, stop if wants_right else start):
         for panel in range(panels):
             width = min(lanes, x.number - panel * lanes)
@@ -303,11 +283,10 @@ def right_gradients(start, stop, like, x, right, of_x, of_right, wants_x, wants_
             for part in range(parts):
                 _read(
                     like, place + part * lanes * x.feature, x.vector, x.feature, width,
-                    min(lanes, features - part * lanes), vectors, ROW,
+                    min(lanes, features - part * lanes), vectors, step,
                 )  # fmt: skip
-                _multiply(
-                    like, v + panel * height + block * right.rows * ROW, vectors, ROW,
-                    sums + part * right.rows * ROW, ROW,
-                    right.rows, width, ROW, plane, VECTOR, panel,
+                by_rows(
+                    like, v + panel * height + block * right.rows * ROW, ROW, plane, VECTOR,
+                    vectors, ROW, sums + part * right.rows * ROW, ROW, right.rows, width, panel,
                 )  # fmt: skip
         _store(like, block, sums, of_right)

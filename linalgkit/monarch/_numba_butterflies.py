@@ -8,23 +8,23 @@ Bounded by the cache that holds the panel: each step reads it once and writes it
 
 from cmath import exp, pi
 
+import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+from .._intrinsics import INNER
 from .._tiles import (
     ROW,
-    TALL,
     VECTOR,
     Emitter,
+    aligned,
+    by_rows,
     from_panel,
     lanes_of,
     one_from_panel,
     one_to_panel,
     plane_of,
-    tile_1,
-    tile_4,
-    tile_tall,
     to_panel,
     transpose_square,
 )
@@ -233,6 +233,56 @@ def _multiply(typingctx, like, row, other):
     return types.void(like, types.intp, types.intp), codegen
 
 
+def _filter(is_shared):
+    """Make the product of the spectra of real vectors with those of filters, or of one filter.
+
+    Z is the transform of x[2t] + i x[2t+1], of length n/2; E = (Z[k] + Z̄[n/2−k])/2 that of the even
+    entries, O that of the odd ones. With A, B and C, those of the filter's even entries, its odd
+    ones, and its odd ones an entry later::
+
+        W[k] = (A E + C O) + i (B E + A O),   W[n/2−k] = conj(A E + C O) + i conj(B E + A O)
+    """
+
+    @intrinsic
+    def multiply(typingctx, like, low, high, numbers):
+        def codegen(context, builder, signature, args):
+            emit = Emitter(context, builder, signature.args[0])
+            _, low, high, numbers = args
+            butterfly = _Butterfly(emit)
+
+            def part(place, row):
+                if not is_shared:
+                    return emit.load(emit.at(numbers, ROW * place + VECTOR * row))
+                return emit.broadcast(emit.at(numbers, (2 * place + row) * emit.size))
+
+            half = butterfly.constant(0.5)
+            a, b, c, d = (
+                builder.fmul(half, emit.load(emit.at(row, half_row)))
+                for row in (low, high)
+                for half_row in (0, VECTOR)
+            )
+            even = builder.fadd(a, c), builder.fsub(b, d)
+            odd = builder.fadd(b, d), builder.fsub(c, a)
+            first, second, later = ((part(place, 0), part(place, 1)) for place in range(3))
+            x = butterfly.plus(butterfly.times(even, *first), butterfly.times(odd, *later))
+            y = butterfly.plus(butterfly.times(even, *second), butterfly.times(odd, *first))
+            for value, row in (
+                ((builder.fadd(x[0], y[1]), builder.fsub(y[0], x[1])), high),
+                ((builder.fsub(x[0], y[1]), builder.fadd(y[0], x[1])), low),
+            ):
+                emit.store(value[0], row)
+                emit.store(value[1], emit.at(row, VECTOR))
+            return context.get_dummy_value()
+
+        return types.void(like, *(types.intp,) * 3), codegen
+
+    return multiply
+
+
+_by_filter = _filter(is_shared=True)
+_by_filters = _filter(is_shared=False)
+
+
 @intrinsic
 def _copy(typingctx, like, source, target):
     """Copy one machine vector."""
@@ -245,7 +295,7 @@ def _copy(typingctx, like, source, target):
     return types.void(like, types.intp, types.intp), codegen
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, **INNER)
 def _by_roots(like, radix, source, target, after, done, swap, numbers):
     """Do a step with `after` groups of `done` rows each; row j of the table turns group j."""
     size, row, out = like.itemsize, after * done * ROW, done * ROW
@@ -269,7 +319,7 @@ def _by_roots(like, radix, source, target, after, done, swap, numbers):
                 _step_2(like, a, row, b, out, swap, roots)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, **INNER)
 def _at_last(like, radix, source, target, done, swap, scale):
     """Do the last step."""
     row = done * ROW
@@ -291,7 +341,7 @@ def _at_last(like, radix, source, target, done, swap, scale):
             _last_2(like, a, row, b, row, swap, scale)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, **INNER)
 def _by_matrix(like, radix, source, target, after, done, swap, matrix, numbers, is_last):
     """Do a step as products with the matrix (for the inverse its conjugate), turn or scale."""
     size, plane, row, out = like.itemsize, plane_of(like), after * done * ROW, done * ROW
@@ -299,25 +349,7 @@ def _by_matrix(like, radix, source, target, after, done, swap, matrix, numbers, 
         roots = numbers + j * radix * size
         for k in range(done):
             a, b = source + (j * done + k) * ROW, target + (j * radix * done + k) * ROW
-            i = 0
-            while i + TALL <= radix:
-                tile_tall(
-                    like, matrix + i * radix * size, radix * size, size, plane,
-                    a, row, b + i * out, out, radix, 0,
-                )  # fmt: skip
-                i += TALL
-            while i + 4 <= radix:
-                tile_4(
-                    like, matrix + i * radix * size, radix * size, size, plane,
-                    a, row, b + i * out, out, radix, 0,
-                )  # fmt: skip
-                i += 4
-            while i < radix:
-                tile_1(
-                    like, matrix + i * radix * size, radix * size, size, plane,
-                    a, row, b + i * out, out, radix, 0,
-                )  # fmt: skip
-                i += 1
+            by_rows(like, matrix, radix * size, size, plane, a, row, b, out, radix, radix, 0)
             for i in range(radix):
                 if is_last:
                     _last_1(like, b + i * out, 0, b + i * out, 0, swap, numbers)
@@ -325,7 +357,7 @@ def _by_matrix(like, radix, source, target, after, done, swap, matrix, numbers, 
                     _step_1(like, b + i * out, 0, b + i * out, 0, swap, roots + i * size)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, **INNER)
 def _read(like, source, feature, vector, features, target):
     """Bring `lanes_of` vectors to the rows of a panel."""
     size, lanes, plane, side = (
@@ -360,7 +392,7 @@ def _read(like, source, feature, vector, features, target):
             )
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, **INNER)
 def _write(like, source, features, target, feature, vector):
     """Undo `_read`; the panel is spoiled."""
     size, lanes, plane, side = (
@@ -394,10 +426,10 @@ def _write(like, source, features, target, feature, vector):
             )
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, **INNER)
 def _transform(like, steps, scale, swap, n, u, v):
     """Do all steps, to and fro between two panels; return that of the result, then the other."""
-    done, after = 1, n
+    done, after = np.intp(1), n  # a literal would be a type: what is called, compiled once more
     for i in range(len(steps)):
         radix, is_written, matrix, numbers = steps[i]
         after //= radix
@@ -424,7 +456,7 @@ def panels(start, stop, like, steps, scale, swap, reals, roots, x, y, buffer):
     lie in memory, or if not 0 `reals` bytes apart, and `roots` has those of order n.
     """
     half, n, lanes = x.features, y.features, lanes_of(like)
-    first = (buffer.ctypes.data + VECTOR - 1) // VECTOR * VECTOR
+    first = aligned(buffer)
     for panel in range(start, stop):
         vector = min(panel * lanes, x.vectors - lanes)
         u, v = first, first + n * ROW
@@ -452,7 +484,7 @@ def panels(start, stop, like, steps, scale, swap, reals, roots, x, y, buffer):
         _write(like, u, n, y.address + vector * y.vector, y.feature, y.vector)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, **INNER)
 def _parts(real, outside, feature, vector, features, inside, is_read):
     """Bring reals of as many vectors as a machine vector has to halves of panel rows, or back."""
     size = real.itemsize
@@ -487,8 +519,8 @@ def convolutions(start, stop, like, real, steps, numbers, turn, spectrum, from_,
     `numbers` has 1, 1/n and the zeros of a machine vector; `turn` the roots exp(πi t/(2n)). The
     spectra are one vector of numbers (``spectrum.vector`` is 0), or one for each vector of x.
     """
-    lanes, size = lanes_of(like), like.itemsize
-    first = (buffer.ctypes.data + VECTOR - 1) // VECTOR * VECTOR
+    lanes, size, first = lanes_of(like), like.itemsize, aligned(buffer)
+    forward, backward = np.intp(0), np.intp(VECTOR)
     for panel in range(start, stop):
         vector = min(panel * lanes, x.vectors - lanes)
         u, v = first, first + n * ROW
@@ -503,7 +535,7 @@ def convolutions(start, stop, like, real, steps, numbers, turn, spectrum, from_,
             _copy(real, numbers + 2 * size, u + i * ROW + VECTOR)
         for i in range(low):
             _step_1(like, u + i * ROW, 0, u + i * ROW, 0, 0, turn + i * size)
-        u, v = _transform(like, steps, numbers, 0, n, u, v)
+        u, v = _transform(like, steps, numbers, forward, n, u, v)
         if spectrum.vector:
             _read(
                 like,
@@ -519,7 +551,7 @@ def convolutions(start, stop, like, real, steps, numbers, turn, spectrum, from_,
             for i in range(n):
                 number = spectrum.address + i * size
                 _step_1(like, u + i * ROW, 0, u + i * ROW, 0, 0, number)
-        u, v = _transform(like, steps, numbers + size, VECTOR, n, u, v)
+        u, v = _transform(like, steps, numbers + size, backward, n, u, v)
         for i in range(n):
             _step_1(like, u + i * ROW, 0, u + i * ROW, 0, VECTOR, turn + i * size)
         target = y.address + vector * y.vector
@@ -529,3 +561,41 @@ def convolutions(start, stop, like, real, steps, numbers, turn, spectrum, from_,
         begin, end = max(from_ - n, 0), max(from_ + y.features - n, 0)
         there = u + begin * ROW + VECTOR
         _parts(real, target, y.feature, y.vector, end - begin, there, False)
+
+
+@njit(nogil=True, cache=True)
+def circular_convolutions(start, stop, like, real, steps, numbers, filters, x, y, buffer):
+    """Convolve panels of real vectors of even length around, two neighbours as one number.
+
+    `numbers` has 1 and 2/n. `filters` has the numbers A, B and C (`_filter`) of 0 <= k <= n/4: of
+    one filter (``filters.vector`` is 0), or one for each vector of x.
+    """
+    lanes, size, half, first = lanes_of(like), like.itemsize, x.features // 2, aligned(buffer)
+    forward, backward = np.intp(0), np.intp(VECTOR)
+    for panel in range(start, stop):
+        vector = min(panel * lanes, x.vectors - lanes)
+        u, v = first, first + half * ROW
+        source, target = x.address + vector * x.vector, y.address + vector * y.vector
+        if x.feature == real.itemsize:
+            _read(like, source, size, x.vector, half, u)
+        else:
+            _parts(real, source, 2 * x.feature, x.vector, half, u, True)
+            _parts(real, source + x.feature, 2 * x.feature, x.vector, half, u + VECTOR, True)
+        u, v = _transform(like, steps, numbers, forward, half, u, v)
+        if filters.vector:
+            table = first + 2 * half * ROW
+            place = filters.address + vector * filters.vector
+            _read(like, place, filters.feature, filters.vector, filters.features, table)
+            for k in range(half // 2 + 1):
+                high = u + (half - k) % half * ROW
+                _by_filters(like, u + k * ROW, high, table + 3 * k * ROW)
+        else:
+            for k in range(half // 2 + 1):
+                high = u + (half - k) % half * ROW
+                _by_filter(like, u + k * ROW, high, filters.address + 3 * k * size)
+        u, v = _transform(like, steps, numbers + size, backward, half, u, v)
+        if y.feature == real.itemsize:
+            _write(like, u, half, target, size, y.vector)
+        else:
+            _parts(real, target, 2 * y.feature, y.vector, half, u, False)
+            _parts(real, target + y.feature, 2 * y.feature, y.vector, half, u + VECTOR, False)

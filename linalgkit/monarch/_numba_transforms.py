@@ -1,22 +1,28 @@
 """CPU engine of the Fourier transform: panels of vectors side by side, each in the cache."""
 
-from functools import lru_cache
-from math import isqrt, prod
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
+import scipy.fft
 
 from .._checks import kernel_array
-from .._threads import chunk_bounds, run_chunks
+from .._threads import chunk_bounds, is_serial, run_chunks
 from .._tiles import ROW, VECTOR
 from . import _array_api_transforms as reference
-from ._numba_butterflies import WRITTEN, convolutions, panels
+from ._numba_butterflies import WRITTEN, circular_convolutions, convolutions, panels
 from ._radices import LARGEST, factors, good_length
-from ._roots import dft_matrix, quarter, right_angle, table, turned_roots, twiddles
+from ._roots import dft_matrix, quarter, right_angle, roots, table, turned_roots
 
-_LONGEST = 1 << 15  # longer vectors are transformed as matrices: the panels would leave the cache
-_SHORT = 2048  # single vectors up to this length are not worth the call of a kernel
+_LONGEST = 1 << 15  # the panels of longer vectors would leave the cache
+_PRIME = 100  # with larger prime factors SciPy is faster (measured)
+_SHORT = 2048  # steps of lengths up to this one are kept
 _CHUNK = 30_000  # panel rows read and written: 0.1 ms
+_PRODUCT = 1 << 12  # a matrix of so many entries is faster than transforms (measured)
+_MULTIPLY_ADDS = 4_000_000  # 0.1 ms
+_SCIPY_CHUNK = 1_000_000  # entries times steps of SciPy's transforms: 0.5 ms
+_GROUP = 16  # SciPy takes so many vectors side by side, or a number that divides it
+_ENTRIES = 1 << 17  # fewer are transformed before what panels need is made (measured)
 
 
 class _Vectors(NamedTuple):
@@ -50,43 +56,86 @@ def ifft_vjp(cotangent, x, *, axis, radices, scale, wrt):
 
 
 def _transformed(x, axis, radices, inverse, scale):
-    """Transform panel by panel; the reference serves what is small, and lengths of large primes."""
-    moved = np.moveaxis(x, axis, -1)
+    """Transform panel by panel; SciPy serves few vectors, long ones, and those of large primes."""
     dtype = np.result_type(x.dtype, np.complex64)
-    lanes, n, count = ROW // dtype.itemsize, moved.shape[-1], prod(moved.shape[:-1])
+    lanes, n = ROW // dtype.itemsize, x.shape[axis]
+    count = x.size // n
+    if radices is None and not (count >= lanes and x.size >= _ENTRIES and _is_good(n)):
+        return _by_scipy(x, axis, inverse, scale, dtype)
     chosen = _radices(n) if radices is None else tuple(radix for radix in radices if radix > 1)
-    if radices is None and max(chosen, default=1) > LARGEST:
-        y = reference.bluestein(moved.astype(dtype), inverse, scale, _along_last)
-        return np.moveaxis(y, -1, axis)
-    is_long = n > _LONGEST or (count < lanes and n > _SHORT)
-    lengths = _two_lengths(n) if is_long and radices is None else (0, 0)
-    least = min(lengths) if is_long else count
-    if not chosen or max(chosen) > LARGEST or least < lanes:
+    if not chosen or max(chosen) > LARGEST or n > _LONGEST or count < lanes:
         return reference.transformed(x, axis, radices, inverse, scale)
+    moved = last(x, axis)
     vectors = moved.reshape(count, n)
     if not vectors.flags.aligned:
         vectors = vectors.copy()
-    if is_long:
-        result = np.empty((count, n), dtype)
-        for vector, transformed in zip(vectors, result, strict=True):
-            _in_two(vector, transformed, lengths, inverse, scale)
-    else:
-        is_feature_major = abs(vectors.strides[1]) > abs(vectors.strides[0])
-        result = np.empty((n, count), dtype).T if is_feature_major else np.empty((count, n), dtype)
-        _transform(vectors, result, inverse, scale, radices and chosen)
-    return np.moveaxis(result.reshape(moved.shape), -1, axis)
+    is_feature_major = abs(vectors.strides[1]) > abs(vectors.strides[0])
+    result = np.empty((n, count), dtype).T if is_feature_major else np.empty((count, n), dtype)
+    _transform(vectors, result, inverse, scale, radices and chosen)
+    return placed(result.reshape(moved.shape), axis)
+
+
+@lru_cache(maxsize=1024)
+def _is_good(n):
+    """Tell whether panels of vectors of n entries stay in the cache, with steps that pay."""
+    return 1 < n <= _LONGEST and max(factors(n)) <= _PRIME
+
+
+def _by_scipy(x, axis, inverse, scale, dtype):
+    """Transform by SciPy, vectors by several threads."""
+    n = x.shape[axis]
+    by_n, unscaled = ("backward", "forward") if inverse else ("forward", "backward")
+    norm = unscaled if scale == 1 else by_n if scale == 1 / n else "ortho"
+    function = partial(scipy.fft.ifft if inverse else scipy.fft.fft, norm=norm)
+    return _chunked(function, x, axis, n, dtype)
+
+
+def _chunked(function, x, axis, n, dtype):
+    """Call a function that turns vectors into vectors of n entries, whole groups a thread.
+
+    SciPy's own threads would cut by their number, and so decide which vectors go side by side.
+    """
+    count, length = x.size // x.shape[axis], max(x.shape[axis], n)
+    work = _GROUP * length * length.bit_length()
+    bounds = chunk_bounds((-(-count // _GROUP), work), minimum=_SCIPY_CHUNK)
+    if is_serial(bounds):
+        return function(x, axis=axis)
+    moved = last(x, axis)
+    vectors, result = moved.reshape(count, moved.shape[-1]), np.empty((count, n), dtype)
+
+    def run(start, stop):
+        if start < stop:
+            result[start:stop] = function(vectors[start:stop], axis=-1)
+
+    run_chunks(run, [min(count, _GROUP * bound) for bound in bounds])
+    return placed(result.reshape(*moved.shape[:-1], n), axis)
 
 
 def fftconvolve(x, h, *, axis, start, stop, is_circular):
-    """Convolve real vectors panel by panel, one after the other; others by whole transforms."""
-    y = None
-    if x.dtype.kind != "c" and is_circular:
-        y = _wrapped_reals(x, h, axis)
-    elif x.dtype.kind != "c":
-        y = _convolved_reals(x, h, axis, start, stop)
-    if y is None:
-        y = reference.convolution(x, h, axis, start, stop, is_circular, _along_last)
-    return y
+    """Convolve real vectors panel by panel, one after the other; others by whole transforms.
+
+    Short ones are multiplied by the matrix of the convolution.
+    """
+    m = h.shape[axis if h.ndim > 1 else -1]
+    is_short = h.size == m and x.shape[axis] * (stop - start) <= _PRODUCT
+    if x.dtype.kind == "c" and not is_short:
+        return reference.convolution(x, h, axis, start, stop, is_circular, _along_last)
+    moved, h = last(x, axis), h if h.ndim == 1 else last(h, axis)
+    if is_short:
+        return placed(_multiplied(moved, h.reshape(-1), start, stop, is_circular), axis)
+    n, groups = moved.shape[-1], _groups(moved, h)
+    if groups is not None:
+        length = n // 2 if is_circular else good_length((n + m) // 2, reference.PASS)
+        has_halves = not is_circular or (n % 2 == 0 and _is_good(length))
+    if groups is None or not has_halves or not 1 < length <= _LONGEST:
+        return placed(_spectral(moved, h, start, stop, is_circular), axis)
+    is_feature_major = abs(groups.strides[2]) > abs(groups.strides[1])
+    shape = (len(groups), groups.shape[1], stop - start)
+    y = np.empty(shape if not is_feature_major else (shape[0], *shape[:0:-1]), x.dtype)
+    y = y.swapaxes(1, 2) if is_feature_major else y
+    convolve = _wrapped_panels if is_circular else _convolved_panels
+    convolve(groups, h.reshape(-1, m), length, start, y)
+    return placed(y.reshape(*moved.shape[:-1], stop - start), axis)
 
 
 def fftconvolve_vjp(cotangent, x, h, *, axis, start, stop, is_circular, wrt):
@@ -95,82 +144,119 @@ def fftconvolve_vjp(cotangent, x, h, *, axis, start, stop, is_circular, wrt):
     return reference.pulled_back(cotangent, x, h, wrt, fftconvolve, _along_last, **options)
 
 
-def _wrapped_reals(x, h, axis):
-    """Convolve circularly: the whole convolution, and its tail added to its beginning."""
-    n, m = x.shape[axis], h.shape[axis if h.ndim > 1 else -1]
-    whole = _convolved_reals(x, h, axis, 0, n + m - 1)
-    if whole is None:
+def _groups(x, h):
+    """Return x (groups, vectors, n) where vectors share one filter, or each has its own.
+
+    None where neither is so, or there are too few vectors.
+    """
+    lanes = ROW // np.result_type(x.dtype, np.complex64).itemsize
+    groups = None
+    if x.size < _ENTRIES:
         return None
-    whole = np.moveaxis(whole, axis, -1)
-    y = whole[..., :n].copy(order="K")
-    y[..., : m - 1] += whole[..., n:]
-    return np.moveaxis(y, -1, axis)
-
-
-def _convolved_reals(x, h, axis, start, stop):
-    """Convolve with one filter, or with filters for the last axis; None where that is not so."""
-    like = np.empty(0, np.result_type(x.dtype, np.complex64))
-    lanes = ROW // like.itemsize
-    x = np.moveaxis(x, axis, -1)
-    h = h if h.ndim == 1 else np.moveaxis(h, axis, -1)
-    length = good_length((x.shape[-1] + h.shape[-1]) // 2, reference.PASS)
-    if h.size == h.shape[-1] and h.ndim <= x.ndim:  # one filter
+    if h.size == h.shape[-1] and h.ndim <= x.ndim:
         groups = x.reshape(1, -1, x.shape[-1])
     elif h.size == h.shape[-1] * h.shape[-2] and x.ndim >= h.ndim and h.shape[-2] == x.shape[-2]:
         groups = x.reshape(-1, *x.shape[-2:])
-    else:
+    if groups is None or groups.shape[1] < lanes:
         return None
-    if not groups.size or groups.shape[1] < lanes or length > _LONGEST or length < 2:
-        return None
-    spectrum = reference.spectrum_modulo(h.reshape(-1, h.shape[-1]), length, _along_last)
-    is_feature_major = abs(groups.strides[2]) > abs(groups.strides[1])
-    shape = (len(groups), groups.shape[1], stop - start)
-    y = np.empty(shape if not is_feature_major else (shape[0], *shape[:0:-1]), x.dtype)
-    y = y.swapaxes(1, 2) if is_feature_major else y
-    place = _place(spectrum)._replace(vector=spectrum.strides[0] * (len(spectrum) > 1))
+    return groups if groups.flags.aligned else groups.copy()
+
+
+def _multiplied(x, h, start, stop, is_circular):
+    """Multiply by the matrix of the convolution: n (stop − start) multiply-adds a vector."""
+    n, m = x.shape[-1], h.size
+    padded = np.zeros(n if is_circular else n + max(m, stop), h.dtype)
+    begin = 0 if is_circular else n
+    padded[begin : begin + m] = h
+    matrix = padded[_places(n, start, stop, is_circular)]
+    vectors = x.reshape(x.size // n, n)
+    if x.itemsize not in vectors.strides or not vectors.flags.aligned:
+        vectors = vectors.copy()  # else no BLAS
+    y = np.empty((len(vectors), stop - start), x.dtype)
+
+    def multiply(start, stop):
+        np.matmul(vectors[start:stop], matrix, out=y[start:stop])
+
+    bounds = chunk_bounds((len(vectors), matrix.size), minimum=_MULTIPLY_ADDS)
+    # From that size on OpenBLAS has threads of its own, which wait for each other.
+    run_chunks(multiply, bounds, blas=len(vectors) * matrix.size >= 1 << 18)
+    return y.reshape(*x.shape[:-1], stop - start)
+
+
+@lru_cache(maxsize=16)
+def _places(n, start, stop, is_circular):
+    """Return which entry of the padded filter is in which entry of the convolution's matrix."""
+    places = np.arange(start, stop) - np.arange(n)[:, None]
+    return places % n if is_circular else places + n
+
+
+def _spectral(x, h, start, stop, is_circular):
+    """Convolve by SciPy's transforms of real vectors, those of a chunk one after the other."""
+    n = x.shape[-1]
+    length = n if is_circular else scipy.fft.next_fast_len(n + h.shape[-1] - 1, real=True)
+    spectra = scipy.fft.rfft(h, length)
+
+    def convolved(part, axis=-1):
+        y = scipy.fft.irfft(scipy.fft.rfft(part, length) * spectra, length)
+        return y if stop - start == length else y[..., start:stop]
+
+    if h.size > h.shape[-1] or h.ndim > 2:
+        return convolved(x)
+    return _chunked(convolved, x, -1, stop - start, x.dtype)
+
+
+def _convolved_panels(groups, h, length, start, y):
+    """Fill y with entries from `start` on, by convolutions modulo z^length − i."""
+    like = np.empty(0, np.result_type(groups.dtype, np.complex64))
+    spectrum = reference.spectrum_modulo(h, length, _along_last)
+    turn = table(right_angle, length, like=like)
+    arguments = turn.ctypes.data, _place(spectrum, is_shared=len(h) == 1), start, length
+    _run(convolutions, groups, y, like, length, arguments, 2 * length)
+
+
+def _wrapped_panels(groups, h, length, start, y):
+    """Fill y with circular convolutions, by transforms of half the length."""
+    like = np.empty(0, np.result_type(groups.dtype, np.complex64))
+    last = length // 2 + 1
+    padded = np.zeros((len(h), length, 2), h.dtype)
+    padded.reshape(len(h), -1)[:, : h.shape[1]] = h
+    parts = _along_last(padded.swapaxes(1, 2).astype(like.dtype), False, 1.0)[..., :last]
+    filters = np.empty((len(h), last, 3), like.dtype)
+    filters[..., :2] = parts.swapaxes(1, 2)
+    filters[..., 2] = parts[:, 1] * table(roots, length, like=like)[:last]
+    arguments = (_place(filters.reshape(len(h), -1), is_shared=len(h) == 1),)
+    _run(circular_convolutions, groups, y, like, length, arguments, 4 * length + 3)
+
+
+def _run(kernel, groups, y, like, length, arguments, rows):
+    """Run a kernel of convolutions by transforms of this length on each group."""
+    lanes = ROW // like.itemsize
     steps, tables = _steps(length, _radices(length), False, like.dtype)
-    turn, numbers = table(right_angle, length, like=like), np.zeros(2 + ROW, like.dtype)
+    numbers = np.zeros(2 + ROW, like.dtype)
     numbers[:2] = 1, 1 / length
     bounds = chunk_bounds(
         (-(-groups.shape[1] // lanes), length * (2 * len(steps) + 8)), minimum=_CHUNK
     )
     for group, result in zip(groups, y, strict=True):
-        group = group if group.flags.aligned else group.copy()
         run_chunks(
-            convolutions,
-            bounds,
-            like,
-            like.real.copy(),
-            steps,
-            numbers.ctypes.data,
-            turn.ctypes.data,
-            place,
-            start,
-            length,
-            _place(group),
-            _place(result),
-            scratch=_panels(2 * length),
-        )
+            kernel, bounds, like, like.real.copy(), steps, numbers.ctypes.data, *arguments,
+            _place(group), _place(result), scratch=_panels(rows),
+        )  # fmt: skip
     del tables  # alive until here: their addresses are in `steps`
-    return np.moveaxis(y.reshape(*x.shape[:-1], stop - start), -1, axis)
+
+
+def last(x, axis):
+    """Return a view with this axis as the last one."""
+    return x if axis == -1 else np.moveaxis(x, axis, -1)
+
+
+def placed(y, axis):
+    """Undo `last`."""
+    return y if axis == -1 else np.moveaxis(y, -1, axis)
 
 
 def _along_last(x, inverse, scale):
     return _transformed(x, -1, None, inverse, scale)
-
-
-def _in_two(x, y, lengths, inverse, scale):
-    """Transform one vector of length n = r m by m transforms of length r, and r of length m."""
-    radix, rest = lengths
-    between = np.empty((radix, rest), y.dtype)
-    _transform(x.reshape(radix, rest).T, between.T, inverse, 1.0)
-    between *= table(twiddles, radix, rest, inverse, like=y)
-    _transform(between, y.reshape(rest, radix).T, inverse, scale)
-
-
-def _two_lengths(n):
-    """Return two lengths with product n, as near to each other as n allows."""
-    return next((n // m, m) for m in range(isqrt(n), 0, -1) if n % m == 0)
 
 
 def _transform(x, y, inverse, scale, radices=None):
@@ -232,9 +318,9 @@ def _panels(rows):
     return lambda: np.empty(rows * ROW + VECTOR, np.uint8)
 
 
-def _place(vectors):
-    count, features = vectors.shape
-    return _Vectors(vectors.ctypes.data, vectors.strides[1], vectors.strides[0], count, features)
+def _place(vectors, *, is_shared=False):
+    (count, features), (vector, feature) = vectors.shape, vectors.strides
+    return _Vectors(vectors.ctypes.data, feature, 0 if is_shared else vector, count, features)
 
 
 @lru_cache(maxsize=1024)

@@ -7,7 +7,7 @@ from array_api_compat import array_namespace, device, is_cupy_array, is_jax_arra
 
 from .. import _checks
 from .._operator import Operator
-from .._xp import adjoint, moveaxis
+from .._xp import adjoint, compiled, moveaxis
 from ._products import check_factors, monarch_matmul, monarch_matmul_vjp
 
 
@@ -380,7 +380,7 @@ def _solve_blocks(name: str, blocks: Any, right: Any) -> Any:
     common = xp.result_type(blocks.dtype, right.dtype)
     blocks, right = xp.astype(blocks, common), xp.astype(right, common)
     try:
-        solution = xp.linalg.solve(blocks, right)
+        solution, is_finite = _solution(blocks, right)
     except (np.linalg.LinAlgError, RuntimeError) as error:  # torch's is a RuntimeError
         if not type(error).__name__.endswith("LinAlgError"):
             raise
@@ -390,13 +390,20 @@ def _solve_blocks(name: str, blocks: Any, right: Any) -> Any:
 
         if isinstance(solution, jax.core.Tracer):
             return solution
-    if (is_jax_array(solution) or is_cupy_array(solution)) and not bool(
-        xp.all(xp.isfinite(solution))
-    ):
+    if (is_jax_array(solution) or is_cupy_array(solution)) and not bool(is_finite):
         sign, _ = xp.linalg.slogdet(blocks)
         if bool(xp.any(sign == 0)):  # else what was to be solved is not finite
             raise np.linalg.LinAlgError(_singular(name, blocks))
     return solution
+
+
+@compiled()
+def _solution(blocks: Any, right: Any) -> tuple[Any, Any]:
+    """Return the solution, and whether all of it is finite where no error tells."""
+    xp = array_namespace(blocks, right)
+    solution = xp.linalg.solve(blocks, right)
+    is_told = not (is_jax_array(solution) or is_cupy_array(solution))
+    return solution, None if is_told else xp.all(xp.isfinite(solution))
 
 
 def _singular(name: str, blocks: Any) -> str:

@@ -91,12 +91,13 @@ def fft(
 
         X[k₁ + r k₂] = Σ_j₂ ω_m^(j₂ k₂) ω_n^(j₂ k₁) Σ_j₁ ω_r^(j₁ k₁) x[j₁ m + j₂]
 
-    Any n is right: n times the sum of the radices in operations; on the CPU engine radices 2, 3,
-    4, 5, 7, 8 and 16 are written out in registers (n log n), for vectors side by side. Where n has
-    a prime factor above 256, Bluestein's algorithm takes two transforms of a length between 2 n and
-    3 n instead. The relative error, in the Euclidean norm of each vector, is below 4 eps log₂ n (10
-    eps log₂ n by Bluestein). Roots of unity come from integer angles. One short vector is faster
-    with ``scipy.fft``; hundreds of vectors are not. CuPy arrays are transformed by cuFFT.
+    Any n is right: n times the sum of the radices in operations. Where n has a prime factor above
+    256, Bluestein's algorithm takes two transforms of a length between 2 n and 3 n instead. The
+    relative error, in the Euclidean norm of each vector, is below 4 eps log₂ n (10 eps log₂ n by
+    Bluestein). Roots of unity come from integer angles. The CPU engine transforms vectors side by
+    side, with radices 2, 3, 4, 5, 7, 8 and 16 written out in registers (n log n), unless there are
+    fewer than 2^17 numbers, or n is above 2^15 or has a prime factor above 100: there
+    ``scipy.fft`` takes less time, and is called. CuPy arrays are transformed by cuFFT.
 
     References
     ----------
@@ -339,9 +340,12 @@ def fftconvolve(x: Any, h: Any, /, *, mode: str = "causal", axis: int = -1) -> A
     The convolution theorem on sequences padded with zeros (Section 3 of [1]_). Real sequences are
     not padded to twice their length: multiplied by exp(πi t/(2N)), a complex circular convolution
     of length N ≥ (n + m − 1)/2 is one modulo z^N − i, with the entries from N on in the imaginary
-    part. The error is below 10 eps log₂ n times ‖h‖ ‖x‖, for each entry: small entries beside large
-    ones have few right digits. On GPUs real sequences of up to 1024 entries (2048 in float64, 4096
-    in float16) that share a filter are multiplied by its Toeplitz matrix, others by cuFFT.
+    part. Circular ones of even length n take complex transforms of n/2 neighbours. The error is
+    below 10 eps log₂ n times ‖h‖ ‖x‖, for each entry: small entries beside large ones have few
+    right digits. The CPU engine multiplies by the matrix of the convolution where that has at most
+    2^12 entries, and calls ``scipy.fft`` where it does so in `fft`. On GPUs real sequences of up to
+    1024 entries (2048 in float64, 4096 in float16) that share a filter are multiplied by its
+    matrix, others by cuFFT.
 
     References
     ----------

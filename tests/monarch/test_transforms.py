@@ -23,9 +23,12 @@ def relative(found, truth):
     return np.linalg.norm(found - truth) / np.linalg.norm(truth)
 
 
-@pytest.fixture(params=["array_api", "numba"])
-def engine(request):
-    with linalgkit.use_engine(request.param):
+@pytest.fixture(params=["array_api", "numba", "panels"])
+def engine(request, monkeypatch):
+    if request.param == "panels":  # of the Numba engine, for whatever can go in them
+        for limit in ("_ENTRIES", "_PRODUCT"):
+            monkeypatch.setattr(f"linalgkit.monarch._numba_transforms.{limit}", 0)
+    with linalgkit.use_engine("array_api" if request.param == "array_api" else "numba"):
         yield
 
 
@@ -167,6 +170,43 @@ def test_modes_are_those_of_scipy(mode):
     x, h = rng.standard_normal(30), rng.standard_normal(8)
     truth = scipy.signal.fftconvolve(x, h, mode=mode)
     np.testing.assert_allclose(monarch.fftconvolve(x, h, mode=mode), truth, atol=1e-13)
+
+
+@pytest.mark.parametrize("mode", ["causal", "circular"])
+@pytest.mark.parametrize("filters", [1, 20])
+def test_sequences_do_not_touch_each_other(filters, mode, engine):
+    rng = np.random.default_rng(0)
+    x, h = rng.standard_normal((2, 20, 48)), rng.standard_normal((filters, 48))
+    x[:, ::2] *= 1e-12
+    h = h[0] if filters == 1 else h
+    alone = np.stack([monarch.fftconvolve(row, h, mode=mode) for row in x])
+    found = monarch.fftconvolve(x, h, mode=mode)
+    scale = np.linalg.norm(x, axis=-1, keepdims=True) * np.linalg.norm(h, axis=-1).max()
+    assert np.abs((found - alone) / scale).max() < 1e-15
+    x[1, 3, 4] = np.nan
+    broken = monarch.fftconvolve(x, h, mode=mode)
+    assert np.isnan(broken[1, 3]).any()
+    broken[1, 3] = found[1, 3]
+    np.testing.assert_allclose(broken, found, rtol=1e-13, atol=1e-25)
+
+
+@pytest.mark.parametrize("n", [1000, 1001, 1021])  # by panels or not, of good lengths and not
+def test_any_number_of_workers_gives_the_same_bits(n):
+    x = random(np.random.default_rng(0), "float32", 133, n)
+    calls = (
+        lambda: monarch.fft(x),
+        lambda: monarch.ifft(np.asfortranarray(x)),
+        lambda: monarch.fftconvolve(x, x[0], mode="circular"),
+        lambda: monarch.fftconvolve(x, x[0]),
+        lambda: monarch.fftconvolve(x[::-1], x),
+        lambda: monarch.fftconvolve(x.reshape(-1, 7), x[0, :7]),
+    )
+    for call in calls:
+        with linalgkit.use_workers(1):
+            expected = call()
+        for workers in (2, 3):
+            with linalgkit.use_workers(workers):
+                np.testing.assert_array_equal(call(), expected)
 
 
 def test_axis_and_broadcasting_of_filters(engine):
