@@ -93,11 +93,11 @@ def csr_matmul(
     if kinds is None:
         check()
     _count(a, b, mask, mode, kinds, columns, counts)
-    indptr, narrow = cp.empty(rows + 1, dtype=cp.int64), cp.empty(rows + 1, dtype=cp.int32)
+    kinds = _kinds_again(kinds, counts, products, mask, mode, columns, a_data.itemsize)
+    indptr, narrow = counts, cp.empty(rows + 1, dtype=cp.int32)  # sums take the place of counts
     threads = _SCAN * (rows // (_SCAN * _SCANNED) + 1)
     sums = indptr, narrow, _at(answers, _TOTAL)
-    _launch(PATTERNS["linalgkit::sum_counts"], threads, counts, rows, states, *sums)
-    kinds = _kinds_again(kinds, counts, products, mask, mode, columns, a_data.itemsize)
+    _launch(PATTERNS["linalgkit::sum_counts"], threads, rows, states, *sums)
     size = answers.tolist()[_TOTAL]
     if not prune:
         check_memory(size, rows, a_data.itemsize, max_memory)
@@ -312,12 +312,12 @@ def _launch(kernel, threads, *arguments):
 
 
 def _zeroed(rows):
-    """Answers, and where behind them states of a scan over rows stand, and a count for each."""
+    """Answers, where behind them states of a scan over rows stand, and a count for each row."""
     import cupy as cp
 
     begin = _ANSWERS + 2 + rows // (_SCAN * _SCANNED)
-    zeroed = cp.zeros(begin + rows, dtype=cp.int64)
-    return zeroed[:_ANSWERS], _at(zeroed, _ANSWERS), _at(zeroed, begin)
+    zeroed = cp.zeros(begin + rows + 1, dtype=cp.int64)
+    return zeroed[:_ANSWERS], _at(zeroed, _ANSWERS), zeroed[begin:]
 
 
 def _at(array, place):

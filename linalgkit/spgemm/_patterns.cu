@@ -116,15 +116,15 @@ __global__ void list_rows(const unsigned char* bins, long long rows, const long 
     listed[place + __popc(same & ((1u << lane) - 1))] = row;
 }
 
-// Row pointers from the rows' counts: in int64, and in int32, which hold where the total, also in
-// `answer`, fits. A block sums its own part, then looks back until it meets a block that knows the
-// sum of all before (Merrill and Garland 2016). `states`, all zero at first, has a turn and then a
-// word a block: its sum and, in the two bits above, whether it is of the block or of all so far.
+// Row pointers from the rows' counts, in their place; in int32 too, which hold where the total, also
+// in `answer`, fits. A block sums its own part, then looks back until it meets a block that knows
+// the sum of all before (Merrill and Garland 2016). `states`, all zero at first, has a turn and then
+// a word a block: its sum and, in the two bits above, whether it is of the block or of all so far.
 constexpr int SCAN = 256, SCANNED = 8;  // threads of a block, rows of a thread
 
 __global__ void __launch_bounds__(SCAN)
-sum_counts(const long long* counts, long long rows, unsigned long long* states, long long* indptr,
-           int* narrow, long long* answer) {
+sum_counts(long long rows, unsigned long long* states, long long* indptr, int* narrow,
+           long long* answer) {
     constexpr unsigned long long OWN = 1ull << 62, ALL_SO_FAR = 2ull << 62, SUM = OWN - 1;
     __shared__ long long turn, ahead;
     if (threadIdx.x == 0) turn = atomicAdd(&states[0], 1ull);
@@ -134,7 +134,7 @@ sum_counts(const long long* counts, long long rows, unsigned long long* states, 
     long long own[SCANNED], mine = 0, total;
 #pragma unroll
     for (int i = 0; i < SCANNED; ++i) {
-        own[i] = first + i < rows ? counts[first + i] : 0;
+        own[i] = first + i < rows ? indptr[first + i] : 0;
         mine += own[i];
     }
     const long long before = exclusive_sum<SCAN>(mine, total);

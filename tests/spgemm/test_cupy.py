@@ -226,6 +226,24 @@ def test_many_rows_and_both_kinds_of_row_pointers(own, others):
     assert_same(host, device)
 
 
+def test_memory():
+    # Beside operands and result at most a tenth of both: cuSPARSE takes several times the result.
+    import cupy as cp
+
+    a = on_device(
+        sp.diags_array(
+            np.ones((7, 1)), offsets=[-400, -20, -1, 0, 1, 20, 400], shape=(200_000,) * 2
+        )
+    )
+    pool = cp.get_default_memory_pool()
+    size = [x.nbytes for each in (a, spgemm.matmul(a, a)) for x in parts(each)]
+    pool.free_all_blocks()
+    before = pool.total_bytes()
+    result = spgemm.matmul(a, a)
+    assert result.nnz > 4_000_000
+    assert pool.total_bytes() - before < 1.1 * sum(size) - sum(size[:3])
+
+
 def test_max_memory():
     import cupy as cp
 
