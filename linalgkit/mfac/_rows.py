@@ -43,6 +43,7 @@ class Layout(NamedTuple):
 
         A vector has shape (d,), or (d, k) for many, or is a list of leaves like the parameters.
         """
+        _checks.present(**{name: x})
         if isinstance(x, list | tuple) and not self.is_flat:
             leaves = _as_arrays(name, x, floating)
             shapes = tuple(tuple(leaf.shape) for leaf in leaves)
