@@ -126,7 +126,7 @@ def product_contest(storage: str | None, m: int, d: int) -> Contest:
     g, x = random_gradients(m, d), np.random.default_rng(1).standard_normal(d, np.float32)
     fisher = mfac.empirical_fisher(g, damping=DAMPING, storage=storage)
     coefficients = np.ones(m, np.float32)
-    root = np.asarray(fisher._form._root)
+    root = np.asarray(fisher._form.root)
 
     def reads() -> Any:
         return (g @ x, coefficients @ g)

@@ -6,14 +6,16 @@ Sums are in float64 (float32 with JAX that was not told to know more), over piec
 that no wide copy of G is made.
 """
 
+import sys
 from functools import reduce
 from operator import add
 
 import numpy as np
-from array_api_compat import array_namespace, device, is_jax_array, is_numpy_array
+from array_api_compat import array_namespace, device, is_cupy_array, is_jax_array, is_numpy_array
 
 from .._xp import compiled, solve_unit_lower
 
+_HERE = sys.modules[__name__]
 _ENTRIES = 1 << 22  # of G that are widened at a time
 
 
@@ -29,7 +31,9 @@ def widened(array):
     """Return an array in float64; uint16 are bits of bfloat16."""
     xp = array_namespace(array)
     if array.dtype == getattr(xp, "uint16", None):
-        array = (array.astype(xp.uint32) << np.uint32(16)).view(xp.float32)
+        array = array.astype(xp.uint32)
+        array <<= np.uint32(16)
+        array = array.view(xp.float32)
     return xp.astype(array, wide_dtype(array), copy=False)
 
 
@@ -146,14 +150,14 @@ def cholesky_solve(factor, right):
 @compiled()
 def fisher_solve(x, gradients, *, damping):
     """Return F⁻¹ x = (x - Gᵀ M⁻¹ G x) / λ, or R⁻¹ R⁻ᵀ x for F = Rᵀ R of few parameters."""
-    return _solver(gradients, damping)(x, x.dtype)
+    return solver(_HERE, gradients, damping)(x, x.dtype)
 
 
 @compiled("wrt")
 def fisher_solve_vjp(cotangent, x, gradients, *, damping, wrt):
     """With y = F⁻¹ x: x̄ = F⁻¹ ȳ, Ḡ = -(G x̄ yᵀ + G y x̄ᵀ) / m."""
     xp, (m, _) = array_namespace(x, gradients), gradients.shape
-    solved, wide = _solver(gradients, damping), wide_dtype(x)
+    solved, wide = solver(_HERE, gradients, damping), wide_dtype(x)
     of_x = solved(cotangent, wide)
     if "gradients" not in wrt:
         return xp.astype(of_x, x.dtype), None
@@ -169,7 +173,7 @@ def fisher_solve_vjp(cotangent, x, gradients, *, damping, wrt):
 def woodbury_static(gradients, *, damping):
     """Y = L⁻¹ G / λ and c = D / λ for M = L D Lᵀ; m on the diagonal of M / λ is within c."""
     xp = array_namespace(gradients)
-    root = inverse_cholesky(_system(gradients, damping))
+    root = inverse_cholesky(_system(_HERE, gradients, damping))
     scale = 1 / xp.linalg.diagonal(root)  # C = L diag(scale)
     y = (scale[:, None] * root) @ widened(gradients) / damping
     return xp.astype(y, gradients.dtype), xp.astype(scale**2 / damping, gradients.dtype)
@@ -277,25 +281,26 @@ def damped_rows(rows, damping, divisor):
     return xp.concat([rows / divisor**0.5, eye], axis=0)
 
 
-def _solver(gradients, damping):
-    """Return what gives F⁻¹ x in a dtype."""
+def solver(engine, gradients, damping):
+    """Return what gives F⁻¹ x in a dtype, by an engine's passes over the gradients."""
     xp, (m, d) = array_namespace(gradients), gradients.shape
     if is_few(m, d):
-        inverse = inverse_triangle(triangle(damped_rows(widened(gradients), damping, m)))
+        triangle = engine.triangle(damped_rows(widened(gradients), damping, m))
+        inverse = engine.inverse_triangle(triangle)
         return lambda x, dtype: xp.astype(inverse @ (inverse.T @ widened(x)), dtype)
-    root = inverse_cholesky(_system(gradients, damping))
+    root = engine.inverse_cholesky(_system(engine, gradients, damping))
 
     def solved(x, dtype):
-        coefficients = solve_by_root(root, dots(gradients, x))
-        return combine(-coefficients / damping, gradients, x, factor=1 / damping, dtype=dtype)
+        coefficients = engine.solve_by_root(root, engine.dots(gradients, x)) / -damping
+        return engine.combine(coefficients, gradients, x, factor=1 / damping, dtype=dtype)
 
     return solved
 
 
-def _system(gradients, damping):
+def _system(engine, gradients, damping):
     m = gradients.shape[0]
     xp = array_namespace(gradients)
-    k = gram(gradients, tolerance=0.0)
+    k = engine.gram(gradients, tolerance=0.0)
     return k + m * damping * xp.eye(m, dtype=k.dtype, device=device(k))
 
 
@@ -328,10 +333,25 @@ def _joined(some, g, *vectors, block=1):
         if d % step:
             results.append(some(*_piece(whole * step, d % step, g, vectors)))
     else:
-        results = [
-            some(*_piece(start, min(step, d - start), g, vectors)) for start in range(0, d, step)
-        ]
+        starts = range(0, d, step)
+        found = (some(*_piece(k, min(step, d - k), g, vectors)) for k in starts)
+        if len(starts) > 1 and (is_numpy_array(g) or is_cupy_array(g)):
+            return _filled_in(found, d / step)
+        results = list(found)
     return results[0] if len(results) == 1 else xp.concat(results, axis=0)
+
+
+def _filled_in(pieces, count):
+    """Put pieces into one array, where joining them would take the memory twice."""
+    result, done = None, 0
+    for piece in pieces:
+        if result is None:
+            rows = round(piece.shape[0] * count)
+            shape, place = (rows, *piece.shape[1:]), device(piece)
+            result = array_namespace(piece).empty(shape, dtype=piece.dtype, device=place)
+        result[done : done + piece.shape[0]] = piece
+        done += piece.shape[0]
+    return result
 
 
 def _step(g, block):

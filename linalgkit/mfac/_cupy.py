@@ -10,8 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from .._cuda import Source
+from .._engine import Engines
 from . import _array_api
-from ._array_api import widened
+from ._array_api import solver, widened
+
+engine = Engines(__package__)
 
 _NUMBERS = {"e": "linalgkit::Half", "H": "linalgkit::BFloat", "f": "float", "d": "double"}
 _VECTORS = {"f": "float", "d": "double"}
@@ -90,7 +93,8 @@ def gram(g, *, tolerance):
 
     m, d = g.shape
     total = cp.zeros((m, m))
-    columns = max(_COLUMNS, _WIDENED // m)
+    # What is widened takes a sixteenth of the gradients' memory, or little.
+    columns = max(_COLUMNS, min(_WIDENED // m, d * g.itemsize // 128))
     for begin in range(0, d, columns):
         rows = widened(g[:, begin : begin + columns])
         for top in range(0, m, _BLOCK):
@@ -113,3 +117,34 @@ def inverse_cholesky(matrix):
     from cupyx.scipy.linalg import solve_triangular
 
     return solve_triangular(cp.linalg.cholesky(matrix), cp.eye(matrix.shape[0]), lower=True)
+
+
+def fisher_solve(x, gradients, *, damping):
+    """Solve by Woodbury's identity, or by R for few parameters."""
+    return solver(engine(gradients), gradients, damping)(x, x.dtype)
+
+
+def fisher_solve_vjp(cotangent, x, gradients, *, damping, wrt):
+    """Solve for the cotangent, and for x if the gradients' gradient is wanted.
+
+    That one is written once, by a product with two columns a vector; in half precision by pieces,
+    which are rounded from float32.
+    """
+    import cupy as cp
+
+    solved = solver(engine(gradients), gradients, damping)
+    of_x = solved(cotangent, np.float64)
+    if "gradients" not in wrt:
+        return of_x.astype(x.dtype), None
+    y, (m, d) = solved(x, np.float64), gradients.shape
+    a, b = (v[:, None] if v.ndim == 1 else v for v in (of_x, y))
+    dtype = np.promote_types(gradients.dtype, np.float32)
+    left = cp.concatenate([dots(gradients, a), dots(gradients, b)], axis=1) / -m
+    left, right = left.astype(dtype), cp.concatenate([b, a], axis=1).astype(dtype).T
+    if gradients.dtype == dtype:
+        of_gradients = left @ right
+    else:
+        of_gradients, step = cp.empty((m, d), gradients.dtype), max(1, _array_api._ENTRIES // m)
+        for begin in range(0, d, step):
+            of_gradients[:, begin : begin + step] = left @ right[:, begin : begin + step]
+    return (of_x.astype(x.dtype) if "x" in wrt else None), of_gradients

@@ -382,6 +382,7 @@ def fisher_solve_vjp(
     array([ 0.66666667, -0.33333333])
     """
     x, gradients = _operands(x, gradients)
+    _checks.present(cotangent=cotangent)
     (cotangent,) = _checks.floating(cotangent=cotangent)
     if cotangent.shape != x.shape:
         raise ValueError(
@@ -431,6 +432,7 @@ def check_multiple(name: str, size: int, layout: Layout) -> None:
 
 
 def _operands(x: Any, gradients: Any) -> tuple[Any, Any]:
+    _checks.present(x=x, gradients=gradients)
     in_memory("gradients", gradients)
     x, gradients = _checks.floating(x=x, gradients=gradients)
     _checks.real(x=x, gradients=gradients)

@@ -12,11 +12,14 @@ import numpy as np
 from scipy.linalg import lapack
 
 from .._checks import kernel_array
+from .._engine import Engines
 from .._intrinsics import STORAGE
 from .._threads import chunk_bounds, run_chunks
 from .._tiles import ROW, TALL
 from . import _numba_blocks, _numba_products, _numba_rows
-from ._array_api import damped_rows, is_few
+from ._array_api import solver
+
+engine = Engines(__package__)
 
 DTYPES = "fdeH"  # uint16 are bits of bfloat16
 
@@ -284,12 +287,12 @@ def _undivided(function, matrix, *args, **options):
 
 def fisher_solve(x, gradients, *, damping):
     """Solve by Woodbury's identity, or by R for few parameters."""
-    return _solver(gradients, damping)(x, x.dtype)
+    return solver(engine(gradients), gradients, damping)(x, x.dtype)
 
 
 def fisher_solve_vjp(cotangent, x, gradients, *, damping, wrt):
     """Solve for the cotangent, and for x if the gradients' gradient is wanted."""
-    solved = _solver(gradients, damping)
+    solved = solver(engine(gradients), gradients, damping)
     of_x = solved(cotangent, np.float64)
     if "gradients" not in wrt:
         return of_x.astype(x.dtype), None
@@ -301,23 +304,6 @@ def fisher_solve_vjp(cotangent, x, gradients, *, damping, wrt):
     right = np.concatenate([b, a], axis=1)
     of_gradients = ((left / -m).astype(gradients.dtype)) @ right.T.astype(gradients.dtype)
     return (of_x.astype(x.dtype) if "x" in wrt else None), of_gradients
-
-
-def _solver(gradients, damping):
-    m, d = gradients.shape
-    if is_few(m, d):
-        rows = damped_rows(gradients.astype(np.float64, copy=False), damping, m)
-        inverse = inverse_triangle(triangle(rows))
-        return lambda x, dtype: (inverse @ (inverse.T @ x)).astype(dtype)
-    matrix = gram(gradients, tolerance=0.0)
-    matrix[np.diag_indices(m)] += m * damping
-    root = inverse_cholesky(matrix)
-
-    def solved(x, dtype):
-        coefficients = solve_by_root(root, dots(gradients, x)) / -damping
-        return combine(coefficients, gradients, x, factor=1 / damping, dtype=dtype)
-
-    return solved
 
 
 def block_factors(g, kept, *, block, damping):

@@ -264,6 +264,9 @@ class _Pruning:
         self.now, self.gradient = self.before, None
         if gradient is not None:
             self.gradient = _flat(layout.split("gradient", gradient)[0])
+            finite = np.isfinite(_on_host(self.gradient))
+            if not finite.all():
+                raise ValueError(f"gradient is not finite at {int(np.argmin(finite))}.")
             step = fisher._restricted(self.kept).solve(
                 self._parts(_where(self.kept, self.gradient))
             )

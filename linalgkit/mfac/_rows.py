@@ -9,7 +9,7 @@ from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
-from array_api_compat import array_namespace, device, is_cupy_array, is_dask_array
+from array_api_compat import array_namespace, device, is_cupy_array, is_dask_array, is_numpy_array
 
 from .. import _checks
 from .._engine import Engines
@@ -43,6 +43,7 @@ class Layout(NamedTuple):
 
         A vector has shape (d,), or (d, k) for many, or is a list of leaves like the parameters.
         """
+        _checks.present(**{name: x})
         if isinstance(x, list | tuple) and not self.is_flat:
             leaves = _as_arrays(name, x, floating)
             shapes = tuple(tuple(leaf.shape) for leaf in leaves)
@@ -218,7 +219,7 @@ def stored(parts: tuple[Any, ...], storage: str | None) -> tuple[tuple[Any, ...]
         if core is not parts[0]:
             scales = scales.compute()
         divisors = array_namespace(scales).astype(scales, parts[0].dtype)[:, None]
-        return tuple(xp.astype(part / divisors, names.float16) for part in parts), scales
+        return tuple(_divided(part, divisors, names.float16) for part in parts), scales
     if storage == "bfloat16" and core is not parts[0]:
         return tuple(part.map_blocks(to_bfloat16, dtype=np.uint16) for part in parts), ones
     if storage == "bfloat16":
@@ -226,11 +227,20 @@ def stored(parts: tuple[Any, ...], storage: str | None) -> tuple[tuple[Any, ...]
     return tuple(xp.astype(part, xp.float32) for part in parts), ones
 
 
+def _divided(part: Any, divisors: Any, dtype: Any) -> Any:
+    """Return a part over its rows' divisors; without a wide copy where that goes."""
+    xp = array_namespace(part)
+    if is_numpy_array(part) or is_cupy_array(part):
+        return xp.divide(part, divisors, out=xp.empty(part.shape, dtype=dtype))
+    return xp.astype(part / divisors, dtype)
+
+
 @compiled()
 def row_maxima(part: Any) -> Any:
-    """Return the largest absolute value of every row."""
+    """Return the largest absolute value of every row, without a copy."""
     xp = array_namespace(part)
-    return xp.max(xp.abs(part), axis=-1)
+    above, below = xp.max(part, axis=-1), -xp.min(part, axis=-1)
+    return xp.where(above > below, above, below)
 
 
 @compiled()
@@ -252,9 +262,13 @@ def to_bfloat16(x: Any) -> Any:
         return xp.astype(x, xp.bfloat16)
     if not hasattr(x, "view") or not hasattr(xp, "uint16"):
         raise TypeError(f"arrays of {xp.__name__} have no bfloat16; store them in float32.")
-    bits = xp.astype(x, xp.float32).view(xp.uint32)
-    bits = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
-    return (bits >> np.uint32(16)).astype(xp.uint16)
+    bits = xp.astype(x, xp.float32, copy=False).view(xp.uint32)
+    rounded = bits >> np.uint32(16)  # one copy alone
+    rounded &= np.uint32(1)
+    rounded += np.uint32(0x7FFF)
+    rounded += bits
+    rounded >>= np.uint32(16)
+    return rounded.astype(xp.uint16)
 
 
 def damping_of(value: Any) -> float:

@@ -73,6 +73,7 @@ def woodbury_static(gradients: Any, /, damping: float = 1e-5) -> WoodburyStatic:
     >>> c
     array([20. , 35.8])
     """
+    _checks.present(gradients=gradients)
     in_memory("gradients", gradients)
     (gradients,) = _checks.floating(gradients=gradients)
     _checks.real(gradients=gradients)

@@ -5,7 +5,14 @@ import pytest
 from mfac.cases import dense
 
 import linalgkit
-from linalgkit.mfac import SlidingWindowFisher, block_fisher, empirical_fisher, prune
+from linalgkit.mfac import (
+    SlidingWindowFisher,
+    block_fisher,
+    empirical_fisher,
+    fisher_solve,
+    fisher_solve_vjp,
+    prune,
+)
 
 pytestmark = pytest.mark.gpu
 
@@ -110,3 +117,43 @@ def test_dense_truth():
     found = empirical_fisher(cp.asarray(gradients), damping=1e-6).solve(cp.asarray(x))
     expected = np.linalg.solve(dense(gradients, 1e-6), x)
     np.testing.assert_allclose(cp.asnumpy(found), expected, rtol=1e-7, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize(("m", "d"), [(5, 70), (40, 12)])
+def test_gradients_of_solve(m, d, dtype):
+    import cupy as cp
+
+    gradients, x = operands(m, d, dtype)
+    x, cotangent = (v.astype(np.promote_types(dtype, np.float32)) for v in (x, x[::-1]))
+    for arrays in ((cotangent, x, gradients), (cotangent[:, 1], x[:, 0], gradients)):
+        found = fisher_solve_vjp(*map(cp.asarray, arrays), damping=0.5)
+        expected = fisher_solve_vjp(*arrays, damping=0.5)
+        limit = {"e": 2e-3, "f": 2e-5, "d": 1e-11}[np.dtype(dtype).char]
+        for got, wanted in zip(found, expected, strict=True):
+            assert got.dtype == wanted.dtype
+            error = np.abs(cp.asnumpy(got).astype(float) - wanted).max()
+            assert error < limit * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_little_memory_beside_arguments_and_result(dtype):
+    import cupy as cp
+
+    pool = cp.cuda.MemoryPool()
+    with cp.cuda.using_allocator(pool.malloc):
+        rng = cp.random.RandomState(0)
+        gradients = rng.standard_normal((256, 1_000_000), dtype=np.float32).astype(dtype)
+        x = rng.standard_normal(1_000_000, dtype=np.float32)
+        small = gradients[:, :8192].copy(), x[:8192].copy()
+        fisher_solve_vjp(small[1], *small[::-1])  # what libraries take for themselves
+        del small
+        pool.free_all_blocks()
+        pool.set_limit(size=int(1.1 * gradients.nbytes + 2 * x.nbytes))
+        assert cp.isfinite(fisher_solve(x, gradients)).all()
+        fisher = empirical_fisher(gradients)
+        assert cp.isfinite(fisher.solve(x)).all()
+        del fisher
+        pool.free_all_blocks()
+        pool.set_limit(size=int(1.1 * (2 * gradients.nbytes + 3 * x.nbytes)))
+        assert cp.isfinite(fisher_solve_vjp(x, x, gradients).x).all()

@@ -147,7 +147,7 @@ def test_a_worker_process_is_killed_and_the_answer_is_the_same(client, da):
     x = np.random.default_rng(1).standard_normal(d).astype(np.float32)
     whole = empirical_fisher(gradients, damping=0.5)
     fisher = empirical_fisher(lazy, damping=0.5)
-    np.testing.assert_allclose(fisher._form._gram, whole._form._gram, rtol=1e-14, atol=1e-11)
+    np.testing.assert_allclose(fisher._form.gram, whole._form.gram, rtol=1e-14, atol=1e-11)
 
     address, process = next(iter(client.run(os.getpid).items()))
     answer = client.persist(fisher.solve(da.from_array(x, width)))

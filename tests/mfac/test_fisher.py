@@ -377,6 +377,18 @@ def test_torch_uses_the_tensors_memory_and_gives_gradients(require):
 
 BAD = {
     "nothing": (lambda: empirical_fisher(None), TypeError, "gradients must be an array; got None"),
+    "no vector": (
+        lambda: empirical_fisher(np.ones((1, 3))).solve(None), TypeError,
+        "x must be an array; got None",
+    ),
+    "no gradients": (
+        lambda: fisher_solve(np.ones(3), None), TypeError, "gradients must be an array; got None"
+    ),
+    "no cotangent": (
+        lambda: fisher_solve_vjp(None, np.ones(3), np.ones((2, 3))), TypeError,
+        "cotangent must be an array; got None",
+    ),
+    "no rows": (lambda: woodbury_static(None), TypeError, "gradients must be an array; got None"),
     "power": (
         lambda: empirical_fisher(np.ones((1, 3))).whiten(np.ones(3), power="half"),
         TypeError, "power must be a number",

@@ -278,6 +278,11 @@ BAD = {
     "mask": ({"sparsity": 0.5, "mask": np.ones(24)}, TypeError, "mask must be boolean"),
     "rounds": ({"sparsity": 0.5, "n_recompute": 0}, ValueError, "at least 1"),
     "gradient": ({"sparsity": 0.5, "gradient": np.ones(3)}, ValueError, "gradient must have"),
+    "slope": (
+        {"sparsity": 0.5, "gradient": np.array([0, np.nan, *[0] * 22])},
+        ValueError,
+        "gradient is not finite at 1",
+    ),
 }
 
 

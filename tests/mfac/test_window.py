@@ -155,6 +155,9 @@ BAD = {
     "two": (
         lambda: SlidingWindowFisher(2, 3).push(np.ones((3, 2))), ValueError, "must be one gradient"
     ),
+    "nothing": (
+        lambda: SlidingWindowFisher(2, 3).push(None), TypeError, "g must be an array; got None"
+    ),
     "momentum": (
         lambda: mfac_minimize(lambda x: (0, x), np.ones(2), momentum=1), ValueError, "momentum"
     ),
