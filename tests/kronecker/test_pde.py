@@ -111,6 +111,19 @@ def test_three_dimensions():
     assert error(found, exact) < 5e-11
 
 
+@pytest.mark.parametrize(("nodes", "promised"), [(24, 1e-9), (32, 1e-7)])
+def test_few_nodes_take_as_many_functions_as_they_can(nodes, promised):
+    x = np.linspace(0, 1, nodes)
+
+    def exact(x, y, z):
+        return np.sin(30 * x + 0.3) * np.sin(35 * y + 0.3) * np.sin(25 * z + 0.3)
+
+    source = -(30**2 + 35**2 + 25**2) * exact(*np.meshgrid(x, x, x, indexing="ij"))
+    operator = {(2, 0, 0): 1.0, (0, 2, 0): 1.0, (0, 0, 2): 1.0}
+    found = solve_pde(operator, source, dirichlet(exact, (x, x, x)), (x, x, x))
+    assert error(found, exact) < promised
+
+
 def test_solution_that_the_source_does_not_show():
     """The frequency stands in the operator alone: u'' + k²u = exp(x)."""
     k, x = 80.3, np.linspace(0, 1, 250)
