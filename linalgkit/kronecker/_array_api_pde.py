@@ -63,10 +63,12 @@ class Fitted:
             )
         left, scale = problem.left_side(self.system.values, x)
         self.misfit = linalg.norm(left - problem.source)
-        # Standard deviation of the equation's errors, as the held-out nodes show it.
-        self.noise = max(self.residual, 1e-16) * max(
-            scale, linalg.norm(problem.source) / np.sqrt(problem.source.size)
-        )
+        # Standard deviation of the equation's errors, as the held-out nodes show it; where so many
+        # functions leave nothing to hold out, as all nodes do.
+        root = np.sqrt(problem.source.size)
+        scale = max(scale, linalg.norm(problem.source) / root)
+        is_judged = np.isfinite(self.residual)
+        self.noise = scale * max(self.residual, 1e-16) if is_judged else self.misfit / root
         self.frequencies = [_reported(k, f, SHOWN) for k, f in zip(kernels, found, strict=True)]
         self.log_evidence = self._log_evidence()
         self.strong = [omega[part >= STRONG] / (2 * np.pi) for omega, part in found]

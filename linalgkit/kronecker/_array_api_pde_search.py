@@ -100,7 +100,7 @@ def held_out(n):
 def searched(problem, frequencies, *, tolerance, maxiter, report):
     """Return the best candidate's kernels, and its held-out residual."""
     judge = Judge(problem, maxiter)
-    best, least, seen = None, np.inf, set()
+    best, least, seen = None, np.inf, {}
     for stage in (_waves, _with_roots, _windows, _combs):
         candidates, misfit = stage(problem, frequencies), None
         while True:
@@ -108,11 +108,10 @@ def searched(problem, frequencies, *, tolerance, maxiter, report):
                 candidate = candidates.send(misfit)
             except StopIteration:
                 break
-            misfit = np.inf
             if candidate in seen:
+                misfit = seen[candidate]
                 continue
-            seen.add(candidate)
-            misfit = judge(candidate.kernels, candidate.sizes)
+            misfit = seen[candidate] = judge(candidate.kernels, candidate.sizes)
             if misfit < least:
                 best, least = candidate.kernels, misfit
             if report(candidate.kernels, misfit) or least <= GOOD:
@@ -168,13 +167,17 @@ def _raised(chosen):
     """Raise the degree while that helps; end where rounding is what is left."""
     least = np.inf
     for rates in chosen:
-        before = np.inf
+        before, last = np.inf, 1
         for degree in DEGREES:
             misfit = yield Candidate(rates, degree, degree + 6)
+            fewer = degree - 1
+            while misfit == np.inf and fewer > last:  # the grid has too few nodes for that many
+                misfit = yield Candidate(rates, fewer, fewer + 6)
+                fewer -= 1
             least = min(least, misfit)
             if misfit > before / 3:
                 break
-            before = misfit
+            before, last = misfit, degree
         if least <= NEARLY:
             return
 

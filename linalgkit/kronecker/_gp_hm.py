@@ -14,6 +14,7 @@ from .._engine import Engines
 from ._hosts import progress_bar, to_host
 from ._kernels import SpectralMixture, StudentTMixture
 from ._pde import Nonlinearity, boundary_rows, checked_grid, checked_terms, pointwise_parts
+from ._solves import number
 
 engine = Engines(__package__)
 
@@ -205,7 +206,7 @@ def solve_gp_hm(
         ("learning_rate", learning_rate),
         ("jitter", jitter),
     ):
-        if not value > 0:
+        if not number(name, value) > 0:
             raise ValueError(f"{name} must be greater than 0; got {value}.")
     pointwise = pointwise_parts(nonlinearity, source.ndim)
     bar = progress_bar(progress, maxiter, "steps")

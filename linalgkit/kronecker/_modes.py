@@ -41,7 +41,7 @@ def checked(factors: Sequence[Any], **others: Any) -> tuple[Any, ...]:
 
 def entries(factors: Sequence[Any], name: str = "factors") -> tuple[Any, ...]:
     """Return the factors with the matrices of operators among them, for who needs their entries."""
-    factors = sequence(factors)
+    factors = sequence(factors, name)
     return tuple([_entries(f"{name}[{k}]", a) if is_operator(a) else a
                   for k, a in enumerate(factors)])  # fmt: skip
 
@@ -96,21 +96,21 @@ def mode_by_mode(
     return x
 
 
-def sequence(factors: Any) -> tuple[Any, ...]:
+def sequence(factors: Any, name: str = "factors") -> tuple[Any, ...]:
     """Return the factors as a tuple; TypeError where they are no sequence of matrices."""
     if is_operator(factors) or not hasattr(factors, "__iter__"):
-        raise TypeError(
-            f"factors must be a sequence of matrices; got one {type(factors).__name__}."
-        )
+        raise TypeError(f"{name} must be a sequence of matrices; got one {type(factors).__name__}.")
     factors = tuple(factors)
     if not factors:
-        raise ValueError("factors must hold at least one matrix; got none.")
+        raise ValueError(f"{name} must hold at least one matrix; got none.")
     return factors
 
 
 def matrices(factors: Sequence[Any]) -> None:
     """Raise ValueError unless every factor is a matrix, with batch axes that fit together."""
     for k, factor in enumerate(factors):
+        if factor is None:
+            raise TypeError(f"factors[{k}] must be a matrix; got None.")
         if len(factor.shape) < 2:
             raise ValueError(
                 f"factors[{k}] must be a matrix of shape (..., m, n); got shape "

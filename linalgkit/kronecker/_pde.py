@@ -18,6 +18,7 @@ from .. import _checks
 from .._engine import Engines, _frames_to_the_caller
 from ._hosts import finite, like, one_blas_thread, progress_bar, to_host
 from ._kernels import SpectralMixture, StudentTMixture, on_host
+from ._solves import number
 
 engine = Engines(__package__)
 
@@ -343,7 +344,7 @@ def solve_pde(
     """
     source, axes = checked_grid("solve_pde", source, grid)
     ndim = source.ndim
-    if not tol >= 0:
+    if not number("tol", tol) >= 0:
         raise ValueError(f"tol must be at least 0; got {tol}.")
     maxiter = _checks.size("maxiter", maxiter, 1)
     hosts = [to_host(axis) for axis in axes]
@@ -470,6 +471,8 @@ def checked_terms(operator: Any, axes: tuple[Any, ...], source: Any) -> list[Any
 def _factor(part: Any, axis: Any, name: str) -> Any:
     if isinstance(part, int | float | np.number):
         return float(part)
+    if part is None or isinstance(part, str | complex):
+        raise TypeError(f"{name} must be a real number or an array; got {part!r}.")
     (array,) = _checks.floating(**{name.replace(" ", "_"): part})
     if tuple(array.shape) != tuple(axis.shape):
         raise ValueError(
@@ -500,6 +503,8 @@ def boundary_rows(boundary: Any, source: Any) -> list[list[Any]]:
             shape = tuple(n for k, n in enumerate(source.shape) if k != axis)
             name = f"boundary values of face {face}"
             values = condition.values
+            if values is None or isinstance(values, str | complex):
+                raise TypeError(f"{name} must be real numbers; got {values!r}.")
             if isinstance(values, int | float | np.number):
                 host = np.full(shape, float(values))
             else:
@@ -521,6 +526,13 @@ def pointwise_parts(nonlinearity: Nonlinearity | None, ndim: int) -> Any:
         return None
     if not isinstance(nonlinearity, Nonlinearity):
         raise TypeError(f"nonlinearity must be a Nonlinearity; got {type(nonlinearity).__name__}.")
+    if callable(nonlinearity.derivatives) or not all(
+        map(callable, (nonlinearity.function, *nonlinearity.derivatives))
+    ):
+        raise TypeError(
+            "a nonlinearity must have a function, and a sequence of functions for derivatives; got "
+            f"{nonlinearity}."
+        )
     orders = [tuple(o) for o in nonlinearity.orders or [(0,) * ndim]]
     derivatives = list(nonlinearity.derivatives)
     if len(orders) != len(derivatives) or any(len(o) != ndim for o in orders):

@@ -296,7 +296,7 @@ def kronsum_solve_vjp(
 
 @engine.traced()
 def kronsum_solve_generalized(
-    factors: Sequence[Any], masses: Sequence[Any], b: Any, /, *, shift: float = 0.0
+    factors: Sequence[Any], masses: Sequence[Any], b: Any, /, *, shift: complex = 0.0
 ) -> Any:
     """Solve with a Kronecker sum whose other factors are mass matrices instead of identities.
 
@@ -310,8 +310,8 @@ def kronsum_solve_generalized(
     b : array, shape (..., n_1 ⋯ n_d)
         Right-hand sides along the last axis, row-major: ``b.reshape(..., n_1, ..., n_d)`` is the
         grid, as with ``numpy.kron``.
-    shift : float, optional
-        The multiple of ``B_1 ⊗ ... ⊗ B_d`` that is added.
+    shift : float or complex, optional
+        The multiple of ``B_1 ⊗ ... ⊗ B_d`` that is added. A complex one makes the solution complex.
 
     Returns
     -------
@@ -352,10 +352,11 @@ def kronsum_solve_generalized(
     >>> float(abs(found.reshape(n, n) - u).max().round(4))
     0.0002
     """
+    factors, masses = entries(factors), entries(masses, "masses")
     count = len(factors)
     if len(masses) != count:
         raise ValueError(f"there must be one mass for each of {count} factors; got {len(masses)}.")
-    matrices, b = checked((*entries(factors), *entries(masses, "masses")), b=b)
+    matrices, b = checked((*factors, *masses), b=b)
     factors, masses = matrices[:count], matrices[count:]
     for k, (factor, mass) in enumerate(zip(factors, masses, strict=True)):
         if factor.shape[-2:] != mass.shape[-2:]:
@@ -364,6 +365,7 @@ def kronsum_solve_generalized(
                 f"{tuple(mass.shape[-2:])}."
             )
     _fit(factors, "b", b, "kronsum_solve_generalized")
+    shift, b, matrices = _shifted(shift, b, matrices)
     return engine(b, *matrices).kronsum_solve_generalized(b, *matrices, shift=shift)
 
 
@@ -410,7 +412,7 @@ def kronsum_expm_multiply(factors: Sequence[Any], x: Any, t: complex = 1.0, /) -
     """
     factors, x = checked(entries(factors), x=x)
     _fit(factors, "x", x, "kronsum_expm_multiply")
-    t, x, factors = _shifted(t, x, factors)
+    t, x, factors = _shifted(t, x, factors, name="t")
     return engine(x, *factors).kronsum_expm_multiply(x, *factors, t=t)
 
 
@@ -451,9 +453,11 @@ def _is_hermitian(a: Any, eps: float) -> bool:
     return difference <= eps * a.shape[-1] * float(xp.max(xp.abs(a)))
 
 
-def _shifted(shift: Any, b: Any, factors: Sequence[Any], *others: Any) -> tuple[Any, ...]:
+def _shifted(
+    shift: Any, b: Any, factors: Sequence[Any], *others: Any, name: str = "shift"
+) -> tuple[Any, ...]:
     """Return shift, right-hand side and factors, all complex where the shift is."""
-    shift = number("shift", shift, is_complex=True)
+    shift = number(name, shift, is_complex=True)
     if isinstance(shift, complex):
         xp = array_namespace(b)
         dtype = xp.result_type(b.dtype, xp.complex64)

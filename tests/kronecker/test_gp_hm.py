@@ -170,5 +170,7 @@ def test_errors():
         solve_gp_hm({(2,): 1.0}, np.ones(9), {}, np.linspace(0, 1, 9), kernel="rbf")
     with pytest.raises(ValueError, match="jitter must be greater"):
         solve_gp_hm({(2,): 1.0}, np.ones(9), {}, np.linspace(0, 1, 9), jitter=0.0)
+    with pytest.raises(TypeError, match="highest must be a number"):
+        solve_gp_hm({(2,): 1.0}, np.ones(9), {}, np.linspace(0, 1, 9), highest="20")
     with pytest.raises(ValueError, match="method must be one of 'adam', 'lbfgs'"):
         solve_gp_hm({(2,): 1.0}, np.ones(9), {}, np.linspace(0, 1, 9), method="newton")

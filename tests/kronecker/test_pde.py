@@ -111,6 +111,19 @@ def test_three_dimensions():
     assert error(found, exact) < 5e-11
 
 
+@pytest.mark.parametrize(("nodes", "promised"), [(24, 1e-9), (32, 1e-7)])
+def test_few_nodes_take_as_many_functions_as_they_can(nodes, promised):
+    x = np.linspace(0, 1, nodes)
+
+    def exact(x, y, z):
+        return np.sin(30 * x + 0.3) * np.sin(35 * y + 0.3) * np.sin(25 * z + 0.3)
+
+    source = -(30**2 + 35**2 + 25**2) * exact(*np.meshgrid(x, x, x, indexing="ij"))
+    operator = {(2, 0, 0): 1.0, (0, 2, 0): 1.0, (0, 0, 2): 1.0}
+    found = solve_pde(operator, source, dirichlet(exact, (x, x, x)), (x, x, x))
+    assert error(found, exact) < promised
+
+
 def test_solution_that_the_source_does_not_show():
     """The frequency stands in the operator alone: u'' + k²u = exp(x)."""
     k, x = 80.3, np.linspace(0, 1, 250)
@@ -498,6 +511,14 @@ def test_callback_stops_the_search():
     assert "callback" in found.message
 
 
+def test_as_many_functions_as_nodes():
+    """Nothing can be held out: no success, and numbers all the same."""
+    found = _solve(kernel=StudentTMixture([1.0], [0.0], [0.01]))
+    assert (found.status, found.residual) == (1, np.inf)
+    assert np.isfinite(found.log_evidence)
+    assert np.all(np.isfinite(found.std()))
+
+
 def test_float32_in_float32_out():
     x = np.linspace(0, 1, 200, dtype=np.float32)
     found = solve_pde({(2,): 1.0}, (-2500 * np.sin(50 * x)).astype(np.float32),
@@ -514,7 +535,8 @@ def _solve(**changes):
         "boundary": {(0, 0): Dirichlet(0.0)},
         "grid": (x, x),
     } | changes
-    options = {name: arguments.pop(name) for name in list(arguments) if name in ("kernel", "tol")}
+    named = ("kernel", "tol", "nonlinearity")
+    options = {name: arguments.pop(name) for name in list(arguments) if name in named}
     return solve_pde(*arguments.values(), **options)
 
 
@@ -531,13 +553,20 @@ def _solve(**changes):
         ({"operator": {(2, 0): np.ones(20)}}, ValueError, "2 numbers or arrays"),
         ({"operator": {(2, 0): (np.ones(3), 1.0)}}, ValueError, r"shape \(20,\)"),
         ({"operator": {(2, 0): np.nan}}, ValueError, "must be finite"),
+        ({"operator": {(2, 0): (None, 1.0)}}, TypeError, "real number or an array; got None"),
+        ({"operator": {(2, 0): (1j, 1.0)}}, TypeError, "real number or an array; got 1j"),
         ({"boundary": {(2, 0): Dirichlet(0.0)}}, ValueError, "axis below 2"),
         ({"boundary": {(0, 0): Dirichlet(np.ones(3))}}, ValueError, r"shape \(20,\)"),
         ({"boundary": {(0, 0): 0.0}}, TypeError, "Dirichlet or Neumann"),
+        ({"boundary": {(0, 0): Dirichlet(None)}}, TypeError, "must be real numbers; got None"),
         ({"boundary": {(0, 0): [Dirichlet(0.0)] * 2}}, np.linalg.LinAlgError, "no trial|depend"),
         ({"kernel": "rbf"}, TypeError, "kernel must be"),
         ({"kernel": [Envelopes((0j,), (5,))]}, ValueError, "each of 2 axes"),
         ({"tol": -1.0}, ValueError, "tol must be"),
+        ({"tol": "small"}, TypeError, "tol must be a number"),
+        ({"nonlinearity": np.sin}, TypeError, "must be a Nonlinearity"),
+        ({"nonlinearity": Nonlinearity(np.sin, np.cos)}, TypeError, "sequence of functions"),
+        ({"nonlinearity": Nonlinearity(3, [np.cos])}, TypeError, "must have a function"),
     ],
 )  # fmt: skip
 def test_errors(changes, exception, message):

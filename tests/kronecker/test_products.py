@@ -292,6 +292,7 @@ def test_engines_agree_on_gradients(dtype, wrt):
         (lambda k: k.kron_matvec([np.eye(2)], np.array(1.0)), ValueError, "2 entries"),
         (lambda k: k.kron_matmat([np.eye(2)], np.ones(2)), ValueError, "second-to-last"),
         (lambda k: k.kron_matvec([["a"]], np.ones(1)), TypeError, "numeric"),
+        (lambda k: k.kron_matvec([np.eye(2), None], np.ones(4)), TypeError, "got None"),
         (
             lambda k: k.kron_matvec([np.ones((2, 2, 2)), np.ones((3, 2, 2))], np.ones(4)),
             ValueError,

@@ -207,3 +207,21 @@ def test_generalized_solve_refuses():
         solve(a, a[:1], b)
     with pytest.raises(ValueError, match=r"masses\[0\] must have the shape of factors\[0\]"):
         solve(a, a[::-1], b)
+    with pytest.raises(TypeError, match="masses must be a sequence of matrices"):
+        solve(a, None, b)
+    with pytest.raises(TypeError, match="shift must be a number; got 'a'"):
+        solve(a, a, b, shift="a")
+    with pytest.raises(TypeError, match="t must be a number; got 'a'"):
+        kronecker.kronsum_expm_multiply(a, b, "a")
+
+
+@pytest.mark.parametrize("engine", ["array_api", "numba"])
+def test_generalized_solve_with_a_complex_shift(engine):
+    rng = np.random.default_rng(0)
+    factors, masses = ([a @ a.T + np.eye(n) for n in (3, 4) for a in [rng.standard_normal((n, n))]]
+                       for _ in range(2))  # fmt: skip
+    with linalgkit.use_engine(engine):
+        x = kronecker.kronsum_solve_generalized(factors, masses, np.arange(12.0), shift=0.3j)
+    matrix = np.kron(factors[0], masses[1]) + np.kron(masses[0], factors[1])
+    matrix = matrix + 0.3j * np.kron(*masses)
+    np.testing.assert_allclose(matrix @ x, np.arange(12.0), rtol=0, atol=1e-10)
