@@ -123,8 +123,7 @@ def solve_unit_lower(lower: Any, right: Any) -> Any:
         return xp.concat([top, solve_unit_lower(lower[..., half:, half:], rest)], axis=-2)
     solved = xp.astype(right, xp.result_type(lower, right), copy=True)
     for i in range(1, n):
-        known = xp.matmul(lower[..., i : i + 1, :i], solved[..., :i, :])
-        solved[..., i : i + 1, :] -= known
+        solved[..., i : i + 1, :] -= lower[..., i : i + 1, :i] @ solved[..., :i, :]
     return solved
 
 
