@@ -122,11 +122,10 @@ def solve_unit_lower(lower: Any, right: Any) -> Any:
         top = solve_unit_lower(lower[..., :half, :half], right[..., :half, :])
         rest = right[..., half:, :] - xp.matmul(lower[..., half:, :half], top)
         return xp.concat([top, solve_unit_lower(lower[..., half:, half:], rest)], axis=-2)
-    rows = [right[..., :1, :]]
+    solved = xp.astype(right, xp.result_type(lower, right), copy=True)
     for i in range(1, n):
-        known = xp.concat(rows, axis=-2)
-        rows.append(right[..., i : i + 1, :] - xp.matmul(lower[..., i : i + 1, :i], known))
-    return xp.concat(rows, axis=-2)
+        solved[..., i : i + 1, :] -= lower[..., i : i + 1, :i] @ solved[..., :i, :]
+    return solved
 
 
 def scan(step: Callable[[Any, Any], tuple[Any, Any]], state: Any, items: Any) -> tuple[Any, Any]:

@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 
 from array_api_compat import array_namespace, device
 
-from .._xp import adjoint, moveaxis, scan, solve_unit_lower
+from .._xp import adjoint, compiled, moveaxis, scan, solve_unit_lower
 
 _CHUNK = 64
 _CHUNK_OF_VECTORS = 16  # a decay for each entry takes C² d_k numbers
 
 
+@compiled("scale", "reflections", "chunk")
 def delta_rule(q, k, v, beta, log_decay, initial_state, *, scale, reflections, chunk):
     """Walk the chunks in order, with the state from one to the next."""
     dtype = q.dtype
@@ -25,6 +26,7 @@ def delta_rule(q, k, v, beta, log_decay, initial_state, *, scale, reflections, c
     return array_namespace(q).astype(_joined(outputs, v, q), dtype, copy=False), state
 
 
+@compiled("scale", "reflections", "chunk", "wrt")
 def delta_rule_vjp(
     cotangent, q, k, v, beta, log_decay, initial_state, *, scale, reflections, chunk, wrt
 ):
@@ -318,6 +320,7 @@ def _solve_transposed(lower, right):
     return xp.flip(solve_unit_lower(reverse, xp.flip(right, axis=-2)), axis=-2)
 
 
+@compiled()
 def ut_transform(k, beta):
     """Solve (I + tril(B K Kᵀ, -1)) T = B."""
     xp = array_namespace(k)

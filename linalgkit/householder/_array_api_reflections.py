@@ -8,11 +8,12 @@ reflections are put in reverse.
 from array_api_compat import array_namespace
 
 from .._xp import adjoint as adjoint_of
-from .._xp import solve_unit_lower
+from .._xp import compiled, solve_unit_lower
 
 _BLOCK = 64  # reflections
 
 
+@compiled("adjoint")
 def reflect(x, vectors, tau, kept, *, adjoint):
     """Multiply blocks from the left, the last block first; for Qᴴ the first."""
     xp, dtype = array_namespace(x), x.dtype
