@@ -108,7 +108,7 @@ def fft(
     --------
     >>> import numpy as np
     >>> from linalgkit import monarch
-    >>> monarch.fft(np.array([1.0, 0.0, 0.0, 0.0]))
+    >>> monarch.fft(np.array([1.0, 0.0, 0.0, 0.0])) + 0.0  # no negative zeros
     array([1.+0.j, 1.+0.j, 1.+0.j, 1.+0.j])
     """
     _checks.present(x=x)
@@ -165,7 +165,7 @@ def ifft(
     --------
     >>> import numpy as np
     >>> from linalgkit import monarch
-    >>> monarch.ifft(np.array([4.0, 0.0, 0.0, 0.0]))
+    >>> monarch.ifft(np.array([4.0, 0.0, 0.0, 0.0])) + 0.0
     array([1.+0.j, 1.+0.j, 1.+0.j, 1.+0.j])
     """
     _checks.present(x=x)
@@ -288,7 +288,7 @@ def ifft_vjp(
     >>> from linalgkit import monarch
     >>> spectrum = np.array([1.0 + 1.0j, 0.0, 0.0, 0.0])
     >>> gradient = np.array([1.0, 0.0, 0.0, 0.0])  # of the first entry of the result
-    >>> monarch.ifft_vjp(gradient, spectrum).x
+    >>> monarch.ifft_vjp(gradient, spectrum).x + 0.0
     array([0.25+0.j, 0.25+0.j, 0.25+0.j, 0.25+0.j])
     """
     cotangent, x = _with_cotangent(cotangent, x)
