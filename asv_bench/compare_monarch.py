@@ -47,7 +47,7 @@ GPU_SIZES = (
 # What a Monarch matrix of these factors, or a projection to one, is computed from.
 PROJECTED = ((1024, "Gaussian"), (1024, "decaying"), (4096, "Gaussian"), (4096, "decaying"))
 TRANSFORMED = ((256, 1024), (1024, 1024), (4096, 1024), (4096, 16), (4096, 1))
-CONVOLVED = ((256, 1024), (1024, 1024), (4096, 256))
+CONVOLVED = ((64, 1024), (256, 1024), (1024, 1024), (4096, 256))
 
 
 def tables(engine: str) -> list[Table]:
