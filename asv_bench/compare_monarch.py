@@ -52,7 +52,7 @@ GPU_CONVOLVED = tuple(
     for dtype in ("float16", "float32", "float64")
     for n, batch in ((256, 8192), (1024, 8192), (4096, 1024), (8192, 1024))
 )
-CONVOLVED = ((256, 1024), (1024, 1024), (4096, 256))
+CONVOLVED = ((64, 1024), (256, 1024), (1024, 1024), (4096, 256))
 
 
 def tables(engine: str) -> list[Table]:

@@ -110,6 +110,8 @@ def as_dtype_of(gradient: Any, original: Any) -> Any:
 
 def negative_axis(name: str, axis: Any, ndim: int) -> int:
     """Return an axis counted from the end; ValueError unless the array has it."""
+    if ndim == 0:
+        raise ValueError(f"{name} is that of an array; got a scalar.")
     number = size(name, axis, -ndim)
     if number >= ndim:
         raise ValueError(f"{name} must be less than the number of axes, {ndim}; got {number}.")

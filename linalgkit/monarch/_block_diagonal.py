@@ -63,6 +63,7 @@ class BlockDiagonal(Operator):
     fields = ("blocks", "interleaved")
 
     def __init__(self, blocks: Any, *, interleaved: bool = False) -> None:
+        _checks.present(blocks=blocks)
         (self.blocks,) = _checks.floating(blocks=blocks)
         if self.blocks.ndim < 3:
             raise ValueError(

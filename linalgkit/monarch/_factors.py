@@ -225,6 +225,7 @@ def kronecker_factors(a: Any, b: Any, /) -> Factors:
     >>> monarch.monarch_matmul(np.array([1.0, 1.0]), *monarch.kronecker_factors(a, b))
     array([ 9., 12.])
     """
+    _checks.present(a=a, b=b)
     a, b = _checks.floating(a=a, b=b)
     if a.ndim < 2 or b.ndim < 2 or tuple(a.shape[:-2]) != tuple(b.shape[:-2]):
         raise ValueError(

@@ -122,9 +122,10 @@ def lstsq(
     >>> fit.success, fit.fun < 1e-20
     (True, True)
     """
-    _checks.concrete("lstsq", "gradients of monarch_matmul", x=x, y=y)
+    _checks.present(x=x, y=y)
     left, right, shape = _start(x0)
     x, y, left, right = _checks.floating(x=x, y=y, x0_left=left, x0_right=right)
+    _checks.concrete("lstsq", "gradients of monarch_matmul", x=x, y=y)
     if x.ndim != 2 or y.ndim != 2 or x.shape[0] != y.shape[0] or x.shape[0] == 0:
         raise ValueError(
             f"x must have shape (samples, columns) and y (samples, rows); got {tuple(x.shape)} and "

@@ -61,6 +61,8 @@ class HigherOrderMonarch(Operator):
 
     def __init__(self, factors: Sequence[Any], *, order: str = "LR") -> None:
         _checks.choice("order", order, ("LR", "RL"))
+        if not isinstance(factors, Sequence):
+            raise TypeError(f"factors must be a sequence of arrays; got {type(factors).__name__}.")
         if not factors:
             raise ValueError("factors must hold at least one factor.")
         names = [f"factors[{k}]" for k in range(len(factors))]

@@ -111,8 +111,9 @@ def factorize_mmstar(
     >>> np.allclose(product @ x, a @ x)
     True
     """
-    _checks.concrete("factorize_mmstar", "the factors", a=a)
+    _checks.present(a=a)
     (a,) = _checks.floating(a=a)
+    _checks.concrete("factorize_mmstar", "the factors", a=a)
     if a.ndim != 2 or a.shape[0] != a.shape[1] or isqrt(a.shape[0]) ** 2 != a.shape[0]:
         raise ValueError(f"a must be n × n with n = m² a square; got shape {tuple(a.shape)}.")
     if a.shape[0] == 0:

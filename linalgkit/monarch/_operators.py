@@ -74,6 +74,7 @@ class Monarch(Operator):
     fields = ("left", "right", "order", "shape")
 
     def __init__(self, left: Any, right: Any, *, order: str = "LR", shape: Any = None) -> None:
+        _checks.present(left=left, right=right)
         self.left, self.right = _checks.floating(left=left, right=right)
         _checks.choice("order", order, ("LR", "RL"))
         k, _, p, blocks, rows, _ = check_factors(self.left, self.right)

@@ -95,6 +95,7 @@ def monarch_matmul(x: Any, left: Any, right: Any, /, *, axis: int = -1) -> Any:
     >>> np.kron(a, b) @ x
     array([ 7.,  4., 15.,  8.])
     """
+    _checks.present(x=x, left=left, right=right)
     x, left, right = _checks.floating(x=x, left=left, right=right)
     axis = _fit(x, left, right, axis)
     return engine(x, left, right).monarch_matmul(x, left, right, axis=axis)
@@ -156,6 +157,7 @@ def monarch_matmul_vjp(
     array([4., 4., 4., 4.])
     """
     originals = x, left, right
+    _checks.present(cotangent=cotangent, x=x, left=left, right=right)
     cotangent, x, left, right = _checks.floating(cotangent=cotangent, x=x, left=left, right=right)
     axis = _fit(x, left, right, axis)
     expected = [*x.shape]

@@ -131,17 +131,18 @@ def project(
     >>> np.allclose(m.to_dense(), a)
     True
     """
-    _checks.concrete("project", "gradients of monarch_matmul", a=a, weight=weight)
+    _checks.present(a=a)
     a, weight = _checks.floating(a=a, weight=weight)
+    _checks.concrete("project", "gradients of monarch_matmul", a=a, weight=weight)
     sizes = _checked(a, nblocks, blocks, rank)
     _checks.choice("gauge", gauge, _GAUGES)
     _checks.choice("method", method, _METHODS)
+    if not rtol >= 0:
+        raise ValueError(f"rtol must be at least 0; got {rtol}.")
     left, right = engine(a).project(a, blocks=sizes, gauge=gauge, method=method)
     found = Monarch(left, right, shape=tuple(a.shape[-2:]))
     if weight is None:
         return found
-    if not rtol >= 0:
-        raise ValueError(f"rtol must be at least 0; got {rtol}.")
     dense = _reweighted(a, _checked_weight(weight, a), found, rtol)
     left, right = engine(a).project(dense, blocks=sizes, gauge=gauge, method=method)
     return Monarch(left, right, shape=found.shape)
@@ -210,8 +211,9 @@ def projection_error(
     >>> bool(monarch.projection_error(permuted, nblocks=8) < 1e-14)
     True
     """
-    _checks.concrete("projection_error", "gradients of monarch_matmul", a=a)
+    _checks.present(a=a)
     (a,) = _checks.floating(a=a)
+    _checks.concrete("projection_error", "gradients of monarch_matmul", a=a)
     return engine(a).projection_error(a, blocks=_checked(a, nblocks, blocks, rank))
 
 
@@ -288,8 +290,9 @@ def project_vjp(
         raise ValueError(f"cotangent must be (left, right); got {type(cotangent).__name__}.")
     original, alternative = a, "gradients of monarch_matmul"
     of_left, of_right = cotangent
-    _checks.concrete("project_vjp", alternative, a=a, cotangent=of_left, second=of_right)
+    _checks.present(a=a)
     of_left, of_right, a = _checks.floating(cotangent_left=of_left, cotangent_right=of_right, a=a)
+    _checks.concrete("project_vjp", alternative, a=a, cotangent=of_left, second=of_right)
     sizes = k, q, p, count, rows, inner = _checked(a, nblocks, blocks, rank)
     _checks.choice("gauge", gauge, _GAUGES)
     for name, array, shape in (

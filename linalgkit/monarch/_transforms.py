@@ -108,9 +108,10 @@ def fft(
     --------
     >>> import numpy as np
     >>> from linalgkit import monarch
-    >>> monarch.fft(np.array([1.0, 0.0, 0.0, 0.0]))
+    >>> monarch.fft(np.array([1.0, 0.0, 0.0, 0.0])) + 0.0  # no negative zeros
     array([1.+0.j, 1.+0.j, 1.+0.j, 1.+0.j])
     """
+    _checks.present(x=x)
     (x,) = _checks.floating(x=x)
     options = _options(x, axis, radices, norm, inverse=False)
     return engine(x).fft(x, **options)
@@ -164,9 +165,10 @@ def ifft(
     --------
     >>> import numpy as np
     >>> from linalgkit import monarch
-    >>> monarch.ifft(np.array([4.0, 0.0, 0.0, 0.0]))
+    >>> monarch.ifft(np.array([4.0, 0.0, 0.0, 0.0])) + 0.0
     array([1.+0.j, 1.+0.j, 1.+0.j, 1.+0.j])
     """
+    _checks.present(x=x)
     (x,) = _checks.floating(x=x)
     options = _options(x, axis, radices, norm, inverse=True)
     return engine(x).ifft(x, **options)
@@ -286,7 +288,7 @@ def ifft_vjp(
     >>> from linalgkit import monarch
     >>> spectrum = np.array([1.0 + 1.0j, 0.0, 0.0, 0.0])
     >>> gradient = np.array([1.0, 0.0, 0.0, 0.0])  # of the first entry of the result
-    >>> monarch.ifft_vjp(gradient, spectrum).x
+    >>> monarch.ifft_vjp(gradient, spectrum).x + 0.0
     array([0.25+0.j, 0.25+0.j, 0.25+0.j, 0.25+0.j])
     """
     cotangent, x = _with_cotangent(cotangent, x)
@@ -362,6 +364,7 @@ def fftconvolve(x: Any, h: Any, /, *, mode: str = "causal", axis: int = -1) -> A
     >>> monarch.fftconvolve(x, h, mode="circular").round(12)
     array([-2., -2.,  2.,  2.])
     """
+    _checks.present(x=x, h=h)
     x, h = _checks.floating(x=x, h=h)
     x, h, options = _convolution(x, h, mode, axis)
     return engine(x, h).fftconvolve(x, h, **options)
@@ -431,6 +434,7 @@ def fftconvolve_vjp(
     >>> gradients.h.round(12)
     array([4., 3., 2.])
     """
+    _checks.present(cotangent=cotangent, x=x, h=h)
     originals = x, h
     cotangent, x, h = _checks.floating(cotangent=cotangent, x=x, h=h)
     shapes = x.shape, h.shape
@@ -463,6 +467,8 @@ def _options(x: Any, axis: int, radices: Any, norm: str | None, *, inverse: bool
     if n == 0:
         raise ValueError(f"x must have entries on axis {axis}; got shape {tuple(x.shape)}.")
     if radices is not None:
+        if not isinstance(radices, Sequence):
+            raise TypeError(f"radices must be a sequence of sizes; got {radices!r}.")
         radices = tuple(_checks.size("each of radices", radix, 1) for radix in radices)
         if prod(radices) != n or not radices:
             raise ValueError(
@@ -476,6 +482,7 @@ def _options(x: Any, axis: int, radices: Any, norm: str | None, *, inverse: bool
 
 def _with_cotangent(cotangent: Any, x: Any) -> tuple[Any, Any]:
     """Return both as floating arrays of one library, of dtypes of their own."""
+    _checks.present(cotangent=cotangent, x=x)
     cotangent, x = _checks.arrays(cotangent=cotangent, x=x)
     (cotangent,), (x,) = _checks.floating(cotangent=cotangent), _checks.floating(x=x)
     if cotangent.shape != x.shape:

@@ -255,3 +255,60 @@ def test_kernels_that_reorder_sums_never_see_complex_numbers():
         compiled = str(getattr(_numba_vectors, name).signatures)
         assert "float64" in compiled or name.endswith("rows")
         assert "complex" not in compiled
+
+
+BLOCKS = np.ones((2, 2, 2))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: monarch.monarch_matmul(np.ones(4), None, BLOCKS),
+        lambda: monarch.monarch_matmul_vjp(None, np.ones(4), BLOCKS, BLOCKS),
+        lambda: monarch.project(None, nblocks=2),
+        lambda: monarch.projection_error(None, nblocks=2),
+        lambda: monarch.project_vjp((BLOCKS, None), None, nblocks=2),
+        lambda: monarch.Monarch(BLOCKS, None),
+        lambda: monarch.BlockDiagonal(None),
+        lambda: monarch.factorize_mmstar(None),
+        lambda: monarch.lstsq(np.ones((3, 4)), None, blocks=(2,) * 6),
+        lambda: monarch.kronecker_factors(None, np.eye(2)),
+        lambda: monarch.fft(None),
+        lambda: monarch.ifft(None),
+        lambda: monarch.fft_vjp(None, np.ones(4)),
+        lambda: monarch.fftconvolve(np.ones(4), None),
+        lambda: monarch.fftconvolve_vjp(np.ones(4), None, np.ones(4)),
+    ],
+)
+def test_absent_arrays(call):
+    with pytest.raises(TypeError, match="must be an array; got None"):
+        call()
+
+
+def test_lists_are_arrays():
+    rows = [[1, 2, 0, 1], [3, 4, 1, 0], [0, 1, 2, 2], [1, 1, 0, 5]]
+    a = np.array(rows, float)
+    m = monarch.project(rows, nblocks=2)
+    np.testing.assert_array_equal(m.to_dense(), monarch.project(a, nblocks=2).to_dense())
+    assert monarch.projection_error(rows, nblocks=2) == monarch.projection_error(a, nblocks=2)
+    cotangent = m.left.tolist(), None
+    found = monarch.project_vjp(cotangent, rows, nblocks=2).a
+    np.testing.assert_array_equal(found, monarch.project_vjp((m.left, None), a, nblocks=2).a)
+    fit = monarch.lstsq(np.eye(4).tolist(), rows, blocks=(2,) * 6)
+    assert fit.fun < np.linalg.norm(a) ** 2
+    factors = monarch.factorize_mmstar((a + 5 * np.eye(4)).tolist(), allow_complex=True)
+    assert factors.residual < 1e-8
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: monarch.fft(3.0), ValueError, "axis is that of an array; got a scalar"),
+        (lambda: monarch.fft(np.ones(4), radices=4), TypeError, "radices must be a sequence"),
+        (lambda: monarch.HigherOrderMonarch(BLOCKS), TypeError, "factors must be a sequence"),
+        (lambda: monarch.project(np.eye(4), nblocks=2, rtol=-1), ValueError, "rtol must be"),
+    ],
+)
+def test_arguments_of_the_wrong_kind(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
