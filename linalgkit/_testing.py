@@ -124,8 +124,10 @@ def central_gradient(
     return gradients
 
 
-def autograd(name: str, function: Callable[..., Any], arrays: list[np.ndarray]) -> list[np.ndarray]:
-    """Gradient of the same function by torch or JAX."""
+def autograd(
+    name: str, function: Callable[..., Any], arrays: list[np.ndarray], *, jit: bool = True
+) -> list[np.ndarray]:
+    """Gradient of the same function by torch or JAX; without `jit` where JAX cannot compile it."""
     if name == "torch":
         import torch
 
@@ -133,6 +135,7 @@ def autograd(name: str, function: Callable[..., Any], arrays: list[np.ndarray]) 
         return [g.numpy() for g in torch.autograd.grad(function(*leaves), leaves)]
     import jax
 
-    # Compiled as a whole: operation by operation, JAX compiles each of them.
-    gradient = jax.jit(jax.grad(function, argnums=tuple(range(len(arrays)))))
+    gradient = jax.grad(function, argnums=tuple(range(len(arrays))))
+    if jit:  # as a whole: operation by operation, JAX compiles each of them
+        gradient = jax.jit(gradient)
     return [np.asarray(g) for g in gradient(*map(jax.numpy.asarray, arrays))]
