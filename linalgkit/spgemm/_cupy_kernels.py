@@ -1,6 +1,6 @@
 """Kernels of the GPU engine: their sizes, their names, and the tables that CI compiles."""
 
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -47,20 +47,15 @@ def checking(index):
 
 
 @cache
-def by_table(table, number=None, semiring=None):
-    """Name of the kernel that counts, or multiplies, by a table."""
+def _by(way, size, number=None, semiring=None):
+    """Name of the kernel that counts, or multiplies, in one of the ways that take any row."""
     if number is None:
-        return f"linalgkit::count_by_table<{', '.join(map(str, table))}>"
-    arguments = number, _operations(semiring), *map(str, table)
-    return f"linalgkit::multiply_by_table<{', '.join(arguments)}>"
+        return f"linalgkit::count_by_{way}<{', '.join(map(str, size))}>"
+    arguments = number, _operations(semiring), *map(str, size)
+    return f"linalgkit::multiply_by_{way}<{', '.join(arguments)}>"
 
 
-@cache
-def by_bitmap(bitmap, number=None, semiring=None):
-    if number is None:
-        return f"linalgkit::count_by_bitmap<{', '.join(map(str, bitmap))}>"
-    arguments = number, _operations(semiring), *map(str, bitmap)
-    return f"linalgkit::multiply_by_bitmap<{', '.join(arguments)}>"
+by_table, by_bitmap = partial(_by, "table"), partial(_by, "bitmap")
 
 
 @cache
