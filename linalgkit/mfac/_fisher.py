@@ -312,7 +312,7 @@ def fisher_solve(x: Any, gradients: Any, /, *, damping: float = 1e-5) -> Any:
     Returns
     -------
     array, shape of x
-        The solution.
+        The solution, in the ``result_type`` of both; gradients in half precision are not copied.
 
     Raises
     ------
@@ -434,12 +434,14 @@ def check_multiple(name: str, size: int, layout: Layout) -> None:
 def _operands(x: Any, gradients: Any) -> tuple[Any, Any]:
     _checks.present(x=x, gradients=gradients)
     in_memory("gradients", gradients)
-    x, gradients = _checks.floating(x=x, gradients=gradients)
-    _checks.real(x=x, gradients=gradients)
+    (gradients,) = _checks.floating(gradients=gradients)
     if gradients.ndim != 2 or 0 in gradients.shape:
         raise ValueError(
             f"gradients must have shape (m, d), both at least 1; got {tuple(gradients.shape)}."
         )
+    # The vectors alone are cast: gradients are widened where they are read, without a copy.
+    x, _ = _checks.floating(x=x, gradients=gradients[:0, :])
+    _checks.real(x=x, gradients=gradients)
     if x.ndim not in (1, 2) or x.shape[0] != gradients.shape[1]:
         raise ValueError(
             f"x must have shape ({gradients.shape[1]},) or ({gradients.shape[1]}, k); got "

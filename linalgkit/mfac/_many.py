@@ -163,7 +163,12 @@ def damped(gram: Any, shift: float, factorisation: str) -> Any:
         if type(error).__name__ not in ("LinAlgError", "_LinAlgError"):  # torch has its own
             raise
         factor = None
-    if factor is None or not bool(_is_finite(factor)):
+    return checked(factor, gram, shift)
+
+
+def checked(result: Any, gram: Any, shift: float) -> Any:
+    """Return what K + shift I was factorised or solved to; LinAlgError where that is not finite."""
+    if result is None or not bool(_is_finite(result)):
         xp = array_namespace(gram)
         largest = float(xp.max(xp.linalg.diagonal(gram)))
         raise np.linalg.LinAlgError(
@@ -171,7 +176,7 @@ def damped(gram: Any, shift: float, factorisation: str) -> Any:
             f"length of a gradient, {largest:.3g}. Take a damping of at least "
             f"{1e-13 * largest:.1g}."
         )
-    return factor
+    return result
 
 
 @compiled()

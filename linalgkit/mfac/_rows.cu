@@ -1,7 +1,7 @@
 // Passes over the gradients G (rows, columns): dots of all rows with a vector, and combinations of
 // rows. Bounded by reading G; numbers are widened in registers and summed in float64.
-//   dots:    a block holds COLUMNS entries of x in shared memory; each of its warps takes one row
-//            after the other and writes that piece's sum. The sums of pieces are added afterwards,
+//   dots:    a block holds COLUMNS entries of x in shared memory; each of its warps takes SIDE
+//            rows after the others and writes that piece's sums. The sums of pieces are added afterwards,
 //            in one order.
 //   combine: a thread holds the sums of as many columns as it loads at once, over all rows.
 
@@ -25,7 +25,8 @@ __device__ double widen(Half value) {
 
 constexpr int COLUMNS = 4096;  // of x in shared memory: 32 KiB
 constexpr int WARPS = 8;
-constexpr int ROWS = 64;  // that a block takes
+constexpr int ROWS = 128;  // that a block takes
+constexpr int SIDE = 4;  // rows that a warp takes side by side, for one read of the vector
 template <typename T>
 constexpr int PACK = 16 / sizeof(T);  // numbers that a thread loads at once
 
@@ -68,19 +69,34 @@ dots(const T* g, const X* x, double* sums, int rows, long long columns) {
     }
     __syncthreads();
     const int lane = threadIdx.x & 31, last = min(rows, int(blockIdx.y + 1) * ROWS);
-    for (int row = blockIdx.y * ROWS + (threadIdx.x >> 5); row < last; row += WARPS) {
-        const T* source = g + row * columns + begin;
-        double sum = 0.0;
-#pragma unroll 4
+    for (int row = blockIdx.y * ROWS + (threadIdx.x >> 5); row < last; row += SIDE * WARPS) {
+        const T* sources[SIDE];
+        double sum[SIDE] = {};
+        for (int r = 0; r < SIDE; ++r) {  // of fewer rows the last one again
+            sources[r] = g + min(row + r * WARPS, last - 1) * columns + begin;
+        }
+#pragma unroll 2
         for (int k = PACK<T> * lane; k < count; k += 32 * PACK<T>) {
-            const Pack<T> pack = load<T, Aligned>(source + k, count - k);
+            Pack<T> packs[SIDE];
+#pragma unroll
+            for (int r = 0; r < SIDE; ++r) packs[r] = load<T, Aligned>(sources[r] + k, count - k);
 #pragma unroll
             for (int j = 0; j < PACK<T>; ++j) {
-                sum = fma(widen(pack.parts[j]), vector[place<T>(k + j)], sum);
+                const double entry = vector[place<T>(k + j)];
+#pragma unroll
+                for (int r = 0; r < SIDE; ++r) {
+                    sum[r] = fma(widen(packs[r].parts[j]), entry, sum[r]);
+                }
             }
         }
-        for (int step = 16; step; step >>= 1) sum += __shfl_down_sync(0xffffffffu, sum, step);
-        if (lane == 0) sums[(long long)blockIdx.x * rows + row] = sum;
+#pragma unroll
+        for (int r = 0; r < SIDE; ++r) {
+            for (int step = 16; step; step >>= 1) {
+                sum[r] += __shfl_down_sync(0xffffffffu, sum[r], step);
+            }
+            const int own = row + r * WARPS;
+            if (lane == 0 && own < last) sums[(long long)blockIdx.x * rows + own] = sum[r];
+        }
     }
 }
 

@@ -22,7 +22,7 @@ from .._engine import Engines
 from .._xp import compiled
 from ._array_api import is_few, wide_dtype, widened
 from ._few import FewParameters
-from ._many import damped
+from ._many import checked, damped
 from ._rows import (
     Layout,
     Rows,
@@ -194,16 +194,25 @@ class SlidingWindowFisher:
         g : array, shape (d,), or list of arrays
             The gradient.
         """
+        solve_unit, next_count = None, min(self.m, self.count + 1)
+        shift = self._divisor(next_count) * self.damping
+        begin = getattr(engine(self._gram), "unit_solver", None)
+        if begin and is_cupy_array(self._gram) and not self._is_few:
+            solve_unit = begin(self._gram, self._next, shift)
         row, parts, join = self._push(g)
         if self._is_few:
             return join(self._few().solve_row(row, result_dtype(parts[0])))
-        xp, place = array_namespace(self._gram), device(self._gram)
-        unit = np.zeros(self.m)
-        unit[row] = self._divisor
-        unit = xp.asarray(unit, dtype=self._gram.dtype, device=place)
-        combined = self._rows.combine(
-            self._solved(unit), None, factor=0.0, dtype=result_dtype(parts[0])
-        )
+        if solve_unit:
+            solved = solve_unit(self._gram)
+        else:
+            xp, place = array_namespace(self._gram), device(self._gram)
+            unit = np.zeros(self.m)
+            unit[row] = 1
+            solved = self._solved(xp.asarray(unit, dtype=self._gram.dtype, device=place))
+        coefficients = self._divisor(self.count) * solved
+        combined = self._rows.combine(coefficients, None, factor=0.0, dtype=result_dtype(parts[0]))
+        if solve_unit:  # last, because it waits for the device
+            checked(solved, self._gram, shift)
         return join(combined)
 
     def state(self) -> dict[str, Any]:
@@ -239,9 +248,9 @@ class SlidingWindowFisher:
         self._rows, self._gram, self._factor = Rows(parts, scales), gram, None
         self.count, self._next = int(state["count"]), int(state["next"])
 
-    @property
-    def _divisor(self) -> int:
-        return self.m if self.warmup == "paper" else max(1, self.count)
+    def _divisor(self, count: int) -> int:
+        """Return what the sum over gradients is divided by when so many have come."""
+        return self.m if self.warmup == "paper" else max(1, count)
 
     def _push(self, g: Any) -> tuple[int, tuple[Any, ...], Any]:
         first = g[0] if isinstance(g, list | tuple) and g else g
@@ -269,14 +278,15 @@ class SlidingWindowFisher:
         """Return F of few parameters; it is kept until the next push."""
         if self._factor is None:
             self._factor = FewParameters.of(
-                self._rows, self.damping, divisor=self._divisor, is_window=True
+                self._rows, self.damping, divisor=self._divisor(self.count), is_window=True
             )
         return self._factor
 
     def _solved(self, right: Any) -> Any:
         """Return M⁻¹ b; the factor is kept until the next push."""
         if self._factor is None:
-            self._factor = damped(self._gram, self._divisor * self.damping, "cholesky")
+            shift = self._divisor(self.count) * self.damping
+            self._factor = damped(self._gram, shift, "cholesky")
         return engine(self._gram).cholesky_solve(self._factor, right)
 
 

@@ -78,6 +78,30 @@ def test_window(storage):
     np.testing.assert_allclose(cp.asnumpy(ours), theirs, rtol=1e-5, atol=1e-4)
 
 
+def test_window_that_warms_up_by_count():
+    import cupy as cp
+
+    gradients, _ = operands(3, 50)
+    windows = [
+        SlidingWindowFisher(4, 50, damping=1e-3, warmup="count", like=like)
+        for like in (np.empty(0), cp.empty(0))
+    ]
+    for g in gradients:
+        theirs, ours = (w.push_solve(x) for w, x in zip(windows, (g, cp.asarray(g)), strict=True))
+        np.testing.assert_allclose(cp.asnumpy(ours), theirs, rtol=1e-5, atol=1e-8)
+
+
+def test_a_step_whose_damping_is_lost():
+    import cupy as cp
+
+    fisher = SlidingWindowFisher(3, 40, damping=1e-30, storage="float64", like=cp.empty(0))
+    fisher.push_solve(cp.ones(40))
+    with pytest.raises(np.linalg.LinAlgError, match="is lost beside"):
+        fisher.push_solve(cp.ones(40))
+    with pytest.raises(np.linalg.LinAlgError, match="is lost beside"):
+        fisher.solve(cp.ones(40))
+
+
 def test_blocks_and_pruning():
     import cupy as cp
 

@@ -1,6 +1,7 @@
 """The Fisher matrix and its inverse: dense truth, closed forms, and the traps of float32."""
 
 import io
+import tracemalloc
 from functools import cache
 
 import numpy as np
@@ -495,3 +496,34 @@ def test_jax_goes_over_pieces_in_a_loop(require, monkeypatch):
     expected = fisher_solve_vjp(2 * np.asarray(y), x, g, damping=DAMPING)
     for got, wanted in zip(slopes, expected, strict=True):
         np.testing.assert_allclose(got, wanted, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_gradients_and_vectors_of_different_precision(name, require):
+    xp = _used(name, require)
+    rng = np.random.default_rng(2)
+    gradients, x = random_gradients(rng, np.float32), rng.standard_normal(8)
+    found = fisher_solve(xp.asarray(x), xp.asarray(gradients), damping=DAMPING)
+    assert "float64" in str(found.dtype)
+    truth = np.linalg.solve(dense(gradients), x)
+    np.testing.assert_allclose(np.asarray(found), truth, rtol=1e-12)
+    narrow = xp.asarray(x.astype(np.float32))
+    found = fisher_solve(narrow, xp.asarray(gradients.astype(np.float64)), damping=DAMPING)
+    assert "float64" in str(found.dtype)
+
+
+def test_gradients_in_half_precision_are_not_copied():
+    rng = np.random.default_rng(3)
+    gradients = rng.standard_normal((32, 200_000), dtype=np.float32).astype(np.float16)
+    x = rng.standard_normal(200_000, dtype=np.float32)
+    fisher_solve(x[:100], gradients[:, :100])
+    tracemalloc.start()
+    try:
+        found = fisher_solve(x, gradients)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < gradients.nbytes / 2
+    wide = gradients.astype(np.float64)
+    coefficients = np.linalg.solve(32e-5 * np.eye(32) + wide @ wide.T, wide @ x)
+    assert relative(found, (x - wide.T @ coefficients) / 1e-5) < 1e-6
