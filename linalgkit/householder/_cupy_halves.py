@@ -22,7 +22,9 @@ _WIDTHS = (64, 128)  # of keys; others are filled up with zeros
 _SPLITS = (1, 4)  # warps that share a block of columns
 _STAGES = 3  # chunks that a walk holds in shared memory
 _SHARED = 224 << 10  # bytes of shared memory that blocks may take on the devices served
-_WORKSPACE = 1 << 31  # bytes of what is prepared at a time, unless one chunk of a head takes more
+# What is prepared at a time takes this part of the memory of the arrays beside it, or so few bytes;
+# for gradients, where to cut means to prepare and to walk once more, so many.
+_SHARE, _LEAST, _MOST = 0.1, 1 << 25, 1 << 31
 _PLANS = 128  # that are kept, the last ones used
 _NUMBERS = {"float16": "linalgkit::Half", "bfloat16": "linalgkit::Bfloat"}
 
@@ -78,6 +80,7 @@ def delta_rule(q, k, v, beta, log_decay, initial_state, *, scale):
             ready = part.prepare(segment, backwards=False)
             part.walk_forwards(segment, ready, at_start, at_end, output=rows[heads])
             at_start = at_end
+            del ready  # the next segment takes its memory
     return output, state.reshape(*q.shape[:-2], *state.shape[1:])
 
 
@@ -100,6 +103,7 @@ def delta_rule_vjp(cotangent, q, k, v, beta, log_decay, initial_state, *, scale,
             at_end, ready = part.new_state(), part.prepare(segment, backwards=False)
             part.walk_forwards(segment, ready, starts[-1], at_end)
             starts.append(at_end)
+            del ready
         held, gradients = of_end[heads], [None if x is None else x[heads] for x in results]
         for segment in reversed(segments):
             part.pull(segment, of_output[heads], starts.pop(), held, of_start[heads], gradients)
@@ -258,12 +262,15 @@ class _Plan:
         return _Plan.of(device, dtype, heads, *rest)
 
     def _parts(self, backwards):
-        """Cut heads, and chunks to segments, so that what is prepared fits the workspace."""
-        chunks = -(-self._sizes[3] // _ROWS)
+        """Cut heads, and chunks to segments of about one size, so that what is prepared fits."""
+        _, _, _, length, width, values = self._sizes
+        chunks = -(-length // _ROWS)
         one, _ = self.of_heads(1).memory(range(1), backwards)
-        fits = max(1, _WORKSPACE // one)
+        arrays = self.heads * length * 2 * (2 * width + 2 * values)
+        fits = max(1, (_MOST if backwards else max(_LEAST, int(_SHARE * arrays))) // one)
         heads = min(self.heads, fits)
-        size = max(1, fits // heads)
+        most = max(1, fits // heads)
+        size = -(-chunks // -(-chunks // most))
         segments = [range(k, min(k + size, chunks)) for k in range(0, chunks, size)]
         return [
             (slice(k, min(k + heads, self.heads)), segments) for k in range(0, self.heads, heads)

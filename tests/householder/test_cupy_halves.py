@@ -128,12 +128,28 @@ def test_parts_of_the_workspace(torch, monkeypatch, dtype):
 
     whole, again = run(), run()
     assert all(torch.equal(x, y) for x, y in zip(whole, again, strict=True))
+    monkeypatch.setattr(_cupy_halves, "_SHARE", 0)
     for bytes_ in (1, 150_000):  # a chunk of a head at a time, then two heads
-        monkeypatch.setattr(_cupy_halves, "_WORKSPACE", bytes_)
+        monkeypatch.setattr(_cupy_halves, "_LEAST", bytes_)
+        monkeypatch.setattr(_cupy_halves, "_MOST", bytes_)
         _cupy_halves._Plan.of.cache_clear()
         for x, y in zip(run(), whole, strict=True):
             close(x, y.double().cpu().numpy(), dtype)
     _cupy_halves._Plan.of.cache_clear()
+
+
+@pytest.mark.gpu
+def test_little_memory_beside_arguments_and_result():
+    import cupy as cp
+
+    pool = cp.cuda.MemoryPool()
+    with cp.cuda.using_allocator(pool.malloc):
+        rows = cp.full((128, 4096, 128), 1 / 128, cp.float16)
+        beta = cp.ones((128, 4096), cp.float16)
+        state = 4 * 128 * 128 * 128
+        arrays = 2 * rows.nbytes + beta.nbytes  # queries, keys and values are one array here
+        pool.set_limit(size=int(arrays + 0.1 * 4 * rows.nbytes + state + (1 << 20)))
+        assert cp.isfinite(householder.delta_rule(rows, rows, rows, beta)[:, -1]).all()
 
 
 @pytest.mark.gpu
