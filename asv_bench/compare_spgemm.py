@@ -48,7 +48,7 @@ SEMIRINGS: dict[str, tuple[np.ufunc, Callable, str]] = {
     "plus_pair": (np.add, lambda x, y: np.ones_like(x), "plus_pair"),
 }
 
-LONGEST = 15  # seconds of rounds of a case
+LONGEST = 10  # seconds of rounds of a case
 LARGE = {
     "Erdős–Rényi n=1M d=8": partial(erdos_renyi, 1_000_000, 8),
     "Erdős–Rényi n=200k d=32": partial(erdos_renyi, 200_000, 32),

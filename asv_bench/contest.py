@@ -18,7 +18,7 @@ SHORTEST_SAMPLE = 5e-3
 # the processors is not counted, for us and for peers alike.
 LEAST_SHARE = 0.95
 # Seconds; who takes longer has only the warm-up timed.
-SLOW = 5.0
+SLOW = 2.0
 QUEUED = 20
 
 Call = Callable[[], Any]

@@ -155,18 +155,34 @@ def wanted(wrt: Collection[str] | None, names: Sequence[str]) -> tuple[str, ...]
     """Return the names of the gradients that are asked for, in their order; all for None."""
     if wrt is None:
         return tuple(names)
-    asked = (wrt,) if isinstance(wrt, str) else tuple(wrt)
+    try:
+        asked = (wrt,) if isinstance(wrt, str) else tuple(wrt)
+    except TypeError:
+        raise TypeError(
+            f"wrt must be names of arrays, such as {names[0]!r}; got {wrt!r}."
+        ) from None
     for name in asked:
         choice("wrt", name, names)
     return tuple([name for name in names if name in asked])
 
 
+def flags(**named: Any) -> None:
+    """Raise TypeError unless arguments are True or False: any text, say, would count as true."""
+    for name, value in named.items():
+        if not isinstance(value, bool | np.bool_):
+            raise TypeError(
+                f"{name} must be True or False; got {value!r} ({type(value).__name__})."
+            )
+
+
 def number(name: str, value: Any) -> float:
     """Return a finite real argument as float; TypeError or ValueError if it is none."""
     try:
-        found = float(value)
+        found = None if isinstance(value, bool | np.bool_ | str | bytes) else float(value)
     except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a number; got {value!r}.") from None
+        found = None
+    if found is None:
+        raise TypeError(f"{name} must be a number; got {value!r}.")
     if not isfinite(found):
         raise ValueError(f"{name} must be finite; got {found}.")
     return found

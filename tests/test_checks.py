@@ -199,11 +199,21 @@ def test_wanted():
     assert _checks.wanted({"left", "x"}, ["x", "left"]) == ("x", "left")
     with pytest.raises(ValueError, match="wrt must be one of 'x', 'left'; got 'right'"):
         _checks.wanted(["x", "right"], ("x", "left"))
+    for value in (True, 2.5, len):
+        with pytest.raises(TypeError, match="wrt must be names of arrays, such as 'x'; got "):
+            _checks.wanted(value, ("x", "left"))
+
+
+def test_flags():
+    _checks.flags(prune=True, sort=np.bool_(False))
+    for value in ("yes", None, 1, np.ones(2), {}):
+        with pytest.raises(TypeError, match="sort must be True or False; got "):
+            _checks.flags(prune=True, sort=value)
 
 
 def test_number():
     assert _checks.number("scale", np.float32(0.5)) == 0.5
-    for value in ("a", None, np.ones(2)):
+    for value in ("a", "0.5", b"1", None, np.ones(2), True, np.False_):
         with pytest.raises(TypeError, match="scale must be a number; got "):
             _checks.number("scale", value)
     for value in (np.nan, -np.inf):

@@ -105,7 +105,8 @@ def delta_rule(
     ValueError
         The shapes do not fit each other, or `reflections` does not divide the rows of `k`.
     TypeError
-        The arrays come from different libraries, are complex, or not numeric.
+        The arrays come from different libraries, are complex, or not numeric; or an option is of
+        another kind.
 
     See Also
     --------
@@ -161,6 +162,7 @@ def delta_rule(
     >>> delta_rule(one, one, zero, 2 * bits, initial_state=np.ones((1, 1)))[:, 0]
     array([-1.,  1.,  1., -1.])
     """
+    _checks.flags(normalize=normalize, return_state=return_state, check=check)
     reflections = _checks.size("reflections", reflections, 1)
     q, k, v, beta, log_decay, initial_state = _arrays(
         q, k, v, beta, log_decay, initial_state, reflections
@@ -352,6 +354,7 @@ def delta_rule_vjp(
     (array([[1.]]), array([5.]))
     """
     originals = q, k, v, beta, log_decay, initial_state
+    _checks.flags(normalize=normalize)
     reflections = _checks.size("reflections", reflections, 1)
     q, k, v, beta, log_decay, initial_state = _arrays(*originals, reflections)
     is_list = isinstance(cotangent, list) and any(hasattr(part, "shape") for part in cotangent)
@@ -513,21 +516,17 @@ def _warn_of_growth(k: Any, beta: Any, log_decay: Any, normalize: bool) -> None:
     named = {"k": k, "beta": beta, "log_decay": log_decay}
     _checks.concrete("delta_rule with check=True", "check=False", why=why, **named)
     xp = array_namespace(k)
-    if not k.shape[-2] or not beta.shape:
-        return
     k, beta = (xp.astype(x, _wider(x), copy=False) for x in (k, beta))  # half overflows
     squares = xp.sum(normalized(k) ** 2 if normalize else k**2, axis=-1)
-    largest = float(xp.max(beta * squares)) if beta.size else 0.0
-    if largest > 2 * (1 + 1e-3):
-        warnings.warn(
-            f"beta |k|² reaches {largest:.3g}, more than 2: the state may grow without bound. "
-            f"Normalise the keys (normalize=True) or bound beta.",
-            RuntimeWarning,
-            stacklevel=3,
-        )
-    if log_decay is not None and bool(xp.any(log_decay > 0)):
-        warnings.warn(
-            f"log_decay reaches {float(xp.max(log_decay)):.3g}, more than 0: the state grows.",
-            RuntimeWarning,
-            stacklevel=3,
-        )
+    for values, bound, message in (
+        (
+            beta * squares,
+            2 * (1 + 1e-3),
+            "beta |k|² reaches {:.3g}, more than 2: the state may grow without bound. Normalise "
+            "the keys (normalize=True) or bound beta.",
+        ),
+        (log_decay, 0, "log_decay reaches {:.3g}, more than 0: the state grows."),
+    ):
+        if values is not None and bool(xp.any(beyond := values > bound)):  # of NaN, False
+            largest = float(xp.max(values[beyond]))
+            warnings.warn(message.format(largest), RuntimeWarning, stacklevel=3)

@@ -35,6 +35,8 @@ class _Rows(NamedTuple):
 class _Decays(NamedTuple):
     """The decays of tokens, and keys and queries with them."""
 
+    numbers: Any  # what kernels have to know: `Chunks` and `Decays`
+    gates: Any
     since: Any
     until: Any
     left: Any
@@ -47,6 +49,8 @@ def delta_rule(q, k, v, beta, log_decay, initial_state, *, scale, reflections, c
     """Run every head through its chunks, or every group of a head's columns."""
     dtype, batch = q.dtype, q.shape[:-2]
     rows = _ready(q, k, v, beta, log_decay, initial_state)
+    if rows.gates is not None:
+        rows = _whole(rows)
     sizes = _sizes(rows, reflections, chunk)
     output = np.empty((sizes.heads, sizes.length, sizes.values), rows.q.dtype)
     state = np.empty((sizes.heads, sizes.width, sizes.values), rows.q.dtype)
@@ -58,7 +62,7 @@ def delta_rule(q, k, v, beta, log_decay, initial_state, *, scale, reflections, c
         state[...] = 0 if rows.initial is None else rows.initial
     return (
         output.reshape(*batch, *output.shape[1:]).astype(dtype, copy=False),
-        state.reshape(*batch, *state.shape[1:]),
+        state[:, : q.shape[-1]].reshape(*batch, q.shape[-1], sizes.values),
     )
 
 
@@ -70,11 +74,7 @@ def delta_rule_vjp(
     rows = _ready(q, k, v, beta, log_decay, initial_state)
     wide, lanes = rows.q.dtype, ROW // rows.q.itemsize
     width, values = rows.q.shape[-1], rows.v.shape[-1]
-    rows = rows._replace(q=_padded(rows.q, lanes), k=_padded(rows.k, lanes))
-    if rows.initial is not None:
-        rows = rows._replace(initial=_padded(rows.initial, lanes, axis=1))
-    if rows.gates is not None and rows.gates.shape[-1] > 1:
-        rows = rows._replace(gates=_padded(rows.gates, lanes))
+    rows = _whole(rows)
     sizes = _sizes(rows, reflections, chunk)
     of_output = _flat(of_output, wide, (sizes.heads, sizes.length, values))
     of_state = _flat(of_state, wide, (sizes.heads, width, values))
@@ -128,29 +128,31 @@ def _pulled(sizes, scale, rows, of_output, of_state):
         _mix(sizes, rows, of_scores, of_k, of_k, of_q)
         return of_q, of_k, of_v, of_beta, None, of_initial
     of_k, of_q, of_beta, of_scores, of_late, of_left = parts
-    n, gates = sizes.reflections, rows.gates
+    n, entries = sizes.reflections, rows.gates.shape[-1]
     starts = np.arange(0, len(rows.k[0]), sizes.rows)
     of_left = decayed.left * of_left
     of_left += np.add.reduceat(decayed.late_k * of_late, starts, axis=1)
-    of_k *= np.repeat(decayed.since, n, axis=1)
-    of_late *= np.repeat(decayed.until, n, axis=1)
-    of_q *= decayed.since
-    if gates.shape[-1] == 1:
-        run_chunks(
-            decays.decay_scores, _chunk_bounds(sizes, sizes.columns * sizes.rows), sizes, gates,
-            of_scores,
-        )  # fmt: skip
+    since, until = decayed.since[..., :entries], decayed.until[..., :entries]
+    of_k *= np.repeat(since, n, axis=1)
+    of_late *= np.repeat(until, n, axis=1)
+    of_q *= since
+    like, numbers = _LIKE[wide], decayed.numbers
+    gates, k, q = map(_address, (decayed.gates, rows.k, rows.q))
+    pulled = tuple(map(_address, (of_k, of_late, of_q)))
+    ones = _filled(wide, 3 * sizes.width)
+    if entries == 1:
+        _decay_scores(sizes, decayed, of_scores)
         _mix(sizes, rows, of_scores, of_k, of_late, of_q)
     else:
         work = 4 * sizes.columns * sizes.rows * sizes.width
         run_chunks(
-            decays.mix_by_columns, _chunk_bounds(sizes, work), sizes, gates, rows.k, rows.q,
-            of_scores, of_k, of_late, of_q, scratch=lambda: np.empty(sizes.width, wide),
+            decays.mix_by_columns, _chunk_bounds(sizes, work), like, numbers, gates, k, q,
+            _address(of_scores), *pulled, scratch=ones,
         )  # fmt: skip
-    of_gates = np.zeros(gates.shape, wide)
+    of_gates = np.empty(rows.gates.shape, wide)
     run_chunks(
-        decays.pull_gates, _chunk_bounds(sizes, sizes.rows * sizes.width), sizes, rows.k, rows.q,
-        of_k, of_late, of_q, of_left, of_gates,
+        decays.pull_gates, _chunk_bounds(sizes, sizes.rows * sizes.width), like, numbers, k, q,
+        *pulled, _address(of_left), _address(of_gates), scratch=ones,
     )  # fmt: skip
     return of_q, of_k + of_late, of_v, of_beta, of_gates, of_initial
 
@@ -168,21 +170,34 @@ def _prepared(sizes, rows):
         )  # fmt: skip
     if gates is None:
         return scores, None
-    if gates.shape[-1] == 1:
-        bounds = _chunk_bounds(sizes, sizes.columns * sizes.rows)
-        run_chunks(decays.decay_scores, bounds, sizes, gates, scores)
+    like, entries = _LIKE[wide], gates.shape[-1]
+    if entries == 1:
+        gates = np.repeat(gates, ROW // wide.itemsize, axis=-1)
+    since, until = np.empty(gates.shape, wide), np.ones(gates.shape, wide)
+    left = np.empty((sizes.heads, sizes.chunks, sizes.width), wide)
+    early_k, early_q, late_k = (np.empty(x.shape, wide) for x in (rows.k, rows.q, rows.k))
+    chunks = [getattr(sizes, name) for name in decays.Chunks._fields[:-1]]
+    arrays = gates, since, until, left, rows.k, rows.q, early_k, early_q, late_k
+    numbers = np.array([*chunks, entries, *map(_address, arrays)])
+    decayed = _Decays(numbers, gates, since, until, left, early_k, early_q, late_k)
+    bounds = _chunk_bounds(sizes, sizes.rows * sizes.width)
+    run_chunks(decays.decay, bounds, like, numbers)
+    if entries == 1:
+        _decay_scores(sizes, decayed, scores)
     else:
         run_chunks(
-            decays.score_by_columns, _chunk_bounds(sizes, 4 * work), sizes, gates, rows.k, rows.q,
-            scores, scratch=lambda: np.empty(sizes.width, wide),
+            decays.score_by_columns, _chunk_bounds(sizes, 4 * work), like, numbers,
+            *map(_address, (gates, rows.k, rows.q, scores)), scratch=_buffer(wide, sizes.width),
         )  # fmt: skip
-    early_k, early_q, late_k = (np.empty(x.shape, wide) for x in (rows.k, rows.q, rows.k))
-    since, until = np.empty(gates.shape, wide), np.empty(gates.shape, wide)
-    left = np.empty((sizes.heads, sizes.chunks, sizes.width), wide)
-    decayed = _Decays(since, until, left, early_k, early_q, late_k)
-    bounds = _chunk_bounds(sizes, sizes.rows * sizes.width)
-    run_chunks(decays.decay, bounds, sizes, gates, rows.k, rows.q, *decayed)
     return scores, decayed
+
+
+def _decay_scores(sizes, decayed, scores):
+    run_chunks(
+        decays.decay_scores, _chunk_bounds(sizes, sizes.columns * sizes.rows), _LIKE[scores.dtype],
+        decayed.numbers, _address(decayed.gates), _address(scores),
+        scratch=_buffer(scores.dtype, sizes.columns),
+    )  # fmt: skip
 
 
 def _forward(sizes, scale, rows, scores, decayed, state, *, output=None, errors=None, states=None):
@@ -237,6 +252,17 @@ def _flat(x, dtype, shape):
     return kernel_array(x.astype(dtype, copy=False).reshape(shape))
 
 
+def _whole(rows):
+    """Return keys and queries, and what has their width, in whole panel rows."""
+    lanes = ROW // rows.q.itemsize
+    rows = rows._replace(q=_padded(rows.q, lanes), k=_padded(rows.k, lanes))
+    if rows.initial is not None:
+        rows = rows._replace(initial=_padded(rows.initial, lanes, axis=1))
+    if rows.gates is not None and rows.gates.shape[-1] > 1:
+        rows = rows._replace(gates=_padded(rows.gates, lanes))
+    return rows
+
+
 def _padded(x, lanes, axis=-1):
     """Return rows with zeros up to whole panel rows."""
     more = -x.shape[axis] % lanes
@@ -288,3 +314,8 @@ def _chunk_bounds(sizes, work):
 def _buffer(dtype, numbers):
     """Return what makes the buffer that a kernel takes its arrays from, the first one aligned."""
     return lambda: np.empty(numbers + VECTOR // dtype.itemsize, dtype)
+
+
+def _filled(dtype, numbers):
+    """Return what makes such a buffer, of ones."""
+    return lambda: np.ones(numbers + VECTOR // dtype.itemsize, dtype)

@@ -177,6 +177,7 @@ def permutation(p: Any, *, unit: bool = False) -> StateTracker:
            [2, 1, 0],
            [0, 2, 1]])
     """
+    _checks.flags(unit=unit)
     images = _groups.checked_permutations("p", p)
     return StateTracker((moving(images, np.eye(images.shape[1]), None, unit=unit),))
 
@@ -235,6 +236,7 @@ def group(source: Any = None, /, *, generators: Any = None, unit: bool = False) 
     >>> state_tracking.group("A5")
     StateTracker: 60 letters, 60 states; 1 layer, d_k × d_v (reflections a letter): 5 × 5 (4)
     """
+    _checks.flags(unit=unit)
     if (source is None) == (generators is None):
         raise TypeError("give a group either by its name or table, or by generators=.")
     if source is not None and not isinstance(source, str):

@@ -300,6 +300,21 @@ def test_check_warns_of_growth():
         delta_rule(k, k, k, np.zeros(4), log_decay=np.array([0, 0.5, -1, 0]), check=True)
 
 
+def test_check_is_not_blinded_by_nan_nor_by_nothing():
+    k = np.full((4, 2), 3.0)
+    holed, gates = np.array([np.nan, 2, 1, 0]), np.array([0, np.nan, 0.5, -1])
+    with pytest.warns(RuntimeWarning, match="36, more than 2"):
+        delta_rule(k, k, k, holed, check=True)
+    with pytest.warns(RuntimeWarning, match="log_decay reaches 0.5"):
+        delta_rule(k, k, k, 0 * holed, log_decay=gates, check=True)
+    for shape in ((0, 2), (0, 4, 2)):
+        k = np.ones(shape)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            output = delta_rule(k, k, k, k[..., 0], log_decay=k, check=True)
+        assert output.shape == shape
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -411,10 +426,88 @@ def test_arrays_that_are_missing(name):
         delta_rule(*(named | {name: None}).values())
 
 
-@pytest.mark.parametrize(("scale", "kind"), [(np.nan, ValueError), ("a", TypeError)])
+@pytest.mark.parametrize(
+    ("scale", "kind"),
+    [(np.nan, ValueError), ("a", TypeError), ("0.5", TypeError), (True, TypeError)],
+)
 def test_scales_that_are_no_numbers(scale, kind):
+    q, k, v, beta, _, _ = random_arrays(rng(), "float64")
     with pytest.raises(kind, match="scale must be"):
-        delta_rule(*random_arrays(rng(), "float64")[:4], scale=scale)
+        delta_rule(q, k, v, beta, scale=scale)
+    with pytest.raises(kind, match="scale must be"):
+        delta_rule_step(None, q[0], k[0], v[0], beta[0], scale=scale)
+    with pytest.raises(kind, match="scale must be"):
+        delta_rule_vjp(v, q, k, v, beta, scale=scale)
+
+
+# Every array of every function, with what is no array of real numbers.
+NO_ARRAYS = [
+    ("x", "must be an array; got builtins.str"),
+    ({}, "must be an array; got builtins.dict"),
+    (len, "must be an array; got builtins.builtin_function_or_method"),
+    (np.array(["a"]), "must be numeric; got dtype <U1"),
+    (np.array([None]), "must be numeric; got dtype object"),
+    (np.array(["2020-01-01"], "M8[D]"), "must be numeric; got dtype datetime64"),
+]
+
+
+def test_what_is_no_array_is_told_by_name():
+    q, k, v, beta, gate, state = random_arrays(rng(), "float64", decay="scalar")
+    named = {"q": q, "k": k, "v": v, "beta": beta, "log_decay": gate, "initial_state": state}
+    token = {"state": state} | {name: x[0] for name, x in list(named.items())[:5]}
+    reflections = {"k": k, "beta": beta}
+
+    def sequence(q, k, v, beta, **options):
+        return delta_rule(q, k, v, beta, **options)
+
+    def step(state, q, k, v, beta, log_decay):
+        return delta_rule_step(state, q, k, v, beta, log_decay=log_decay)
+
+    calls = [(sequence, named), (lambda **x: delta_rule_vjp(v, *x.values()), named), (step, token)]
+    calls += [(lambda cotangent: delta_rule_vjp(cotangent, q, k, v, beta), {"cotangent": v})]
+    for function in (householder.wy, householder.ut_transform, householder.accumulate):
+        calls.append((lambda function=function, **x: function(*x.values()), reflections))
+    for call, arguments in calls:
+        for name in arguments:
+            for wrong, message in NO_ARRAYS:
+                with pytest.raises(TypeError, match=f"{name} {message}"):
+                    call(**(arguments | {name: wrong}))
+
+
+@pytest.mark.parametrize("wrong", ["x", 1.5, np.float64(2), True, None, [2]])
+def test_sizes_that_are_no_integers(wrong):
+    q, k, v, beta, _, _ = random_arrays(rng(), "float64")
+    with pytest.raises(TypeError, match="reflections must be an integer; got"):
+        delta_rule(q, k, v, beta, reflections=wrong)
+    if wrong is not None:
+        with pytest.raises(TypeError, match="chunk must be an integer; got"):
+            delta_rule_vjp(v, q, k, v, beta, chunk=wrong)
+        with pytest.raises(TypeError, match="chunk must be an integer; got"):
+            householder.accumulate(k, beta, chunk=wrong)
+
+
+def test_nan_strengths_give_nan_in_their_batch_item():
+    arrays = random_arrays(rng(), "float32", batch=(3,), tokens=20)
+    q, k, v, beta, _, _ = arrays
+    clean, gradients = delta_rule(q, k, v, beta), delta_rule_vjp(v, q, k, v, beta)
+    beta = beta.copy()
+    beta[1, 4] = np.nan
+    got, found = delta_rule(q, k, v, beta), delta_rule_vjp(v, q, k, v, beta)
+    assert np.isnan(got[1, 4:]).all()
+    np.testing.assert_array_equal(got[[0, 2]], clean[[0, 2]])
+    for got, wanted in zip(found[:4], gradients[:4], strict=True):
+        np.testing.assert_array_equal(got[[0, 2]], wanted[[0, 2]])
+    assert np.isnan(found.k[1]).any()
+
+
+@pytest.mark.parametrize("wrong", ["yes", None, 1, np.ones((2, 2))])
+def test_options_that_are_neither_true_nor_false(wrong):
+    q, k, v, beta, _, _ = random_arrays(rng(), "float64")
+    for name in ("normalize", "return_state", "check"):
+        with pytest.raises(TypeError, match=f"{name} must be True or False; got"):
+            delta_rule(q, k, v, beta, **{name: wrong})
+    with pytest.raises(TypeError, match="normalize must be True or False; got"):
+        delta_rule_vjp(v, q, k, v, beta, normalize=wrong)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float64"])
