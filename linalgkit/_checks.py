@@ -155,6 +155,9 @@ def wanted(wrt: Collection[str] | None, names: Sequence[str]) -> tuple[str, ...]
     """Return the names of the gradients that are asked for, in their order; all for None."""
     if wrt is None:
         return tuple(names)
+    if not hasattr(wrt, "__iter__"):
+        known = ", ".join(map(repr, names))
+        raise TypeError(f"wrt must be some of {known}; got {wrt!r} ({type(wrt).__name__}).")
     asked = (wrt,) if isinstance(wrt, str) else tuple(wrt)
     for name in asked:
         choice("wrt", name, names)
@@ -164,12 +167,20 @@ def wanted(wrt: Collection[str] | None, names: Sequence[str]) -> tuple[str, ...]
 def number(name: str, value: Any) -> float:
     """Return a finite real argument as float; TypeError or ValueError if it is none."""
     try:
+        if isinstance(value, str):  # float would read "0.1"
+            raise TypeError
         found = float(value)
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a number; got {value!r}.") from None
     if not isfinite(found):
         raise ValueError(f"{name} must be finite; got {found}.")
     return found
+
+
+def function(name: str, value: Any) -> None:
+    """Raise TypeError unless an argument can be called."""
+    if not callable(value):
+        raise TypeError(f"{name} must be a function; got {value!r} ({type(value).__name__}).")
 
 
 def size(name: str, value: Any, minimum: int = 0) -> int:

@@ -199,11 +199,19 @@ def test_wanted():
     assert _checks.wanted({"left", "x"}, ["x", "left"]) == ("x", "left")
     with pytest.raises(ValueError, match="wrt must be one of 'x', 'left'; got 'right'"):
         _checks.wanted(["x", "right"], ("x", "left"))
+    with pytest.raises(TypeError, match=r"wrt must be some of 'x', 'left'; got 3 \(int\)"):
+        _checks.wanted(3, ("x", "left"))
+
+
+def test_function():
+    _checks.function("callback", print)
+    with pytest.raises(TypeError, match=r"callback must be a function; got 3 \(int\)"):
+        _checks.function("callback", 3)
 
 
 def test_number():
     assert _checks.number("scale", np.float32(0.5)) == 0.5
-    for value in ("a", None, np.ones(2)):
+    for value in ("a", "0.1", None, np.ones(2)):
         with pytest.raises(TypeError, match="scale must be a number; got "):
             _checks.number("scale", value)
     for value in (np.nan, -np.inf):
