@@ -155,12 +155,10 @@ def wanted(wrt: Collection[str] | None, names: Sequence[str]) -> tuple[str, ...]
     """Return the names of the gradients that are asked for, in their order; all for None."""
     if wrt is None:
         return tuple(names)
-    try:
-        asked = (wrt,) if isinstance(wrt, str) else tuple(wrt)
-    except TypeError:
-        raise TypeError(
-            f"wrt must be names of arrays, such as {names[0]!r}; got {wrt!r}."
-        ) from None
+    if not hasattr(wrt, "__iter__"):
+        known = ", ".join(map(repr, names))
+        raise TypeError(f"wrt must be some of {known}; got {wrt!r} ({type(wrt).__name__}).")
+    asked = (wrt,) if isinstance(wrt, str) else tuple(wrt)
     for name in asked:
         choice("wrt", name, names)
     return tuple([name for name in names if name in asked])
@@ -186,6 +184,12 @@ def number(name: str, value: Any) -> float:
     if not isfinite(found):
         raise ValueError(f"{name} must be finite; got {found}.")
     return found
+
+
+def function(name: str, value: Any) -> None:
+    """Raise TypeError unless an argument can be called."""
+    if not callable(value):
+        raise TypeError(f"{name} must be a function; got {value!r} ({type(value).__name__}).")
 
 
 def size(name: str, value: Any, minimum: int = 0) -> int:

@@ -199,8 +199,8 @@ def test_wanted():
     assert _checks.wanted({"left", "x"}, ["x", "left"]) == ("x", "left")
     with pytest.raises(ValueError, match="wrt must be one of 'x', 'left'; got 'right'"):
         _checks.wanted(["x", "right"], ("x", "left"))
-    for value in (True, 2.5, len):
-        with pytest.raises(TypeError, match="wrt must be names of arrays, such as 'x'; got "):
+    for value, kind in ((True, "bool"), (2.5, "float"), (3, "int")):
+        with pytest.raises(TypeError, match=rf"wrt must be some of 'x', 'left'; got .* \({kind}\)"):
             _checks.wanted(value, ("x", "left"))
 
 
@@ -211,9 +211,15 @@ def test_flags():
             _checks.flags(prune=True, sort=value)
 
 
+def test_function():
+    _checks.function("callback", print)
+    with pytest.raises(TypeError, match=r"callback must be a function; got 3 \(int\)"):
+        _checks.function("callback", 3)
+
+
 def test_number():
     assert _checks.number("scale", np.float32(0.5)) == 0.5
-    for value in ("a", "0.5", b"1", None, np.ones(2), True, np.False_):
+    for value in ("a", "0.5", "0.1", b"1", None, np.ones(2), True, np.False_):
         with pytest.raises(TypeError, match="scale must be a number; got "):
             _checks.number("scale", value)
     for value in (np.nan, -np.inf):

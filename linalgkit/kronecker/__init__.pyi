@@ -8,6 +8,7 @@ from ._decompositions import (
     kron_slogdet,
     kron_svd,
 )
+from ._equations import Dirichlet, Envelopes, Neumann, Nonlinearity
 from ._faces import (
     FaceSplitting,
     face_splitting,
@@ -27,7 +28,7 @@ from ._marginal import (
 )
 from ._nearest import NearestKronecker, nearest_kronecker
 from ._operators import KroneckerProduct, KroneckerSum
-from ._pde import Dirichlet, Envelopes, Neumann, Nonlinearity, PDEResult, solve_pde
+from ._pde import PDEResult, solve_pde
 from ._products import (
     KroneckerGradients,
     kron_dense,

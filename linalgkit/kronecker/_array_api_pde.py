@@ -13,7 +13,7 @@ from ._array_api_pde_search import (
     stationary_kernels,
 )
 from ._array_api_pde_systems import Problem, multiplied, multiplied_at, solution
-from ._pde import Envelopes
+from ._equations import Envelopes
 
 SHOWN = 1e-6  # frequencies that explain less than this part of the data are not reported
 STRONG = 1e-3  # nor are those warned of

@@ -19,8 +19,8 @@ from ._array_api_pde_basis import (
     student_t_basis,
 )
 from ._array_api_pde_systems import solution
+from ._equations import Envelopes
 from ._kernels import SpectralMixture, StudentTMixture
-from ._pde import Envelopes
 
 ROUGH_CUT = 1e-9  # keeps functions out that are wild at the ends, for what is barely resolved
 GOOD = 2e-14  # a residual that more functions cannot improve

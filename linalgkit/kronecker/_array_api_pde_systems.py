@@ -152,6 +152,8 @@ def _newton(system, x, maxiter, tolerance):
             change = system.newton(x)
         except ValueError:  # slopes that are not finite
             return x, step, False
+        if not np.all(np.isfinite(change)):
+            return x, step, False
         length, better = 1.0, None
         while length > 1e-3:
             candidate = x + length * change

@@ -260,10 +260,11 @@ def kron_cholesky(factors: Sequence[Any], /, *, max_jitter: float = 0.0) -> tupl
     (factors,) = checked(entries(factors))
     square(factors, "kron_cholesky")
     _concrete("kron_cholesky", "the Cholesky decomposition of each factor", factors)
-    if not (isinstance(max_jitter, int | float) and isfinite(max_jitter) and max_jitter >= 0):
-        raise ValueError(f"max_jitter must be a finite number from 0 on; got {max_jitter!r}.")
+    max_jitter = _checks.number("max_jitter", max_jitter)
+    if max_jitter < 0:
+        raise ValueError(f"max_jitter must be at least 0; got {max_jitter!r}.")
     _finite(factors)
-    return tuple(engine(*factors).kron_cholesky(*factors, max_jitter=float(max_jitter)))
+    return tuple(engine(*factors).kron_cholesky(*factors, max_jitter=max_jitter))
 
 
 @engine.traced()

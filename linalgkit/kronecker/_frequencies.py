@@ -4,8 +4,8 @@ from typing import Any
 
 from .. import _checks
 from .._engine import Engines
+from ._equations import checked_grid
 from ._hosts import like, to_host
-from ._pde import checked_grid
 
 engine = Engines(__package__)
 

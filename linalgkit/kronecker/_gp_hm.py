@@ -11,10 +11,10 @@ from typing import Any
 
 from .. import _checks
 from .._engine import Engines
-from ._hosts import progress_bar, to_host
+from ._equations import Nonlinearity, boundary_rows, checked_grid, checked_terms, pointwise_parts
+from ._hosts import coordinates, progress_bar, to_host
 from ._kernels import SpectralMixture, StudentTMixture
-from ._pde import Nonlinearity, boundary_rows, checked_grid, checked_terms, pointwise_parts
-from ._solves import number
+from ._solves import number, positive
 
 engine = Engines(__package__)
 
@@ -67,8 +67,7 @@ class GPHMResult:
 
     def predict(self, x: Any) -> Any:
         """Return the conditional mean of u on another grid, one array of coordinates an axis."""
-        points = (x,) if not isinstance(x, list | tuple) else x
-        return self._predict([to_host(part) for part in points])
+        return self._predict(coordinates(x, len(self.kernel)))
 
 
 @engine.eager
@@ -206,8 +205,11 @@ def solve_gp_hm(
         ("learning_rate", learning_rate),
         ("jitter", jitter),
     ):
-        if not number(name, value) > 0:
-            raise ValueError(f"{name} must be greater than 0; got {value}.")
+        positive(name, value)
+    if number("tol", tol) < 0:
+        raise ValueError(f"tol must be at least 0; got {tol}.")
+    if callback is not None:
+        _checks.function("callback", callback)
     pointwise = pointwise_parts(nonlinearity, source.ndim)
     bar = progress_bar(progress, maxiter, "steps")
 

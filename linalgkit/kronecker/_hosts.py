@@ -1,12 +1,13 @@
 """Values on the host: what the solvers compute with, whatever library they came from."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace, device
 
+from .. import _checks
 from .._blas_limit import blas_limit
 
 
@@ -28,6 +29,28 @@ def to_host(array: Any) -> np.ndarray:
     elif hasattr(array, "get"):  # CuPy
         array = array.get()
     return np.asarray(array, dtype=np.float64)
+
+
+def coordinates(x: Any, ndim: int) -> list[np.ndarray]:
+    """Return coordinates on the host, one array an axis; a single array is that of one axis."""
+    if ndim == 1 and not (isinstance(x, Sequence) and len(x) == 1 and np.ndim(x[0]) == 1):
+        x = (x,)
+    if not isinstance(x, list | tuple) or len(x) != ndim:
+        got = f"{len(x)}" if isinstance(x, list | tuple) else type(x).__name__
+        raise ValueError(f"x must have {ndim} arrays of coordinates; got {got}.")
+    points = list(real_on_host(**{f"x[{axis}]": part for axis, part in enumerate(x)}))
+    for axis, part in enumerate(points):
+        if part.ndim != 1:
+            raise ValueError(f"x[{axis}] must have one axis; got shape {part.shape}.")
+    return points
+
+
+def real_on_host(**named: Any) -> tuple[np.ndarray, ...]:
+    """Return real arrays in float64 on the host."""
+    _checks.present(**named)
+    arrays = _checks.arrays(**named)
+    _checks.real(**dict(zip(named, arrays, strict=True)))
+    return tuple(map(to_host, arrays))
 
 
 def like(values: Any, original: Any) -> Any:

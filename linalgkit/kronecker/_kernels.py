@@ -67,6 +67,7 @@ class SpectralMixture:
     def __call__(self, d: Any, order: int = 0) -> Any:
         """Return the derivative of the kernel of this order at the distances `d`, any shape."""
         order = _checked_order(self, order)
+        _checks.present(d=d)
         d, weights, means, scales = _checks.floating(
             d=d, weights=self.weights, means=self.means, scales=self.scales
         )
@@ -80,6 +81,7 @@ class SpectralMixture:
 
     def spectrum(self, s: Any) -> Any:
         """Return the symmetric spectral density at the frequencies `s`, cycles per unit."""
+        _checks.present(s=s)
         s, weights, means, scales = _checks.floating(
             s=s, weights=self.weights, means=self.means, scales=self.scales
         )
@@ -141,6 +143,7 @@ class StudentTMixture:
     def __call__(self, d: Any, order: int = 0) -> Any:
         """Return the derivative of the kernel of this order at the distances `d`, any shape."""
         order = _checked_order(self, order)
+        _checks.present(d=d)
         d, weights, means, lengths = _checks.floating(
             d=d, weights=self.weights, means=self.means, lengths=self.lengths
         )
@@ -154,6 +157,7 @@ class StudentTMixture:
 
     def spectrum(self, s: Any) -> Any:
         """Return the symmetric spectral density at the frequencies `s`, cycles per unit."""
+        _checks.present(s=s)
         s, weights, means, lengths = _checks.floating(
             s=s, weights=self.weights, means=self.means, lengths=self.lengths
         )
@@ -170,6 +174,7 @@ class StudentTMixture:
 
 def _set_parameters(kernel: Any, **third: Any) -> None:
     (name, values), = third.items()  # fmt: skip
+    _checks.present(weights=kernel.weights, means=kernel.means, **third)
     weights, means, values = _checks.floating(
         weights=kernel.weights, means=kernel.means, **{name: values}
     )
@@ -203,7 +208,10 @@ def _checked_order(kernel: Any, order: Any) -> int:
 
 
 def _gram(kernel: Any, x: Any, y: Any, orders: tuple[int, int]) -> Any:
+    if not isinstance(orders, list | tuple) or len(orders) != 2:
+        raise TypeError(f"orders must be two integers (p, q); got {orders!r}.")
     p, q = (_checks.size("orders", order) for order in orders)
+    _checks.present(x=x)
     x, y = _checks.floating(x=x, y=y)
     if x.ndim != 1 or (y is not None and y.ndim != 1):
         raise ValueError(f"x and y must have one axis; got shape {tuple(x.shape)}.")

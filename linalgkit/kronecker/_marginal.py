@@ -12,6 +12,7 @@ from .. import _checks
 from .._engine import Engines
 from ._hosts import finite, like, one_blas_thread, to_host
 from ._kernels import SpectralMixture, StudentTMixture, on_host, parameters_of
+from ._solves import number, positive
 
 engine = Engines(__package__)
 
@@ -124,6 +125,7 @@ def differentiation_matrix(kernel: Any, x: Any, order: int = 1, *, nugget: float
     True
     """
     _checked_kernel(kernel)
+    _checks.present(x=x)
     (x,) = _checks.floating(x=x)
     _checks.concrete("differentiation_matrix", "gram of the kernel", x=x)
     _checks.real(x=x)
@@ -131,8 +133,7 @@ def differentiation_matrix(kernel: Any, x: Any, order: int = 1, *, nugget: float
         raise ValueError(f"x must have one axis; got shape {tuple(x.shape)}.")
     finite(x=x)
     order = _checks.size("order", order)
-    if not nugget > 0:
-        raise ValueError(f"nugget must be greater than 0; got {nugget}.")
+    nugget = positive("nugget", nugget)
     matrix = engine(x).differentiation_matrix(
         on_host(kernel), to_host(x), order=order, nugget=nugget
     )
@@ -201,8 +202,7 @@ def log_marginal_likelihood(
         raise ValueError(
             f"order must be at most {kernel.largest_order // 2:.0f} for this kernel; got {order}."
         )
-    if not nugget > 0:
-        raise ValueError(f"nugget must be greater than 0; got {nugget}.")
+    nugget = positive("nugget", nugget)
     kind, parameters, nu = parameters_of(kernel)
     data = to_host(y)
     value, gradient = engine(x, y).evidence(
@@ -300,8 +300,9 @@ def fit_kernel(
     max_terms = _checks.size("max_terms", max_terms)
     maxiter = _checks.size("maxiter", maxiter, 1)
     _checks.choice("prior", prior, (None, "jeffreys"))
-    if nugget is not None and not nugget > 0:
-        raise ValueError(f"nugget must be greater than 0; got {nugget}.")
+    nugget = None if nugget is None else positive("nugget", nugget)
+    if number("tol", tol) < 0:
+        raise ValueError(f"tol must be at least 0; got {tol}.")
     if kernel in (SpectralMixture, StudentTMixture):
         kind, start, nu = ("gaussian" if kernel is SpectralMixture else "matern"), None, 2.5
     else:
@@ -336,6 +337,7 @@ def _checked_kernel(kernel: Any) -> None:
 
 
 def _checked_data(function: str, x: Any, y: Any) -> tuple[Any, Any]:
+    _checks.present(x=x, y=y)
     x, y = _checks.floating(x=x, y=y)
     _checks.concrete(function, "gram of the kernel", x=x, y=y)
     _checks.real(x=x, y=y)

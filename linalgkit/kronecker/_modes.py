@@ -32,6 +32,7 @@ def checked(factors: Sequence[Any], **others: Any) -> tuple[Any, ...]:
     if _is_plain((*others.values(), *factors)):
         matrices(factors)
         return (factors, *others.values())
+    _checks.present(**others)
     named = {f"factors[{k}]": factor for k, factor in enumerate(factors)}
     converted = _checks.floating(**others, **named)
     count = len(others)
@@ -69,6 +70,7 @@ def _is_plain(arrays: Sequence[Any]) -> bool:
 
 def with_operators(factors: Sequence[Any], **others: Any) -> tuple[Any, ...]:
     """Return the factors, operators among them as they are, then the other arrays, of one dtype."""
+    _checks.present(**others)
     named = {f"factors[{k}]": a for k, a in enumerate(factors) if not is_operator(a)}
     converted = _checks.floating(**others, **named)
     arrays = iter(converted[len(others) :])

@@ -1,11 +1,11 @@
 """The nearest sum of Kronecker products to a matrix."""
 
-from math import isfinite
 from typing import Any, NamedTuple
 
 from .. import _checks
 from .._engine import Engines
 from ._modes import finite
+from ._solves import number
 
 engine = Engines(__package__)
 
@@ -91,6 +91,7 @@ def nearest_kronecker(
     >>> bool(error < 1e-15)
     True
     """
+    _checks.present(a=a)
     (a,) = _checks.floating(a=a)
     if a.ndim < 2:
         raise ValueError(f"a must be a matrix of shape (..., m, n); got shape {tuple(a.shape)}.")
@@ -103,10 +104,10 @@ def nearest_kronecker(
         )
     terms = _checks.size("terms", terms, 1)
     if tol is not None:
-        if not (isfinite(tol) and tol >= 0):
-            raise ValueError(f"tol must be a finite number from 0 on; got {tol!r}.")
+        tol = number("tol", tol)
+        if tol < 0:
+            raise ValueError(f"tol must be at least 0; got {tol!r}.")
         _checks.concrete("nearest_kronecker with tol", "terms", a=a)
         finite("a", a)
-        tol = float(tol)
     found = engine(a).nearest_kronecker(a, block_shape=(rows, columns), terms=terms, tol=tol)
     return NearestKronecker(*found)

@@ -316,6 +316,7 @@ def _sizes(factors: Sequence[Any]) -> list[str]:
 
 def _by_columns(solve: Any, factors: Sequence[Any], b: Any) -> Any:
     """Solve for a vector, or for the columns of matrices."""
+    _checks.present(b=b)
     (b,) = _checks.floating(b=b)
     if b.ndim <= 1 + len(batch_shape(factors)):
         return solve(factors, b)

@@ -7,17 +7,25 @@ instead of an optimisation.
 """
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import inf
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from .. import _checks
 from .._engine import Engines, _frames_to_the_caller
-from ._hosts import finite, like, one_blas_thread, progress_bar, to_host
-from ._kernels import SpectralMixture, StudentTMixture, on_host
+from ._equations import (
+    Nonlinearity,
+    boundary_rows,
+    checked_grid,
+    checked_terms,
+    kernels_of_axes,
+    pointwise_parts,
+    with_values,
+)
+from ._hosts import coordinates, like, one_blas_thread, progress_bar, real_on_host, to_host
 from ._solves import number
 
 engine = Engines(__package__)
@@ -32,82 +40,6 @@ _MESSAGES = (
     "held-out nodes is {residual:.1e}.",
     "The callback stopped the search; the residual on held-out nodes is {residual:.1e}.",
 )
-
-
-@dataclass(frozen=True, eq=False)
-class Dirichlet:
-    """Values of u on one face of the box.
-
-    Parameters
-    ----------
-    values : array or float
-        On the nodes of the face: the shape of the grid without the face's axis. A number is the
-        same everywhere.
-    """
-
-    values: Any
-
-
-@dataclass(frozen=True, eq=False)
-class Neumann:
-    """Values of the derivative of u along the face's axis, on one face of the box.
-
-    It is the derivative towards larger coordinates on both faces of an axis: at side 0 it is minus
-    the outward normal derivative.
-
-    Parameters
-    ----------
-    values : array or float
-        On the nodes of the face: the shape of the grid without the face's axis. A number is the
-        same everywhere.
-    """
-
-    values: Any
-
-
-@dataclass(frozen=True, eq=False)
-class Nonlinearity:
-    """A pointwise term N(u, u_x, …) of an equation, with its derivatives.
-
-    Parameters
-    ----------
-    function : callable
-        N, of NumPy arrays: one argument for each entry of `orders`.
-    derivatives : sequence of callables
-        The derivatives of N by each argument; they take the same arguments.
-    orders : sequence of tuples of int, optional
-        Which derivative of u each argument is; by default u alone.
-    """
-
-    function: Callable[..., Any]
-    derivatives: Sequence[Callable[..., Any]]
-    orders: Sequence[tuple[int, ...]] | None = None
-
-
-class Envelopes(NamedTuple):
-    """The functions of one axis that `solve_pde` finds: polynomials times exponentials.
-
-    Features T_j(s) Re exp(μ x) and T_j(s) Im exp(μ x), with Chebyshev polynomials T_j on the box.
-
-    Parameters
-    ----------
-    rates : tuple of complex
-        The rates μ: imaginary for waves (angular frequencies), real for boundary layers, 0 for the
-        smooth rest.
-    degrees : tuple of int
-        How many polynomials go with each rate.
-    cut : float
-        Combinations of features with smaller relative singular values are dropped.
-    windows : tuple of (float, float, int)
-        For packets and steep layers: centre c, width w and number M of waves. The features are
-        exp(−z²) cos ωy and exp(−z²) sin ωy with y = x − c, z = y/w and ω = 2πm/(6w), m = 0 … M,
-        and erf z and y erf z.
-    """
-
-    rates: tuple[complex, ...]
-    degrees: tuple[int, ...]
-    cut: float = 1e-13
-    windows: tuple[tuple[float, float, int], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +104,7 @@ class PDEResult:
         """
         ndim = len(self.grid)
         orders = (0,) * ndim if orders is None else orders
-        orders = (orders,) if isinstance(orders, int) else tuple(orders)
+        orders = orders if isinstance(orders, list | tuple) else (orders,)
         if len(orders) != ndim:
             raise ValueError(f"orders must have {ndim} entries, one an axis; got {orders}.")
         orders = tuple(_checks.size("orders", order) for order in orders)
@@ -199,7 +131,7 @@ class PDEResult:
         ndim = len(self.grid)
         if ndim == 1 or isinstance(x, list | tuple):
             return self._axes(x), None
-        points = to_host(x)
+        (points,) = real_on_host(x=x)
         if points.ndim == 0 or points.shape[-1] != ndim:
             raise ValueError(
                 f"x must be a sequence of {ndim} arrays of coordinates, one an axis, or an array "
@@ -208,17 +140,10 @@ class PDEResult:
         return self._axes(list(points.reshape(-1, ndim).T)), points.shape[:-1]
 
     def _axes(self, x: Any) -> list[np.ndarray]:
-        ndim = len(self.grid)
-        if ndim == 1 and not (isinstance(x, Sequence) and len(x) == 1 and np.ndim(x[0]) == 1):
-            x = (x,)
-        if len(x) != ndim:
-            raise ValueError(f"x must have {ndim} arrays of coordinates; got {len(x)}.")
-        points = [to_host(part) for part in x]
+        points = coordinates(x, len(self.grid))
         for axis, (part, grid) in enumerate(zip(points, self.grid, strict=True)):
             start, end = float(grid[0]), float(grid[-1])
             slack = 1e-9 * (end - start)
-            if part.ndim != 1:
-                raise ValueError(f"x[{axis}] must have one axis; got shape {part.shape}.")
             if not np.all((part >= start - slack) & (part <= end + slack)):
                 raise ValueError(f"x[{axis}] must lie in the box, [{start:g}, {end:g}].")
         return points
@@ -347,10 +272,16 @@ def solve_pde(
     if not number("tol", tol) >= 0:
         raise ValueError(f"tol must be at least 0; got {tol}.")
     maxiter = _checks.size("maxiter", maxiter, 1)
+    if callback is not None:
+        _checks.function("callback", callback)
     hosts = [to_host(axis) for axis in axes]
     terms = checked_terms(operator, axes, source)
     conditions = boundary_rows(boundary, source)
     pointwise = pointwise_parts(nonlinearity, ndim)
+    if pointwise is not None:
+        function, derivatives, orders = pointwise
+        slopes = [with_values("a derivative", derivative) for derivative in derivatives]
+        pointwise = with_values("the function", function), slopes, orders
     stopped: list[bool] = []
     bar, least = progress_bar(progress, None, "trials"), inf
 
@@ -373,7 +304,7 @@ def solve_pde(
             to_host(source),
             conditions,
             pointwise,
-            kernel=_kernels(kernel, ndim),
+            kernel=kernels_of_axes(kernel, ndim),
             tolerance=tol,
             maxiter=maxiter,
             report=report,
@@ -399,166 +330,6 @@ def solve_pde(
     )
     object.__setattr__(result, "_fitted", fitted)
     return result
-
-
-def checked_grid(function: str, source: Any, grid: Any) -> tuple[Any, tuple[Any, ...]]:
-    """Check source and grid; a single array is the grid of one axis."""
-    if not isinstance(grid, list | tuple) or (len(grid) and np.ndim(grid[0]) == 0):
-        grid = (grid,)
-    names = {f"grid[{axis}]": part for axis, part in enumerate(grid)}
-    source, *axes = _checks.floating(source=source, **names)
-    _checks.concrete(function, "a fixed set of functions", source=source)
-    _checks.real(source=source)
-    if source.ndim != len(axes) or source.ndim == 0:
-        raise ValueError(
-            f"source must have one axis for each of the {len(axes)} arrays of the grid; got shape "
-            f"{tuple(source.shape)}."
-        )
-    for axis, part in enumerate(axes):
-        if part.ndim != 1 or part.shape[0] != source.shape[axis] or part.shape[0] < 8:
-            raise ValueError(
-                f"grid[{axis}] must have one axis of {source.shape[axis]} nodes, at least 8; got "
-                f"shape {tuple(part.shape)}."
-            )
-    finite(source=source, **dict(zip(names, axes, strict=True)))
-    for axis, part in enumerate(axes):
-        steps = np.diff(to_host(part))
-        if not np.all(steps > 0):
-            place = int(np.argmin(steps > 0))
-            raise ValueError(
-                f"grid[{axis}] must increase; entries {place} and {place + 1} are "
-                f"{float(part[place])} and {float(part[place + 1])}."
-            )
-    return source, tuple(axes)
-
-
-def checked_terms(operator: Any, axes: tuple[Any, ...], source: Any) -> list[Any]:
-    if not isinstance(operator, Mapping) or not operator:
-        raise TypeError(
-            f"operator must be a dict of multi-indices to coefficients, not empty; got "
-            f"{operator!r}."
-        )
-    ndim = len(axes)
-    terms = []
-    for orders, coefficient in operator.items():
-        if not isinstance(orders, tuple) or len(orders) != ndim:
-            raise ValueError(
-                f"keys of operator must be tuples of {ndim} orders, one an axis; got {orders!r}."
-            )
-        checked = tuple(_checks.size("orders of operator", order) for order in orders)
-        if max(checked) > 8:
-            raise ValueError(f"orders of operator must be at most 8; got {orders!r}.")
-        if isinstance(coefficient, int | float | np.number):
-            factors = [float(coefficient)] + [1.0] * (ndim - 1)
-        else:
-            parts = coefficient if isinstance(coefficient, list | tuple) else [coefficient]
-            if len(parts) != ndim:
-                raise ValueError(
-                    f"the coefficient of {orders} must be a number, or {ndim} numbers or arrays, "
-                    f"one an axis, which are multiplied; got {len(parts)}."
-                )
-            factors = [
-                _factor(part, axes[axis], f"coefficient {axis} of {orders}")
-                for axis, part in enumerate(parts)
-            ]
-        for factor in factors:
-            if not np.all(np.isfinite(factor)):
-                raise ValueError(f"the coefficient of {orders} must be finite.")
-        terms.append((checked, factors))
-    return terms
-
-
-def _factor(part: Any, axis: Any, name: str) -> Any:
-    if isinstance(part, int | float | np.number):
-        return float(part)
-    if part is None or isinstance(part, str | complex):
-        raise TypeError(f"{name} must be a real number or an array; got {part!r}.")
-    (array,) = _checks.floating(**{name.replace(" ", "_"): part})
-    if tuple(array.shape) != tuple(axis.shape):
-        raise ValueError(
-            f"{name} must be a number or have shape {tuple(axis.shape)}; got {tuple(array.shape)}."
-        )
-    return to_host(array)
-
-
-def boundary_rows(boundary: Any, source: Any) -> list[list[Any]]:
-    if not isinstance(boundary, Mapping):
-        raise TypeError(f"boundary must be a dict of faces; got {type(boundary).__name__}.")
-    rows: list[list[Any]] = [[] for _ in range(source.ndim)]
-    for face, given in boundary.items():
-        if not (isinstance(face, tuple) and len(face) == 2):
-            raise ValueError(f"keys of boundary must be (axis, side); got {face!r}.")
-        axis, side = (_checks.size("axis and side of boundary", part) for part in face)
-        if axis >= source.ndim or side > 1:
-            raise ValueError(
-                f"keys of boundary must be (axis, side) with axis below {source.ndim} and side 0 "
-                f"or 1; got {face!r}."
-            )
-        for condition in given if isinstance(given, list | tuple) else (given,):
-            if not isinstance(condition, Dirichlet | Neumann):
-                raise TypeError(
-                    f"boundary[{face}] must be Dirichlet or Neumann, or a list of them; got "
-                    f"{type(condition).__name__}."
-                )
-            shape = tuple(n for k, n in enumerate(source.shape) if k != axis)
-            name = f"boundary values of face {face}"
-            values = condition.values
-            if values is None or isinstance(values, str | complex):
-                raise TypeError(f"{name} must be real numbers; got {values!r}.")
-            if isinstance(values, int | float | np.number):
-                host = np.full(shape, float(values))
-            else:
-                _, array = _checks.floating(source=source, boundary=values)
-                _checks.concrete("solve_pde", "a fixed set of functions", boundary=array)
-                host = to_host(array)
-            if host.shape != shape:
-                raise ValueError(
-                    f"{name} must be a number or have shape {shape}; got {host.shape}."
-                )
-            if not np.all(np.isfinite(host)):
-                raise ValueError(f"{name} must be finite.")
-            rows[axis].append((side, int(isinstance(condition, Neumann)), host))
-    return rows
-
-
-def pointwise_parts(nonlinearity: Nonlinearity | None, ndim: int) -> Any:
-    if nonlinearity is None:
-        return None
-    if not isinstance(nonlinearity, Nonlinearity):
-        raise TypeError(f"nonlinearity must be a Nonlinearity; got {type(nonlinearity).__name__}.")
-    if callable(nonlinearity.derivatives) or not all(
-        map(callable, (nonlinearity.function, *nonlinearity.derivatives))
-    ):
-        raise TypeError(
-            "a nonlinearity must have a function, and a sequence of functions for derivatives; got "
-            f"{nonlinearity}."
-        )
-    orders = [tuple(o) for o in nonlinearity.orders or [(0,) * ndim]]
-    derivatives = list(nonlinearity.derivatives)
-    if len(orders) != len(derivatives) or any(len(o) != ndim for o in orders):
-        raise ValueError(
-            f"a nonlinearity must have one derivative for each entry of orders, of {ndim} numbers "
-            f"each; got {len(derivatives)} derivatives and orders {orders}."
-        )
-    return nonlinearity.function, derivatives, orders
-
-
-def _kernels(kernel: Any, ndim: int) -> Any:
-    """Return "auto", a class, or one kernel for each axis."""
-    stationary = SpectralMixture, StudentTMixture
-    if kernel in ("auto", *stationary):
-        return kernel
-    kernels = (kernel,) * ndim if isinstance(kernel, (*stationary, Envelopes)) else kernel
-    if not isinstance(kernels, list | tuple) or not all(
-        isinstance(k, (*stationary, Envelopes)) for k in kernels
-    ):
-        raise TypeError(
-            f"kernel must be 'auto', SpectralMixture, StudentTMixture, a kernel, or a sequence of "
-            f"kernels; got {kernel!r}."
-        )
-    if len(kernels) != ndim:
-        raise ValueError(f"kernel must have one entry for each of {ndim} axes; got {len(kernels)}.")
-    return tuple(k if isinstance(k, Envelopes) else on_host(k) for k in kernels)
 
 
 def _warn_of_aliases(frequencies: Any, grid: list[np.ndarray]) -> None:

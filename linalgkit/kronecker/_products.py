@@ -255,7 +255,7 @@ def kron_matvec_vjp(
     array([[1., 5.],
            [1., 5.]])
     """
-    originals = (*factors, x)
+    originals = (*sequence(factors), x)
     factors, cotangent, x = checked(factors, cotangent=cotangent, x=x)
     grid("x", x, columns_of(factors))
     batch = batch_shape(factors, tuple(x.shape[:-1]))
@@ -408,6 +408,7 @@ def partial_trace(a: Any, sizes: Sequence[int], /, *, axes: int | Sequence[int])
     array([[0.5, 0. ],
            [0. , 0.5]])
     """
+    _checks.present(a=a)
     (a,) = _checks.floating(a=a)
     if not isinstance(sizes, Sequence):
         raise TypeError(f"sizes must be a sequence of integers; got {sizes!r}.")

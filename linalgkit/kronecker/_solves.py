@@ -5,7 +5,7 @@ acts along axis k, as with ``numpy.kron``.
 """
 
 from collections.abc import Callable, Collection, Sequence
-from math import inf, isfinite, prod
+from math import inf, prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -171,7 +171,7 @@ def kron_solve_vjp(
     >>> kronecker.kron_solve_vjp(np.ones(4), [a, b], np.ones(4)).b
     array([1.   , 0.25 , 0.5  , 0.125])
     """
-    originals = (*factors, b)
+    originals = (*sequence(factors), b)
     factors, cotangent, b = checked(factors, cotangent=cotangent, b=b)
     batch = _fit(factors, b, "kron_solve")
     _checks.choice("assume_a", assume_a, _ASSUMPTIONS)
@@ -238,8 +238,8 @@ def kron_lstsq(factors: Sequence[Any], b: Any, /, *, rcond: float | None = None)
     if rcond is None:
         eps = float(array_namespace(b).finfo(b.dtype).eps)
         rcond = eps * max(prod(rows_of(factors)), prod(columns_of(factors)))
-    elif not (isfinite(rcond) and rcond >= 0):
-        raise ValueError(f"rcond must be a finite number from 0 on; got {rcond!r}.")
+    elif number("rcond", rcond) < 0:
+        raise ValueError(f"rcond must be at least 0; got {rcond!r}.")
     return engine(b, *factors).kron_lstsq(b, *factors, rcond=float(rcond))
 
 
@@ -331,6 +331,10 @@ def shifted_solve(
     factors, b = checked(entries(factors), b=b)
     _fit(factors, b, "shifted_solve")
     shift = number("shift", shift)
+    tol = None if tol is None else positive("tol", tol)
+    maxiter = _checks.size("maxiter", maxiter, 1)
+    if callback is not None:
+        _checks.function("callback", callback)
     if noise is None:
         return engine(b, *factors).shifted_solve(b, *factors, shift=shift)
     return _with_noise(factors, b, shift, noise, tol, maxiter, callback)
@@ -383,7 +387,7 @@ def shifted_solve_vjp(
     >>> kronecker.shifted_solve_vjp(np.ones(4), [a, b], np.ones(4), 1.0).b
     array([0.5       , 0.25      , 0.33333333, 0.14285714])
     """
-    originals = (*factors, b)
+    originals = (*sequence(factors), b)
     factors, cotangent, b = checked(factors, cotangent=cotangent, b=b)
     batch = _fit(factors, b, "shifted_solve")
     product("cotangent", cotangent, (*batch, b.shape[-1]))
@@ -473,10 +477,8 @@ def _with_noise(
     b, diagonal = xp.where(there, b, zeros), xp.where(there, diagonal, xp.zeros_like(diagonal))
     finite("b", b)
     eps = float(xp.finfo(b.dtype).eps)
-    tol = (1e-10 if eps < 1e-10 else 1e-5) if tol is None else tol
-    if not (isfinite(tol) and tol > 0):
-        raise ValueError(f"tol must be a positive number; got {tol!r}.")
-    _checks.size("maxiter", maxiter, 1)
+    if tol is None:
+        tol = 1e-10 if eps < 1e-10 else 1e-5
 
     serving = engine(b, *factors)
     factors = [(factor + adjoint(factor)) / 2 for factor in factors]
@@ -567,6 +569,14 @@ def number(name: str, value: Any, *, is_complex: bool = False) -> Any:
     if not abs(value) < inf:
         raise ValueError(f"{name} must be finite; got {value!r}.")
     return value if isinstance(value, complex) else float(value)
+
+
+def positive(name: str, value: Any) -> float:
+    """Return a positive number as float; TypeError or ValueError where it is none."""
+    found: float = number(name, value)
+    if found <= 0:
+        raise ValueError(f"{name} must be greater than 0; got {value!r}.")
+    return found
 
 
 def _is_complex(x: Any) -> bool:

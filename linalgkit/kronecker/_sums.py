@@ -129,7 +129,7 @@ def kronsum_matvec_vjp(
     array([[1., 5.],
            [1., 5.]])
     """
-    originals = (*factors, x)
+    originals = (*sequence(factors), x)
     factors, cotangent, x = checked(factors, cotangent=cotangent, x=x)
     batch = _fit(factors, "x", x, "kronsum_matvec")
     product("cotangent", cotangent, (*batch, x.shape[-1]))
@@ -276,7 +276,7 @@ def kronsum_solve_vjp(
     >>> kronecker.kronsum_solve_vjp(np.ones(4), [a, b], np.ones(4)).b
     array([0.5       , 0.25      , 0.33333333, 0.2       ])
     """
-    originals = (*factors, b)
+    originals = (*sequence(factors), b)
     factors, cotangent, b = checked(factors, cotangent=cotangent, b=b)
     batch = _fit(factors, "b", b, "kronsum_solve")
     product("cotangent", cotangent, (*batch, b.shape[-1]))
@@ -355,7 +355,9 @@ def kronsum_solve_generalized(
     factors, masses = entries(factors), entries(masses, "masses")
     count = len(factors)
     if len(masses) != count:
-        raise ValueError(f"there must be one mass for each of {count} factors; got {len(masses)}.")
+        raise ValueError(
+            f"masses must hold one mass for each of {count} factors; got {len(masses)}."
+        )
     matrices, b = checked((*factors, *masses), b=b)
     factors, masses = matrices[:count], matrices[count:]
     for k, (factor, mass) in enumerate(zip(factors, masses, strict=True)):

@@ -8,6 +8,7 @@ from array_api_compat import array_namespace
 
 from .. import _checks
 from .._engine import Engines
+from ._rows import first_leaf
 from ._window import SlidingWindowFisher
 
 engine = Engines(__package__)
@@ -126,19 +127,25 @@ def mfac_minimize(
     >>> bool(found.fun < 1e-2 * bowl(np.ones(2))[0])
     True
     """
-    is_list = isinstance(x0, list | tuple) and bool(x0) and hasattr(x0[0], "shape")
-    _checks.concrete("mfac_minimize", "fisher_solve", x0=x0[0] if is_list else x0)
+    _checks.function("fun_and_grad", fun_and_grad)
+    if callback is not None:
+        _checks.function("callback", callback)
+    _checks.present(x0=x0)
+    first = first_leaf(x0)
+    is_list = first is not x0 and first is not None
+    _checks.concrete("mfac_minimize", "fisher_solve", x0=first)
     names = [f"x0[{k}]" for k in range(len(x0))] if is_list else ["x0"]
     given = dict(zip(names, x0 if is_list else (x0,), strict=True))
+    _checks.present(**given)
     leaves = _checks.floating(**given)
     _checks.real(**dict(zip(names, leaves, strict=True)))
     if not is_list and leaves[0].ndim != 1:
         raise ValueError(f"x0 must have shape (d,), or be leaves; got {tuple(leaves[0].shape)}.")
-    for name, value in (("lr", lr), ("weight_decay", weight_decay)):
-        if _checks.number(name, value) < 0:
-            raise ValueError(f"{name} must be at least 0; got {value!r}.")
-    if not 0 <= _checks.number("momentum", momentum) < 1:
-        raise ValueError(f"momentum must be at least 0 and less than 1; got {momentum!r}.")
+    for name, leaf in zip(names, leaves, strict=True):
+        if 0 in leaf.shape:
+            raise ValueError(f"{name} must not be empty; got shape {tuple(leaf.shape)}.")
+    n_gradients = _checks.size("n_gradients", n_gradients, 1)
+    check_steps(lr, momentum, weight_decay)
     xp = array_namespace(leaves[0])
     if storage is None:
         storage = "float64" if leaves[0].dtype == xp.float64 else "float32"
@@ -152,14 +159,8 @@ def mfac_minimize(
     )
     x, velocity, result = list(leaves), None, None
     for step in _counted(_checks.size("maxiter", maxiter, 1), progress):
-        found = fun_and_grad(list(x) if is_list else x[0])
-        if not (isinstance(found, list | tuple) and len(found) == 2):
-            raise TypeError(
-                f"fun_and_grad must return the function and its gradient; got "
-                f"{type(found).__name__}."
-            )
-        fun, gradient = found
-        parts = list(gradient) if is_list else [gradient]
+        fun, parts = _value_and_parts(fun_and_grad(list(x) if is_list else x[0]), x, names)
+        gradient = list(parts) if is_list else parts[0]
         if weight_decay:
             parts = [g + weight_decay * w for g, w in zip(parts, x, strict=True)]
         solved = window.push_solve(parts if is_list else parts[0])
@@ -179,8 +180,52 @@ def mfac_minimize(
     return result
 
 
-def _result(x: Any, fun: Any, jac: Any, nit: int, status: int) -> MFACResult:
-    return MFACResult(x, float(fun), jac, nit, status, status == 0, _MESSAGES[status])
+def check_steps(lr: Any, momentum: Any, weight_decay: Any) -> None:
+    """Raise ValueError or TypeError where options of steps are out of their ranges."""
+    for name, value in (("lr", lr), ("weight_decay", weight_decay)):
+        if _checks.number(name, value) < 0:
+            raise ValueError(f"{name} must be at least 0; got {value!r}.")
+    if not 0 <= _checks.number("momentum", momentum) < 1:
+        raise ValueError(f"momentum must be at least 0 and less than 1; got {momentum!r}.")
+
+
+def _value_and_parts(found: Any, x: list[Any], names: list[str]) -> tuple[float, list[Any]]:
+    """Return what a function gave: its value, and its gradient's leaves with the shapes of x."""
+    if not (isinstance(found, list | tuple) and len(found) == 2):
+        raise TypeError(
+            f"fun_and_grad must return the function and its gradient; got {type(found).__name__}"
+            f"{f' of {len(found)}' if isinstance(found, list | tuple) else ''}."
+        )
+    fun, gradient = found
+    try:
+        value = float(fun)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"fun_and_grad must return the function first, a number; got {type(fun).__name__}."
+        ) from None
+    is_list = names[0] != "x0"
+    if is_list and not (isinstance(gradient, list | tuple) and len(gradient) == len(x)):
+        raise TypeError(
+            f"fun_and_grad must return the gradient as a list of {len(x)} arrays, like x; got "
+            f"{type(gradient).__name__}"
+            f"{f' of {len(gradient)}' if isinstance(gradient, list | tuple) else ''}."
+        )
+    parts = []
+    for name, part, leaf in zip(names, gradient if is_list else (gradient,), x, strict=True):
+        label = name.replace("x0", "gradient")
+        _checks.present(**{label: part})
+        _, part = _checks.arrays(**{name: leaf, label: part})
+        if part.shape != leaf.shape:
+            raise ValueError(
+                f"fun_and_grad must return a gradient of the shape of x; got {tuple(part.shape)} "
+                f"for {name}, which has {tuple(leaf.shape)}."
+            )
+        parts.append(part)
+    return value, parts
+
+
+def _result(x: Any, fun: float, jac: Any, nit: int, status: int) -> MFACResult:
+    return MFACResult(x, fun, jac, nit, status, status == 0, _MESSAGES[status])
 
 
 def _counted(count: int, progress: bool) -> Any:

@@ -96,6 +96,7 @@ def saliency(weights: Any, inverse: Any, /, *, groups: int | None = None) -> Any
     >>> saliency(np.array([1.0, 2.0]), np.array([0.5, 4.0]))
     array([1. , 0.5])
     """
+    _checks.present(weights=weights, inverse=inverse)
     weights, inverse = _checks.floating(weights=weights, inverse=inverse)
     _checks.real(weights=weights, inverse=inverse)
     d = weights.shape[0] if weights.ndim == 1 else -1
@@ -241,9 +242,7 @@ class _Pruning:
     def __init__(self, weights: Any, fisher: Any, group: _Group, mask: Any, gradient: Any) -> None:
         layout = fisher.layout
         self.fisher, self.group, self.layout = fisher, group, layout
-        parts, self._join = layout.split("weights", weights)
-        if any(part.ndim != 1 for part in parts):
-            raise ValueError("weights must be one vector.")
+        parts, self._join = _one_vector("weights", *layout.split("weights", weights))
         self.dtype = result_dtype(parts[0])
         self.before = _flat(parts)
         self.xp, self.device = array_namespace(self.before), device(self.before)
@@ -252,18 +251,16 @@ class _Pruning:
             raise ValueError(f"weights are not finite at {int(np.argmin(np.isfinite(host)))}.")
         self.may_go = np.ones(layout.size, bool)
         if mask is not None:
-            self.may_go = np.concatenate(
-                [
-                    np.asarray(_on_host(part))
-                    for part in layout.split("mask", mask, floating=False)[0]
-                ]
-            )
+            masks, _ = _one_vector("mask", *layout.split("mask", mask, floating=False))
+            self.may_go = np.concatenate([np.asarray(_on_host(part)) for part in masks])
             if self.may_go.dtype != bool:
                 raise TypeError(f"mask must be boolean; got dtype {self.may_go.dtype}.")
         self.kept = ~((host == 0) & self.may_go)
         self.now, self.gradient = self.before, None
         if gradient is not None:
-            self.gradient = _flat(layout.split("gradient", gradient)[0])
+            leaves, _ = _one_vector("gradient", *layout.split("gradient", gradient))
+            _checks.arrays(weights=parts[0], gradient=leaves[0])
+            self.gradient = _flat(leaves)
             finite = np.isfinite(_on_host(self.gradient))
             if not finite.all():
                 raise ValueError(f"gradient is not finite at {int(np.argmin(finite))}.")
@@ -357,6 +354,13 @@ class _Pruning:
 
     def _parts(self, x: Any) -> list[Any]:
         return _cut(x, ends=tuple(np.cumsum((0, *self.layout.sizes)).tolist()))
+
+
+def _one_vector(name: str, parts: Any, join: Any) -> tuple[Any, Any]:
+    """Return what `Layout.split` found; ValueError where it is many vectors side by side."""
+    if any(part.ndim != 1 for part in parts):
+        raise ValueError(f"{name} must be one vector; got shape {tuple(parts[0].shape)}.")
+    return parts, join
 
 
 @compiled()

@@ -4,7 +4,7 @@ Source: the dynamic algorithm of "M-FAC" (arXiv:2107.03356). The Gram matrix of 
 in float64; a new gradient changes one row of it, for one read of the window.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from array_api_compat import (
     array_namespace,
     device,
+    is_array_api_obj,
     is_cupy_array,
     is_jax_array,
     is_numpy_array,
@@ -26,7 +27,9 @@ from ._many import checked, damped
 from ._rows import (
     Layout,
     Rows,
+    check_rows,
     damping_of,
+    first_leaf,
     in_memory,
     result_dtype,
     row_maxima,
@@ -131,6 +134,8 @@ class SlidingWindowFisher:
         self.shape = (self.layout.size,) * 2
         self.count, self._next = 0, 0
         like = np.empty(0) if like is None else like
+        if not is_array_api_obj(like):
+            raise TypeError(f"like must be an array; got {like!r} ({type(like).__name__}).")
         in_memory("like", like)
         xp, place = array_namespace(like), device(like)
         bits = storage == "bfloat16" and (is_numpy_array(like) or is_cupy_array(like))
@@ -232,30 +237,60 @@ class SlidingWindowFisher:
         ----------
         state : dict
             From a window of the same sizes and storage.
+
+        Raises
+        ------
+        ValueError
+            Something is missing, of other sizes or storage than here, or not finite. The window is
+            as before then.
+        TypeError
+            Something is of another kind, or of another library than here.
         """
-        parts = tuple(state["gradients"])
-        for got, own in zip(parts, self._rows.parts, strict=True):
-            if got.shape != own.shape or got.dtype != own.dtype:
-                raise ValueError(
-                    f"the state has gradients of shape {tuple(got.shape)} in {got.dtype}; this "
-                    f"window has {tuple(own.shape)} in {own.dtype}."
-                )
-        xp = array_namespace(*parts)
-        parts, (scales, gram) = (
-            tuple(xp.asarray(x, copy=True) for x in arrays)
-            for arrays in (parts, (state["scales"], state["gram"]))
-        )
-        self._rows, self._gram, self._factor = Rows(parts, scales), gram, None
-        self.count, self._next = int(state["count"]), int(state["next"])
+        own = self.state()
+        if not isinstance(state, Mapping):
+            raise TypeError(f"state must be a dict; got {type(state).__name__}.")
+        if missing := own.keys() - state.keys():
+            raise ValueError(f"the state has no {', '.join(map(repr, sorted(missing)))}.")
+        parts = state["gradients"]
+        if not isinstance(parts, list | tuple):
+            raise TypeError(
+                f"the state's gradients must be a list of arrays; got {type(parts).__name__}."
+            )
+        if len(parts) != len(own["gradients"]):
+            raise ValueError(
+                f"the state has gradients of {len(parts)} leaves; this window has "
+                f"{len(own['gradients'])}."
+            )
+        names = ("gradients",) * len(parts) + ("scales", "gram")
+        given = (*parts, state["scales"], state["gram"])
+        wanted = (*own["gradients"], own["scales"], own["gram"])
+        for name, array, like in zip(names, given, wanted, strict=True):
+            _check_like(name, array, like)
+        count = _checks.size("the state's count", state["count"])
+        place = _checks.size("the state's next", state["next"])
+        if count > self.m or place >= self.m or (count < self.m and place != count):
+            raise ValueError(
+                f"the state's count and next do not belong to a window of {self.m} gradients; got "
+                f"{count} and {place}."
+            )
+        xp = array_namespace(*given)
+        *copies, scales, gram = (xp.asarray(array, copy=True) for array in given)
+        rows = Rows(tuple(copies), scales)
+        check_rows(rows.squared_lengths(), rows.parts)
+        for name, array in (("scales", scales), ("gram", gram)):
+            if not bool(xp.all(xp.isfinite(array))):
+                raise ValueError(f"the state's {name} is not finite.")
+        self._rows, self._gram, self._factor = rows, gram, None
+        self.count, self._next = count, place
 
     def _divisor(self, count: int) -> int:
         """Return what the sum over gradients is divided by when so many have come."""
         return self.m if self.warmup == "paper" else max(1, count)
 
     def _push(self, g: Any) -> tuple[int, tuple[Any, ...], Any]:
-        first = g[0] if isinstance(g, list | tuple) and g else g
-        _checks.concrete("push", "fisher_solve", g=first)
+        _checks.concrete("push", "fisher_solve", g=first_leaf(g))
         parts, join = self.layout.split("g", g)
+        _checks.arrays(window=self._rows.scales, g=parts[0])
         for part in parts:
             if part.ndim != 1:
                 raise ValueError(f"g must be one gradient; got shape {tuple(part.shape)}.")
@@ -288,6 +323,18 @@ class SlidingWindowFisher:
             shift = self._divisor(self.count) * self.damping
             self._factor = damped(self._gram, shift, "cholesky")
         return engine(self._gram).cholesky_solve(self._factor, right)
+
+
+def _check_like(name: str, array: Any, own: Any) -> None:
+    """Raise unless an array of a state is of the window's library, shape and dtype."""
+    if not is_array_api_obj(array):
+        raise TypeError(f"the state's {name} must be an array; got {type(array).__name__}.")
+    _checks.arrays(window=own, state=array)
+    if array.shape != own.shape or array.dtype != own.dtype:
+        raise ValueError(
+            f"the state has {name} of shape {tuple(array.shape)} in {array.dtype}; this window has "
+            f"{tuple(own.shape)} in {own.dtype}."
+        )
 
 
 def _shapes_of(d: Sequence[Any]) -> tuple[tuple[int, ...], ...]:

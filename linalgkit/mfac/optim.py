@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ._minimize import check_steps
 from ._window import SlidingWindowFisher
 
 
@@ -85,11 +86,6 @@ class MFAC(torch.optim.Optimizer):
         storage: str | None = None,
         sparse: bool = False,
     ) -> None:
-        for name, value in (("lr", lr), ("weight_decay", weight_decay)):
-            if not value >= 0:
-                raise ValueError(f"{name} must be at least 0; got {value!r}.")
-        if not 0 <= momentum < 1:
-            raise ValueError(f"momentum must be at least 0 and less than 1; got {momentum!r}.")
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__(params, defaults)
         parameters = self._parameters()
@@ -103,7 +99,7 @@ class MFAC(torch.optim.Optimizer):
             [tuple(p.shape) for p in parameters],
             damping=damping,
             storage=storage,
-            like=_array(parameters[0].detach()[..., :0]),
+            like=_array(parameters[0].detach().reshape(-1)[:0]),
         )
         self._kept = [p.detach() != 0 for p in parameters] if sparse else None
 
@@ -121,6 +117,8 @@ class MFAC(torch.optim.Optimizer):
         if hasattr(self, "window"):
             raise ValueError("the window is of a fixed set of parameters; make a new MFAC.")
         super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        check_steps(group["lr"], group["momentum"], group["weight_decay"])
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -190,11 +188,11 @@ class MFAC(torch.optim.Optimizer):
             From an optimiser of the same parameters and sizes.
         """
         rest = dict(state_dict)
-        window = rest.pop("window")
+        window = rest.pop("window", None)
+        if not isinstance(window, dict):
+            raise ValueError("the state is not one of MFAC: it has no window of gradients.")
+        self.window.restore({key: _memories(value) for key, value in window.items()})
         super().load_state_dict(rest)
-        arrays = {key: _memory(window[key]) for key in ("scales", "gram")}
-        gradients = [_memory(part) for part in window["gradients"]]
-        self.window.restore(window | arrays | {"gradients": gradients})
 
 
 def _array(tensor: torch.Tensor) -> Any:
@@ -202,6 +200,13 @@ def _array(tensor: torch.Tensor) -> Any:
     if tensor.dtype in (torch.bfloat16, torch.float16):
         tensor = tensor.float()
     return _memory(tensor)
+
+
+def _memories(value: Any) -> Any:
+    """Return the memory of a tensor, or of all in a list; numbers as they are."""
+    if isinstance(value, list | tuple):
+        return [_memories(part) for part in value]
+    return _memory(value) if isinstance(value, torch.Tensor) else value
 
 
 def _memory(tensor: torch.Tensor) -> Any:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import sympy as sp
 
-from linalgkit.kronecker import Dirichlet, Nonlinearity
+from linalgkit.kronecker import Dirichlet, Nonlinearity, solve_pde
 
 X, Y = sp.symbols("x y")
 TURN = 2 * sp.pi
@@ -112,3 +112,17 @@ def problem(solution, end, nodes, equation):
     source = np.broadcast_to(forcing(*mesh), u.shape).astype(float)
     boundary = {face: Dirichlet(np.take(u, -face[1], axis=face[0])) for face in faces}
     return Problem(operator, source, boundary, grid, nonlinearity, exact, forcing)
+
+
+def solved_on_a_square(**changes):
+    """What `solve_pde` finds with little data, and some arguments changed."""
+    x = np.linspace(0, 1, 20)
+    arguments = {
+        "operator": {(2, 0): 1.0, (0, 2): 1.0},
+        "source": np.ones((20, 20)),
+        "boundary": {(0, 0): Dirichlet(0.0)},
+        "grid": (x, x),
+    } | changes
+    named = ("kernel", "tol", "nonlinearity", "callback")
+    options = {name: arguments.pop(name) for name in list(arguments) if name in named}
+    return solve_pde(*arguments.values(), **options)

@@ -120,3 +120,21 @@ def test_gradient_of_the_kernel_in_torch_is_its_derivative(require):
 def test_errors(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("kernel", [KERNELS["gaussian"][0], KERNELS["matern 2.5"][0]])
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda k: k(None), "d must be an array; got None"),
+        (lambda k: k("far"), "d must be an array; got builtins.str"),
+        (lambda k: k(np.zeros(1), 1.5), "order must be an integer; got 1.5"),
+        (lambda k: k.spectrum(None), "s must be an array; got None"),
+        (lambda k: k.gram(None), "x must be an array; got None"),
+        (lambda k: k.gram(np.zeros(2), orders=1), r"orders must be two integers \(p, q\); got 1"),
+        (lambda k: k.gram(np.zeros(2), orders=(1, "2")), "orders must be an integer; got '2'"),
+    ],
+)
+def test_wrong_kinds(kernel, call, message):
+    with pytest.raises(TypeError, match=message):
+        call(kernel)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import sympy as sp
-from kronecker.problems import OTHERS, TABLE, problem
+from kronecker.problems import OTHERS, TABLE, problem, solved_on_a_square
 from numpy.polynomial import Polynomial
 
 from linalgkit.kronecker import (
@@ -336,14 +336,6 @@ def test_points_of_no_grid(ndim, monkeypatch):
         np.testing.assert_allclose(value, on_grid.ravel()[0], rtol=1e-12, atol=1e-13)
 
 
-def test_points_are_checked():
-    found = _solve()
-    with pytest.raises(ValueError, match=r"shape \(\.\.\., 2\); got shape \(4, 3\)"):
-        found.predict(np.ones((4, 3)))
-    with pytest.raises(ValueError, match=r"x\[1\] must lie in the box"):
-        found.predict(np.array([[0.5, 7.0]]))
-
-
 def test_progress(capsys):
     x = np.linspace(0, 1, 50)
     solve_pde({(2,): 1.0}, np.ones(50), ZERO, x, progress=True)
@@ -513,7 +505,7 @@ def test_callback_stops_the_search():
 
 def test_as_many_functions_as_nodes():
     """Nothing can be held out: no success, and numbers all the same."""
-    found = _solve(kernel=StudentTMixture([1.0], [0.0], [0.01]))
+    found = solved_on_a_square(kernel=StudentTMixture([1.0], [0.0], [0.01]))
     assert (found.status, found.residual) == (1, np.inf)
     assert np.isfinite(found.log_evidence)
     assert np.all(np.isfinite(found.std()))
@@ -525,57 +517,6 @@ def test_float32_in_float32_out():
                       dirichlet(lambda x: np.sin(50 * x), (x,)), x, tol=1e-4)  # fmt: skip
     assert found.u.dtype == found.predict(x).dtype == np.float32
     assert np.abs(found.u - np.sin(50 * x)).max() < 1e-4
-
-
-def _solve(**changes):
-    x = np.linspace(0, 1, 20)
-    arguments = {
-        "operator": {(2, 0): 1.0, (0, 2): 1.0},
-        "source": np.ones((20, 20)),
-        "boundary": {(0, 0): Dirichlet(0.0)},
-        "grid": (x, x),
-    } | changes
-    named = ("kernel", "tol", "nonlinearity")
-    options = {name: arguments.pop(name) for name in list(arguments) if name in named}
-    return solve_pde(*arguments.values(), **options)
-
-
-@pytest.mark.parametrize(
-    ("changes", "exception", "message"),
-    [
-        ({"grid": (np.linspace(0, 1, 20),)}, ValueError, "one axis for each"),
-        ({"grid": (np.linspace(0, 1, 19),) * 2}, ValueError, r"grid\[0\] must have one axis of 20"),
-        ({"grid": (np.linspace(1, 0, 20),) * 2}, ValueError, r"grid\[0\] must increase"),
-        ({"source": np.full((20, 20), np.nan)}, ValueError, r"finite; entry \(0, 0\)"),
-        ({"source": np.ones((20, 20)) * 1j}, TypeError, "must be real"),
-        ({"operator": {}}, TypeError, "operator must be a dict"),
-        ({"operator": {(2,): 1.0}}, ValueError, "tuples of 2 orders"),
-        ({"operator": {(2, 0): np.ones(20)}}, ValueError, "2 numbers or arrays"),
-        ({"operator": {(2, 0): (np.ones(3), 1.0)}}, ValueError, r"shape \(20,\)"),
-        ({"operator": {(2, 0): np.nan}}, ValueError, "must be finite"),
-        ({"operator": {(2, 0): (None, 1.0)}}, TypeError, "real number or an array; got None"),
-        ({"operator": {(2, 0): (1j, 1.0)}}, TypeError, "real number or an array; got 1j"),
-        ({"boundary": {(2, 0): Dirichlet(0.0)}}, ValueError, "axis below 2"),
-        ({"boundary": {(0, 0): Dirichlet(np.ones(3))}}, ValueError, r"shape \(20,\)"),
-        ({"boundary": {(0, 0): 0.0}}, TypeError, "Dirichlet or Neumann"),
-        ({"boundary": {(0, 0): Dirichlet(None)}}, TypeError, "must be real numbers; got None"),
-        ({"boundary": {(0, 0): [Dirichlet(0.0)] * 2}}, np.linalg.LinAlgError, "no trial|depend"),
-        ({"kernel": "rbf"}, TypeError, "kernel must be"),
-        ({"kernel": [Envelopes((0j,), (5,))]}, ValueError, "each of 2 axes"),
-        ({"tol": -1.0}, ValueError, "tol must be"),
-        ({"tol": "small"}, TypeError, "tol must be a number"),
-        ({"nonlinearity": np.sin}, TypeError, "must be a Nonlinearity"),
-        ({"nonlinearity": Nonlinearity(np.sin, np.cos)}, TypeError, "sequence of functions"),
-        ({"nonlinearity": Nonlinearity(3, [np.cos])}, TypeError, "must have a function"),
-    ],
-)  # fmt: skip
-def test_errors(changes, exception, message):
-    with pytest.raises(exception, match=message):
-        _solve(**changes)
-    x = np.linspace(0, 1, 50)
-    found = solve_pde({(2,): 1.0}, np.ones(50), ZERO, x)
-    with pytest.raises(ValueError, match="must lie in the box"):
-        found.predict([2.0])
 
 
 def test_heat_in_two_dimensions_and_time():

@@ -108,6 +108,14 @@ def test_zeros_stay_in_a_sparse_model(torch, mfac):
     assert (model[0].weight[:, 0] != 0).all()
 
 
+def test_a_number_may_be_the_first_parameter(torch, mfac):
+    scale = torch.nn.Parameter(torch.tensor(2.0))
+    optimizer = mfac([scale], lr=1.0, n_gradients=2, damping=1.0)
+    (scale**2).backward()
+    optimizer.step()  # of g / (damping + g² / 2)
+    assert scale.item() == pytest.approx(2 - 4 / (1 + 16 / 2))
+
+
 def test_parameter_without_gradient_is_left(torch, mfac):
     one, two = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
     optimizer = mfac([one, two], weight_decay=0.1, n_gradients=2, damping=0.1)
@@ -122,7 +130,18 @@ def test_refusals(torch, mfac):
     for options, words in (({"lr": -1}, "lr must"), ({"momentum": 1.0}, "momentum must")):
         with pytest.raises(ValueError, match=words):
             mfac([p], **options)
+    for options in {"lr": "fast"}, {"momentum": None}, {"weight_decay": "0.1"}:
+        with pytest.raises(TypeError, match=f"{next(iter(options))} must be a number"):
+            mfac([p], **options)
+    with pytest.raises(ValueError, match="lr must be at least 0"):
+        mfac([{"params": [p], "lr": -0.1}])
     optimizer = mfac([p], n_gradients=2)
+    with pytest.raises(ValueError, match="not one of MFAC: it has no window"):
+        optimizer.load_state_dict(torch.optim.SGD([p]).state_dict())
+    damaged = optimizer.state_dict()
+    del damaged["window"]["next"]
+    with pytest.raises(ValueError, match="the state has no 'next'"):
+        optimizer.load_state_dict(damaged)
     with pytest.raises(ValueError, match="fixed set"):
         optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(1))]})
     p.grad = torch.tensor([0.0, float("nan")])

@@ -283,6 +283,16 @@ BAD = {
         ValueError,
         "gradient is not finite at 1",
     ),
+    "masks": (
+        {"sparsity": 0.5, "mask": np.ones((24, 2), bool)},
+        ValueError,
+        r"mask must be one vector; got shape \(24, 2\)",
+    ),
+    "gradients": (
+        {"sparsity": 0.5, "gradient": np.ones((24, 2))},
+        ValueError,
+        r"gradient must be one vector; got shape \(24, 2\)",
+    ),
 }
 
 

@@ -129,6 +129,48 @@ def test_state_goes_on_elsewhere(storage):
         SlidingWindowFisher(4, 5, storage=storage).restore(one.state())
 
 
+DAMAGED = {
+    "nothing": (lambda s: {}, ValueError, "no 'count', 'gradients', 'gram', 'next', 'scales'"),
+    "no dict": (lambda s: [s], TypeError, "state must be a dict; got list"),
+    "one array": (
+        lambda s: s | {"gradients": s["gradients"][0]}, TypeError, "a list of arrays; got ndarray"
+    ),
+    "leaves": (
+        lambda s: s | {"gradients": s["gradients"] * 2}, ValueError, "of 2 leaves; this window"
+    ),
+    "dtype": (
+        lambda s: s | {"gradients": [s["gradients"][0].astype("d")]}, ValueError,
+        r"gradients of shape \(3, 8\) in float64; this window has \(3, 8\) in float32",
+    ),
+    "gram": (lambda s: s | {"gram": np.eye(2)}, ValueError, r"gram of shape \(2, 2\) in float64"),
+    "no array": (lambda s: s | {"scales": 1.0}, TypeError, "scales must be an array; got float"),
+    "library": (lambda s: s | {"scales": _strict_ones(3)}, TypeError, "state of array_api_strict"),
+    "NaN": (
+        lambda s: s | {"gradients": [np.where(np.eye(3, 8), np.float32("nan"), s["gradients"][0])]},
+        ValueError, r"gradients\[0\] is not finite at 0",
+    ),
+    "NaN in gram": (
+        lambda s: s | {"gram": np.full((3, 3), np.nan)}, ValueError, "gram is not finite"
+    ),
+    "count": (lambda s: s | {"count": 4}, ValueError, "window of 3 gradients; got 4 and 2"),
+    "next": (lambda s: s | {"next": 1}, ValueError, "window of 3 gradients; got 2 and 1"),
+    "no number": (lambda s: s | {"count": "2"}, TypeError, "state's count must be an integer"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_state_is_refused(name):
+    damage, error, words = DAMAGED[name]
+    fisher = SlidingWindowFisher(3, 8, damping=0.1)
+    for g in gradients_of(2, 8):
+        fisher.push(g)
+    before = fisher.solve(np.ones(8))
+    with pytest.raises(error, match=words):
+        fisher.restore(damage(fisher.state()))
+    assert fisher.count == 2
+    np.testing.assert_array_equal(fisher.solve(np.ones(8)), before)
+
+
 def test_one_pushed_window_is_the_static_matrix():
     gradients = gradients_of(6, 30).astype(np.float32)
     fisher = SlidingWindowFisher(6, 30, damping=0.01)
@@ -158,6 +200,11 @@ BAD = {
     "nothing": (
         lambda: SlidingWindowFisher(2, 3).push(None), TypeError, "g must be an array; got None"
     ),
+    "like": (lambda: SlidingWindowFisher(2, 3, like=3), TypeError, "like must be an array; got 3"),
+    "another library": (
+        lambda: SlidingWindowFisher(2, 3).push(_strict_ones(3)), TypeError,
+        "window is an array of numpy, g of array_api_strict",
+    ),
     "momentum": (
         lambda: mfac_minimize(lambda x: (0, x), np.ones(2), momentum=1), ValueError, "momentum"
     ),
@@ -165,8 +212,48 @@ BAD = {
     "function alone": (
         lambda: mfac_minimize(lambda x: x @ x, np.ones(2)), TypeError, "and its gradient; got float"
     ),
+    "three": (
+        lambda: mfac_minimize(lambda x: (0, x, x), np.ones(2)), TypeError, "got tuple of 3"
+    ),
+    "gradient first": (
+        lambda: mfac_minimize(lambda x: (x, 0), np.ones(2)), TypeError, "a number; got ndarray"
+    ),
+    "gradient of another shape": (
+        lambda: mfac_minimize(lambda x: (0, x[:1]), np.ones(2), weight_decay=0.1), ValueError,
+        r"gradient of the shape of x; got \(1,\) for x0, which has \(2,\)",
+    ),
+    "gradient of another library": (
+        lambda: mfac_minimize(lambda x: (0, _strict_ones(2)), np.ones(2)), TypeError,
+        "x0 is an array of numpy, gradient of array_api_strict",
+    ),
+    "no gradient": (
+        lambda: mfac_minimize(lambda x: (0, None), np.ones(2)), TypeError,
+        "gradient must be an array; got None",
+    ),
+    "no leaves": (
+        lambda: mfac_minimize(lambda x: (0, np.ones(5)), [np.ones(2), np.ones(3)]), TypeError,
+        "gradient as a list of 2 arrays, like x; got ndarray",
+    ),
+    "a leaf too few": (
+        lambda: mfac_minimize(lambda x: (0, x[:1]), [np.ones(2), np.ones(3)]), TypeError,
+        "gradient as a list of 2 arrays, like x; got list of 1",
+    ),
+    "a leaf of another shape": (
+        lambda: mfac_minimize(lambda x: (0, x[::-1]), [np.ones(2), np.ones(3)]), ValueError,
+        r"got \(3,\) for x0\[0\], which has \(2,\)",
+    ),
     "x0": (lambda: mfac_minimize(lambda x: (0, x), np.ones((2, 2))), ValueError, "x0 must have"),
+    "empty": (
+        lambda: mfac_minimize(lambda x: (0, x), [np.ones(2), np.ones((0, 3))]), ValueError,
+        r"x0\[1\] must not be empty; got shape \(0, 3\)",
+    ),
 }  # fmt: skip
+
+
+def _strict_ones(count):
+    import array_api_strict
+
+    return array_api_strict.ones(count)
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -177,6 +264,12 @@ def test_bad_input(name):
 
 
 class TestMinimize:
+    def test_start_from_a_list_of_numbers(self):
+        options = {"lr": 0.5, "n_gradients": 2, "damping": 1.0, "maxiter": 3}
+        found = [mfac_minimize(lambda x: (x @ x, 2 * x), x0, **options).x
+                 for x0 in ([1.0, -2.0], np.array([1.0, -2.0]))]  # fmt: skip
+        np.testing.assert_array_equal(*found)
+
     def test_trajectory(self):
         target = np.random.default_rng(0).standard_normal((20, 6))
         answers = target @ np.arange(6.0)
