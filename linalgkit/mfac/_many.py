@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
-from array_api_compat import array_namespace, device
+from array_api_compat import array_namespace, device, is_numpy_array
 
 from .._engine import Engines, use_engine, wished_engine
 from .._operator import _on_host
@@ -181,14 +181,19 @@ def checked(result: Any, gram: Any, shift: float) -> Any:
 
 @compiled()
 def _shifted(matrix: Any, shift: float) -> Any:
+    if is_numpy_array(matrix):  # a step of the optimiser waits for it
+        shifted = matrix.copy()
+        shifted.reshape(-1)[:: matrix.shape[0] + 1] += shift
+        return shifted
     xp = array_namespace(matrix)
     return matrix + shift * xp.eye(matrix.shape[0], dtype=matrix.dtype, device=device(matrix))
 
 
 @compiled()
-def _is_finite(matrix: Any) -> Any:
-    xp = array_namespace(matrix)
-    return xp.all(xp.isfinite(matrix))
+def _is_finite(factor: Any) -> Any:
+    """Tell it by the diagonal, where what is not finite in a row comes to."""
+    xp = array_namespace(factor)
+    return xp.all(xp.isfinite(xp.linalg.diagonal(factor)))
 
 
 def _solved(root: Any, dots: Any) -> Any:

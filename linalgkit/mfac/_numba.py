@@ -24,7 +24,8 @@ engine = Engines(__package__)
 DTYPES = "fdeH"  # uint16 are bits of bfloat16
 
 _COLUMNS = 16384  # of a chunk, at least
-_WORK = 1 << 20  # entries of G that a chunk reads, at least
+_WORK = 1 << 21  # entries of G that a chunk reads, at least
+_STREAM = 4096  # columns that are read in one go, at least: each row begins another stream
 _FEW = 8  # rows that chunks for vectors are cut for, at least
 _ALONE = 1024  # rows of matrices that are factorised by one thread
 _DEPTH = 128  # columns whose products are summed in one go, in float32 where that will do
@@ -175,7 +176,7 @@ def _combine_columns(start, stop, kind, g, coefficients, x, factor, result, buff
 
 def _ranges(m, d):
     """Cut the columns for a vector of them, which is to stay in a cache even of few rows."""
-    return chunk_bounds((d, max(m, _FEW)), minimum=_WORK)
+    return chunk_bounds((d, max(m, _FEW)), minimum=max(_WORK, _STREAM * m))
 
 
 def _vector(bounds):

@@ -1,6 +1,6 @@
 """Kernels of the blocks along the diagonal: formed by gemm, factorised, inverted, solved.
 
-Bounded by multiplications in float64: 2 m B² to form a block, B³ / 3 for its Cholesky factor.
+Bounded by multiplications in float64: 3/2 m B² to form a block, B³ / 3 for its Cholesky factor.
 """
 
 import numpy as np
@@ -24,12 +24,14 @@ def _form(kind, g, kept, begin, width, damping, scalars, rows, matrix):
         for k in range(width):
             if not kept[begin + k]:
                 rows[:m, k] = 0
-    across, size = rows.shape[1], matrix.shape[1]
-    gemm(
-        ord("d"), ord("n"), ord("t"), width, width, m, scalars.ctypes.data,
-        rows.ctypes.data, across, rows.ctypes.data, across, scalars.ctypes.data + 8,
-        matrix.ctypes.data, size,
-    )  # fmt: skip
+    across, size, above = rows.shape[1], matrix.shape[1], width // 2
+    # The upper half of the rows without what is right of the triangle, and the lower one.
+    for first, last, columns in ((0, above, above), (above, width, width)):
+        gemm(
+            ord("d"), ord("n"), ord("t"), columns, last - first, m, scalars.ctypes.data,
+            rows.ctypes.data, across, rows.ctypes.data + 8 * first, across,
+            scalars.ctypes.data + 8, matrix.ctypes.data + 8 * first * size, size,
+        )  # fmt: skip
     for k in range(width):
         matrix[k, k] += damping
 
@@ -55,15 +57,24 @@ def _factorise(matrix, width):
 
 @njit(nogil=True, cache=True, fastmath=_FAST)
 def _column_squares(factor, width, inverse, result):
-    """Fill the sums of squares of the columns of L⁻¹, whose rows go to `inverse`."""
+    """Fill the sums of squares of the columns of L⁻¹, whose rows go to `inverse`, below zeros."""
     result[:width] = 0
     for i in range(width):
-        row, found = factor[i], inverse[i]
+        row, found, j = factor[i], inverse[i], 0
         found[: i + 1] = 0
-        for j in range(i):
+        while j + 4 <= i:
+            a, b, c, d = row[j], row[j + 1], row[j + 2], row[j + 3]
+            first, second, third, fourth = (
+                inverse[j], inverse[j + 1], inverse[j + 2], inverse[j + 3],
+            )  # fmt: skip
+            for k in range(j + 4):
+                found[k] -= (a * first[k] + b * second[k]) + (c * third[k] + d * fourth[k])
+            j += 4
+        while j < i:
             value, other = row[j], inverse[j]
             for k in range(j + 1):
                 found[k] -= value * other[k]
+            j += 1
         scale = 1 / row[i]
         found[i] = 1.0
         for k in range(i + 1):
@@ -92,11 +103,11 @@ def factors(start, stop, kind, g, kept, damping, scalars, result, rows):
 def diagonal(start, stop, kind, g, kept, damping, scalars, size, result, rows):
     """Fill the diagonal of the inverse of some blocks; return the first without one, or -1."""
     d, m = g.shape[1], g.shape[0]
-    matrix, inverse = rows[m : m + size, :size], rows[m + size :, :size]
+    matrix, inverse = rows[m : m + size], rows[m + size :]  # contiguous, also for the compiler
     for block in range(start, stop):
         begin = block * size
         width = min(size, d - begin)
-        _form(kind, g, kept, begin, width, damping, scalars, rows, rows[m:])
+        _form(kind, g, kept, begin, width, damping, scalars, rows, matrix)
         if not _factorise(matrix, width):
             return block
         _column_squares(matrix, width, inverse, result[begin : begin + width])
