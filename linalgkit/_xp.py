@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 from array_api_compat import (
     array_namespace,
+    device,
     is_cupy_array,
     is_jax_array,
     is_numpy_array,
@@ -20,7 +21,7 @@ from array_api_compat import (
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-_BLOCK = 32  # rows solved by plain substitution; larger systems halve by matmul
+_BLOCK = 16  # rows that are substituted one by one, in all blocks of a larger system at a time
 
 
 def moveaxis(x: Any, source: int, destination: int) -> Any:
@@ -105,7 +106,7 @@ def solve_unit_lower(lower: Any, right: Any) -> Any:
     """Solve L X = B for unit lower triangular L (..., n, n) and B (..., n, k).
 
     What stands on and above the diagonal of `lower` is not read as part of L. Torch and JAX
-    solve natively; elsewhere the system is halved and the off-diagonal block applied by matmul.
+    solve natively; elsewhere blocks on the diagonal are inverted, all at once, and others applied.
     """
     xp = array_namespace(lower, right)
     if is_torch_array(lower):
@@ -114,18 +115,27 @@ def solve_unit_lower(lower: Any, right: Any) -> Any:
         from jax.scipy.linalg import solve_triangular
 
         return solve_triangular(lower, right, lower=True, unit_diagonal=True)
-    n = lower.shape[-1]
-    if n == 0:
-        return right
+    n, solved = lower.shape[-1], xp.astype(right, xp.result_type(lower, right), copy=True)
+    begin = 0
     if n > _BLOCK:
-        half = n // 2
-        top = solve_unit_lower(lower[..., :half, :half], right[..., :half, :])
-        rest = right[..., half:, :] - xp.matmul(lower[..., half:, :half], top)
-        return xp.concat([top, solve_unit_lower(lower[..., half:, half:], rest)], axis=-2)
-    solved = xp.astype(right, xp.result_type(lower, right), copy=True)
-    for i in range(1, n):
-        solved[..., i : i + 1, :] -= lower[..., i : i + 1, :i] @ solved[..., :i, :]
+        blocks = [slice(k, k + _BLOCK) for k in range(0, n - _BLOCK + 1, _BLOCK)]
+        triangles = xp.stack([lower[..., rows, rows] for rows in blocks])
+        inverses = xp.zeros_like(triangles) + xp.eye(
+            _BLOCK, dtype=triangles.dtype, device=device(triangles)
+        )
+        _substitute(triangles, inverses, 0)
+        for number, rows in enumerate(blocks):
+            solved[..., rows, :] -= lower[..., rows, :begin] @ solved[..., :begin, :]
+            solved[..., rows, :] = inverses[number, ...] @ solved[..., rows, :]
+            begin = rows.stop
+    _substitute(lower, solved, begin)
     return solved
+
+
+def _substitute(lower: Any, solved: Any, begin: int) -> None:
+    """Solve for rows from `begin` on, one by one, in place."""
+    for i in range(max(begin, 1), lower.shape[-1]):
+        solved[..., i : i + 1, :] -= lower[..., i : i + 1, :i] @ solved[..., :i, :]
 
 
 def scan(step: Callable[[Any, Any], tuple[Any, Any]], state: Any, items: Any) -> tuple[Any, Any]:
