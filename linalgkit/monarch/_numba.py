@@ -38,6 +38,7 @@ from ._numba_vectors import left_pull, left_rows, right_pull, right_rows
 _CHUNK = 4_000_000  # multiply-adds: 0.05 ms
 _FEW = 6  # vectors that are multiplied one by one
 _HEIGHT = 4  # panels of a tile at most: more leave the cache, fewer read the factors more often
+_NEAR = 2**21  # bytes of factors that the outer cache gives fast enough for one panel a tile
 
 # Arrays that tell a kernel the dtype, and that of a real part.
 _LIKE = {np.dtype(c): (np.empty(0, c), np.empty(0, c).real.copy()) for c in "fdFD"}
@@ -124,6 +125,9 @@ def _many(x, left, right, y):
     if panels >= workers() or panels * work < 16 * _CHUNK:
         height = min(_HEIGHT, -(-panels // 8))
         bounds = _bounds(panels, work, height)
+        # Rows come in long pieces; columns in short ones, which neighbouring panels continue.
+        if left.nbytes + right.nbytes <= _NEAR and source.feature == x.itemsize:
+            height = 1
         scratch = _bytes(height * inner + spare)
         run_chunks(tiles, bounds, like, height, source, first, second, target, scratch=scratch)
         return
