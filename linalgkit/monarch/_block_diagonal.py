@@ -6,7 +6,17 @@ from array_api_compat import array_namespace, device
 
 from .. import _checks
 from .._operator import Operator
-from ._operators import Monarch, _conj, _cut, _eyes, _join, _solve_blocks, _swap, _transposed
+from ._operators import (
+    Monarch,
+    _conj,
+    _cut,
+    _eyes,
+    _join,
+    _right_sides,
+    _solve_blocks,
+    _swap,
+    _transposed,
+)
 
 
 class BlockDiagonal(Operator):
@@ -69,6 +79,7 @@ class BlockDiagonal(Operator):
             raise ValueError(
                 f"blocks must have shape (..., k, q, p); got {tuple(self.blocks.shape)}."
             )
+        _checks.choice("interleaved", interleaved, (False, True))
         self.interleaved = bool(interleaved)
         count, rows, columns = self.blocks.shape[-3:]
         self.shape, self.batch_shape = (count * rows, count * columns), self.blocks.shape[:-3]
@@ -77,7 +88,7 @@ class BlockDiagonal(Operator):
 
     def matmat(self, x: Any, /) -> Any:
         """Return A X for X of shape (..., columns, k)."""
-        _checks.operand("x", x, -2, self.shape[1])
+        x = _checks.operand("x", x, -2, self.shape[1])
         return self._by_blocks(x, self.blocks.shape[-1], lambda x: _product(self.blocks, x))
 
     def rmatmat(self, x: Any, /) -> Any:
@@ -147,8 +158,7 @@ class BlockDiagonal(Operator):
             The blocks are not square.
         """
         self._must_be_square("solve")
-        is_vector = b.ndim == 1 + len(self.batch_shape)
-        _checks.operand("b", b, -1 if is_vector else -2, self.shape[0])
+        b, is_vector = _right_sides(b, self.blocks, self.shape[0])
         if is_vector:
             return self.solve(b[..., None])[..., 0]
         size = self.blocks.shape[-1]

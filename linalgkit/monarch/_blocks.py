@@ -103,10 +103,18 @@ def resolved(
             )
         return _checked_blocks(blocks, rows, columns)
     if nblocks is None:
-        return choose_blocks((rows, columns), rank=rank)
-    count = _checks.size("nblocks", nblocks, 1)
-    inner = rank * count
-    return count, inner, -(-columns // count), count, -(-rows // count), inner
+        sizes = choose_blocks((rows, columns), rank=rank)
+    else:
+        count = _checks.size("nblocks", nblocks, 1)
+        inner = rank * count
+        sizes = count, inner, -(-columns // count), count, -(-rows // count), inner
+    p, height = sizes[2], sizes[4]
+    if rank > min(p, height):
+        raise ValueError(
+            f"rank must be at most the smaller side of the slices, s × p = {height} × {p}; "
+            f"got {rank}."
+        )
+    return sizes
 
 
 class Places(NamedTuple):

@@ -240,6 +240,8 @@ def _two_blocks(n: int, blocks: Sequence[int] | None) -> tuple[int, int]:
     if blocks is None:
         k = next(k for k in range(int(sqrt(n)), 0, -1) if n % k == 0)
         return k, n // k
+    if not isinstance(blocks, Sequence):
+        raise TypeError(f"blocks must be (k, p); got {type(blocks).__name__}.")
     sizes = tuple(_checks.size("each of blocks", size, 1) for size in blocks)
     if len(sizes) != 2 or sizes[0] * sizes[1] != n:
         raise ValueError(f"blocks must be (k, p) with k p = {n}; got {sizes}.")

@@ -133,8 +133,10 @@ def lstsq(
         )
     finite(x=x, y=y)
     maxiter = _checks.size("maxiter", maxiter)
-    if not tol >= 0:
+    if _checks.number("tol", tol) < 0:
         raise ValueError(f"tol must be at least 0; got {tol}.")
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be callable; got {type(callback).__name__}.")
     data = (y.shape[1], x.shape[1])
     sizes = resolved(data, None, blocks, 1) if left is None or blocks is not None else None
     if left is not None:
@@ -204,6 +206,7 @@ def _start(x0: Any) -> tuple[Any, Any, Any]:
         return x0.left, x0.right, tuple(x0.shape)
     if not (isinstance(x0, Sequence) and len(x0) == 2):
         raise TypeError(f"x0 must be a Monarch or (left, right); got {type(x0).__name__}.")
+    _checks.present(x0_left=x0[0], x0_right=x0[1])
     return x0[0], x0[1], None
 
 

@@ -9,7 +9,7 @@ from array_api_compat import array_namespace, device
 from .. import _checks
 from .._operator import Operator
 from .._xp import moveaxis
-from ._operators import _conj, _eyes, _solve_blocks, _transposed
+from ._operators import _conj, _eyes, _right_sides, _solve_blocks, _transposed
 
 
 class HigherOrderMonarch(Operator):
@@ -66,7 +66,12 @@ class HigherOrderMonarch(Operator):
         if not factors:
             raise ValueError("factors must hold at least one factor.")
         names = [f"factors[{k}]" for k in range(len(factors))]
-        arrays = _checks.floating(**dict(zip(names, factors, strict=True)))
+        named = dict(zip(names, factors, strict=True))
+        _checks.present(**named)
+        arrays = _checks.floating(**named)
+        for name, factor in zip(names, arrays, strict=True):
+            if factor.ndim != 3:
+                raise ValueError(f"{name} must have three axes; got shape {tuple(factor.shape)}.")
         self.factors, self.order = arrays, order
         self.radices = tuple(factor.shape[-1] for factor in arrays)
         n = prod(self.radices)
@@ -90,7 +95,7 @@ class HigherOrderMonarch(Operator):
         return self._apply(x, factors, turns=self.order == "LR")
 
     def _apply(self, x: Any, factors: Sequence[Any], *, turns: bool) -> Any:
-        _checks.operand("x", x, -2, self.shape[0])
+        x = _checks.operand("x", x, -2, self.shape[0])
         steps = [(a, factor) for a, factor in enumerate(factors)]
         for a, factor in steps if turns else reversed(steps):
             blocks = _transposed(factor) if turns else factor
@@ -150,8 +155,8 @@ class HigherOrderMonarch(Operator):
         LinAlgError
             A block is singular.
         """
-        _checks.operand("b", b, -1 if b.ndim == 1 else -2, self.shape[0])
-        if b.ndim == 1:
+        b, is_vector = _right_sides(b, self.factors[0], self.shape[0])
+        if is_vector:
             return self.solve(b[:, None])[:, 0]
         steps = list(enumerate(self.factors))
         for a, factor in steps if self.order == "LR" else reversed(steps):

@@ -120,6 +120,7 @@ def factorize_mmstar(
         raise ValueError("a must have entries; got shape (0, 0).")
     finite(a=a)
     sweeps = _checks.size("sweeps", sweeps)
+    _checks.choice("allow_complex", allow_complex, (False, True))
     return MMStarFactors(
         *engine(a).factorize_mmstar(
             a, allow_complex=bool(allow_complex), sweeps=sweeps, rng=np.random.default_rng(rng)

@@ -38,6 +38,7 @@ from ._numba_vectors import left_pull, left_rows, right_pull, right_rows
 _CHUNK = 4_000_000  # multiply-adds: 0.05 ms
 _FEW = 6  # vectors that are multiplied one by one
 _HEIGHT = 4  # panels of a tile at most: more leave the cache, fewer read the factors more often
+_NEAR = 2**21  # bytes of factors that the outer cache gives fast enough for one panel a tile
 
 # Arrays that tell a kernel the dtype, and that of a real part.
 _LIKE = {np.dtype(c): (np.empty(0, c), np.empty(0, c).real.copy()) for c in "fdFD"}
@@ -119,18 +120,21 @@ def _many(x, left, right, y):
     inner, (like, _), lanes = right.shape[0] * right.shape[1], _LIKE[x.dtype], ROW // x.itemsize
     source, target, first, second = _place(x), _place(y), _factor(left), _factor(right)
     panels = -(-len(x) // lanes)
-    spare = max(right.shape[2], left.shape[2] + _group(x, 2) * left.shape[1])
+    spare = max(right.shape[2], left.shape[2] + _group(x) * left.shape[1])
     work = lanes * (left.size + right.size)
     if panels >= workers() or panels * work < 16 * _CHUNK:
         height = min(_HEIGHT, -(-panels // 8))
         bounds = _bounds(panels, work, height)
+        # Rows come in long pieces; columns in short ones, which neighbouring panels continue.
+        if left.nbytes + right.nbytes <= _NEAR and source.feature == x.itemsize:
+            height = 1
         scratch = _bytes(height * inner + spare)
         run_chunks(tiles, bounds, like, height, source, first, second, target, scratch=scratch)
         return
     u, scratch = _bytes(panels * inner)(), _bytes(spare)
     bounds = _bounds(right.shape[0], panels * lanes * right[0].size)
     run_chunks(right_blocks, bounds, like, source, second, u, scratch=scratch)
-    bounds = _bounds(left.shape[0], panels * lanes * left[0].size, _group(x, 2))
+    bounds = _bounds(left.shape[0], panels * lanes * left[0].size, _group(x))
     run_chunks(left_blocks, bounds, like, first, target, u, scratch=scratch)
 
 
@@ -179,7 +183,7 @@ def _pull_many(x, left, right, g, of_x, of_left, of_right, wants_x, wants_left, 
     if wants_left:
         bounds = _bounds(k, panels * lanes * q * p)
         run_chunks(right_blocks, bounds, like, source, second, u, scratch=_bytes(p))
-    side, turned = _group(x, 1), -(-inner // lanes)
+    side, turned = _group(x), -(-inner // lanes)
     wants_v = wants_x or wants_right
     run_chunks(
         left_gradients,
@@ -223,9 +227,9 @@ def _factor(factor):
     return Factor(factor.ctypes.data, *factor.strides, *factor.shape)
 
 
-def _group(x, vectors):
-    """Blocks that are taken together so that their rows fill machine vectors."""
-    return vectors * VECTOR // x.itemsize
+def _group(x):
+    """Blocks that are taken together so that their rows fill two machine vectors: a cache line."""
+    return 2 * VECTOR // x.itemsize
 
 
 def _bounds(count, work, group=1):

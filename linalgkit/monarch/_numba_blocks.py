@@ -221,7 +221,7 @@ def _store(like, block, source, factor):
 @njit(nogil=True, cache=True)
 def left_gradients(start, stop, like, real, g, left, of_left, wants_left, wants_v, u, buffer):
     """Some blocks of g uᵀ, and of v = Lᵀ g, which takes the place of u."""
-    lanes, plane, side = lanes_of(like), plane_of(like), VECTOR // like.itemsize
+    lanes, plane, side = lanes_of(like), plane_of(like), 2 * VECTOR // like.itemsize
     parts = -(-left.columns // lanes)
     height, u = left.blocks * left.columns * ROW, aligned(u)
     vectors = aligned(buffer)

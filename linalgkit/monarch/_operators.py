@@ -81,12 +81,12 @@ class Monarch(Operator):
         self.order = order
         whole = blocks * rows, k * p
         self._whole = whole if order == "LR" else whole[::-1]
-        self.shape = self._whole if shape is None else (int(shape[0]), int(shape[1]))
+        self.shape = self._whole if shape is None else _checked_shape(shape)
         self.batch_shape = tuple(self.left.shape[:-3])
         sizes = [f"{n} of {a}×{b}" for n, a, b in (f.shape[-3:] for f in (self.left, self.right))]
         self.structure = f" ({' and '.join(sizes)} in order {order})"
         self.dtype = self.left.dtype
-        if any(not 0 <= size <= most for size, most in zip(self.shape, self._whole, strict=True)):
+        if any(size > most for size, most in zip(self.shape, self._whole, strict=True)):
             raise ValueError(
                 f"shape must be at most the factors' {self._whole}, which are cut; got {shape}."
             )
@@ -100,7 +100,7 @@ class Monarch(Operator):
         return self._apply(x, self.order == "LR", 0)
 
     def _apply(self, x: Any, turns: bool, side: int) -> Any:
-        _checks.operand("x", x, -2, self.shape[side])
+        x = _checks.operand("x", x, -2, self.shape[side])
         left, right = self.left, self.right
         if self.order == "RL":  # the factors of the transpose: here, of its conjugate
             left, right = _conj(left), _conj(right)
@@ -226,8 +226,8 @@ class Monarch(Operator):
             The blocks are not square, or the matrix is cut.
         """
         _square_blocks(self, "solve")
-        _checks.operand("b", b, -1 if b.ndim == 1 + len(self.batch_shape) else -2, self.shape[0])
-        if b.ndim == 1 + len(self.batch_shape):
+        b, is_vector = _right_sides(b, self.left, self.shape[0])
+        if is_vector:
             return self.solve(b[..., None])[..., 0]
         k, q, _, blocks, _, inner = check_factors(self.left, self.right)
         if self.order == "LR":
@@ -267,12 +267,16 @@ class Monarch(Operator):
         """
         if self.batch_shape:
             raise ValueError(f"lstsq takes one matrix; got batch axes {self.batch_shape}.")
+        b, _ = _right_sides(b, self.left, self.shape[0])
+        tol = None if tol is None else _checks.number("tol", tol)
+        maxiter = 10 * max(self.shape) if maxiter is None else _checks.size("maxiter", maxiter)
+        if tol is not None and tol < 0:
+            raise ValueError(f"tol must be at least 0; got {tol}.")
         if self._whole == self.shape and _has_square_blocks(self):
             try:
                 return self.solve(b)
             except np.linalg.LinAlgError:
                 pass  # of lower rank
-        _checks.operand("b", b, -1 if b.ndim == 1 else -2, self.shape[0])
         if not isinstance(b, np.ndarray):
             raise TypeError(
                 f"lstsq iterates on NumPy arrays; got {type(b).__module__} ones. "
@@ -282,7 +286,6 @@ class Monarch(Operator):
 
         dtype = np.result_type(self.dtype, b.dtype, np.float32)
         tol = 10 * float(np.finfo(dtype).eps) if tol is None else tol
-        maxiter = 10 * max(self.shape) if maxiter is None else maxiter
         columns = []
         for column in b.reshape(b.shape[0], -1).T:
             x, status, steps, *_ = lsmr(
@@ -304,6 +307,22 @@ class Monarch(Operator):
         xp = array_namespace(self.left)
         array = xp.asarray(values, device=device(self.left))
         return array if dtype is None else xp.astype(array, dtype)
+
+
+def _checked_shape(shape: Any) -> tuple[int, int]:
+    try:
+        rows, columns = shape
+    except (TypeError, ValueError):
+        raise TypeError(f"shape must be (rows, columns); got {shape!r}.") from None
+    return _checks.size("shape[0]", rows), _checks.size("shape[1]", columns)
+
+
+def _right_sides(b: Any, blocks: Any, rows: int) -> tuple[Any, bool]:
+    """Return `b` as an array of the blocks' library, and whether it has vectors, not columns."""
+    _checks.present(b=b)
+    _, b = _checks.floating(blocks=blocks, b=b)
+    is_vector = b.ndim == blocks.ndim - 2
+    return _checks.operand("b", b, -1 if is_vector else -2, rows), is_vector
 
 
 def _conj(x: Any) -> Any:

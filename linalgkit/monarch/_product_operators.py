@@ -61,6 +61,12 @@ class Product(Operator):
             for operator in operators
             for factor in (operator.operators if isinstance(operator, Product) else (operator,))
         )
+        for operator in self.operators:
+            if not isinstance(operator, Operator):
+                raise TypeError(
+                    f"a product is one of operators; got {type(operator).__name__}. Multiply "
+                    f"arrays by it with @."
+                )
         if not self.operators:
             raise ValueError("a product needs at least one operator.")
         for first, second in zip(self.operators, self.operators[1:], strict=False):
@@ -84,14 +90,14 @@ class Product(Operator):
 
     def matmat(self, x: Any, /) -> Any:
         """Return A X for X of shape (..., columns, k)."""
-        _checks.operand("x", x, -2, self.shape[1])
+        x = _checks.operand("x", x, -2, self.shape[1])
         for operator in reversed(self.operators):
             x = operator.matmat(x)
         return x
 
     def rmatmat(self, x: Any, /) -> Any:
         """Return A^H X for X of shape (..., rows, k)."""
-        _checks.operand("x", x, -2, self.shape[0])
+        x = _checks.operand("x", x, -2, self.shape[0])
         for operator in self.operators:
             x = operator.rmatmat(x)
         return x

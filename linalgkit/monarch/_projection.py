@@ -81,8 +81,8 @@ def project(
     Raises
     ------
     ValueError
-        `a` is no matrix, has NaN or infinite entries, or block sizes do not fit its shape;
-        `weight` is not Hermitian and semidefinite.
+        `a` is no matrix, has NaN or infinite entries, or block sizes do not fit its shape; `rank`
+        is more than the slices can have; `weight` is not Hermitian and semidefinite.
     TypeError
         `a` is not numeric, or its values are not there (under ``jit``).
 
@@ -137,7 +137,7 @@ def project(
     sizes = _checked(a, nblocks, blocks, rank)
     _checks.choice("gauge", gauge, _GAUGES)
     _checks.choice("method", method, _METHODS)
-    if not rtol >= 0:
+    if _checks.number("rtol", rtol) < 0:
         raise ValueError(f"rtol must be at least 0; got {rtol}.")
     left, right = engine(a).project(a, blocks=sizes, gauge=gauge, method=method)
     found = Monarch(left, right, shape=tuple(a.shape[-2:]))

@@ -118,6 +118,8 @@ def test_places_of_terms(blocks):
         (lambda: monarch.choose_blocks(16), TypeError, r"shape must be \(rows, columns\)"),
         (lambda: monarch.choose_blocks((4, 4, 4)), ValueError, r"shape must be \(rows, columns\)"),
         (lambda: monarch.choose_blocks((4, 4), rank=0), ValueError, "rank must be at least 1"),
+        (lambda: resolved((12, 9), 3, None, 4), ValueError, r"at most .*slices.* 4 × 3; got 4"),
+        (lambda: resolved((9, 9), None, None, 10**6), ValueError, r"at most .*slices"),
         (lambda: monarch.choose_blocks((4, 4), params=7), ValueError, r"rows \+ columns\) = 8"),
         (lambda: resolved((4, 4), 0, None, 1), ValueError, "nblocks must be at least 1"),
         (lambda: resolved((4, 4), None, (2, 2, 2, 2, 2), 1), ValueError, "blocks must be"),

@@ -129,3 +129,8 @@ def test_each_call_gives_arrays_of_its_own():
 def test_bad_arguments(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_blocks_that_are_no_sequence():
+    with pytest.raises(TypeError, match=r"blocks must be \(k, p\); got int"):
+        monarch.dft_factors(12, blocks=3)

@@ -194,7 +194,11 @@ X, Y = np.ones((4, 6)), np.ones((4, 4))
         (lambda: monarch.lstsq(X * np.nan, Y, blocks=BLOCKS[1]), ValueError, "x must be finite"),
         (lambda: monarch.lstsq(X, Y / 0, blocks=BLOCKS[1]), ValueError, "y must be finite"),
         (lambda: monarch.lstsq(X, Y, blocks=BLOCKS[1], tol=-1), ValueError, "tol must be"),
+        (lambda: monarch.lstsq(X, Y, tol=None), TypeError, "tol must be a number; got None"),
+        (lambda: monarch.lstsq(X, Y, maxiter=2.5), TypeError, "maxiter must be an integer"),
+        (lambda: monarch.lstsq(X, Y, callback=3), TypeError, "callback must be callable; got int"),
         (lambda: monarch.lstsq(X, Y, x0=3.0), TypeError, "x0 must be a Monarch or"),
+        (lambda: monarch.lstsq(X, Y, x0=(None, X)), TypeError, "x0_left must be an array"),
         (
             lambda: monarch.lstsq(
                 X, Y, x0=factors(np.random.default_rng(0), "f8", BLOCKS[-1])[::-1]

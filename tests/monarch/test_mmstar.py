@@ -154,3 +154,8 @@ def test_one_singular_block_is_allowed():
 def test_bad_arguments(a, message):
     with pytest.raises(ValueError, match=message):
         monarch.factorize_mmstar(a)
+
+
+def test_a_flag_is_a_flag():
+    with pytest.raises(ValueError, match="allow_complex must be one of False, True; got 'no'"):
+        monarch.factorize_mmstar(np.eye(4), allow_complex="no")

@@ -16,6 +16,7 @@ from linalgkit.monarch import BlockDiagonal, HigherOrderMonarch, Monarch, Produc
 SQUARE = [(2, 2, 2, 2, 2, 2), (3, 4, 4, 2, 6, 6), (6, 2, 2, 3, 4, 4), (4, 6, 6, 8, 3, 3),
           (1, 5, 5, 1, 5, 5), (5, 1, 1, 1, 5, 5), (2, 6, 6, 3, 4, 4)]  # fmt: skip
 ANY = [(3, 4, 5, 6, 7, 2), (4, 24, 10, 8, 5, 12), (6, 2, 9, 4, 7, 3), (2, 9, 3, 6, 5, 3)]
+CUBES, X = np.random.default_rng(0).random((2, 2, 2, 2)), np.arange(4.0)
 DTYPES = ("float32", "float64", "complex64", "complex128")
 
 
@@ -453,3 +454,37 @@ def test_what_does_not_fit():
         operator @ np.ones(14)
     with pytest.raises(ValueError, match="b must have 42 entries"):
         operator.lstsq(np.ones(41))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: Monarch(*CUBES, shape=5), TypeError, r"shape must be \(rows, columns\); got 5"),
+        (lambda: Monarch(*CUBES, shape=(3.5, 4)), TypeError, r"shape\[0\] must be an integer"),
+        (lambda: Monarch(*CUBES, shape=(-1, 4)), ValueError, r"shape\[0\] must be at least 0"),
+        (lambda: Monarch(*CUBES).solve(None), TypeError, "b must be an array; got None"),
+        (lambda: Monarch(*CUBES).lstsq(X, tol="all"), TypeError, "tol must be a number"),
+        (lambda: Monarch(*CUBES).lstsq(X, tol=-1), ValueError, "tol must be at least 0"),
+        (lambda: Monarch(*CUBES).lstsq(X, maxiter=1.5), TypeError, "maxiter must be an integer"),
+        (lambda: Product(Monarch(*CUBES), np.eye(4)), TypeError, "operators; got ndarray"),
+        (lambda: Product(None), TypeError, "operators; got NoneType"),
+        (lambda: BlockDiagonal(CUBES[0], interleaved="no"), ValueError, "one of False, True"),
+        (lambda: HigherOrderMonarch([None]), TypeError, r"factors\[0\] must be an array"),
+        (lambda: HigherOrderMonarch([2.0]), ValueError, r"three axes; got shape \(\)"),
+    ],
+)
+def test_arguments_of_a_wrong_kind(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_lists_are_arrays():
+    for operator in (
+        Monarch(*CUBES),
+        BlockDiagonal(CUBES[0]),
+        HigherOrderMonarch(tuple(CUBES)),
+        Product(Monarch(*CUBES), Monarch(*CUBES)),
+    ):
+        close(operator.solve(X.tolist()), operator.solve(X))
+        for multiply in (operator.matmat, operator.rmatmat):
+            close(multiply(X[:, None].tolist()), multiply(X[:, None]))

@@ -565,6 +565,11 @@ def test_arguments_that_do_not_fit():
         monarch.project(a, weight=np.eye(8) * np.nan)
     with pytest.raises(ValueError, match="rtol must be"):
         monarch.project(a, weight=np.eye(8), rtol=-1.0)
+    with pytest.raises(TypeError, match="rtol must be a number; got None"):
+        monarch.project(a, rtol=None)
+    for function in (monarch.project, monarch.projection_error):
+        with pytest.raises(ValueError, match=r"rank must be at most .* 3 × 4; got 1000"):
+            function(a, nblocks=2, rank=1000)
     with pytest.raises(ValueError, match=r"cotangent must be \(left, right\)"):
         monarch.project_vjp(a, a)
     with pytest.raises(ValueError, match="cotangent of the right factor"):
