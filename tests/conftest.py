@@ -1,4 +1,4 @@
-"""What all tests share: one kernel cache, float64 in JAX, optional libraries, fresh processes."""
+"""What all tests share: caches of kernels, float64 in JAX, optional libraries, fresh processes."""
 
 import importlib
 import os
@@ -7,9 +7,14 @@ import sys
 from functools import cache
 from pathlib import Path
 
-# Before anything imports numba or jax; child processes inherit both.
+# Before anything imports numba or jax; child processes inherit all of it.
 os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).resolve().parents[1] / ".numba_cache"))
 os.environ.setdefault("JAX_ENABLE_X64", "1")
+# JAX compiles every operation that is called by itself: kept like kernels, also the quick ones.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parents[1] / ".jax_cache")
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import hypothesis
 import pytest
