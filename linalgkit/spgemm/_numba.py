@@ -63,24 +63,24 @@ def csr_matmul(
             return _masked(ring, a, b, mask, of_a.ascends and of_b.ascends, prune, result)
 
     work = _work(a, b, of_a.longest, of_b.longest, columns > _WIDE and mask is None)
-    product = None
+    product = count = None
     if mask is not None:
         multiply = partial(_kernels.complement_rows, *ring, *a, *b, of_b.ascends, *mask)
         scratch, share = partial(_scratch, columns, ring[1]), None
     else:
-        multiply, scratch, share = _by_rows(ring, a, b, of_b.ascends, sort, work, columns)
+        multiply, scratch, share, count = _by_rows(ring, a, b, of_b.ascends, sort, work, columns)
         if work.source == 1:
             gather = partial(_kernels.gather_rows, *ring, *a, *b)
             if not prune:
-                product = _in_place(result, gather, a, b, work)
+                product = _gathered(result, gather, a, b, work)
             multiply, scratch = partial(_gather_or, gather, multiply, scratch), _nothing_yet
-            share = None
+            share = count = None
     if product is None:
         if prune:
             multiply = partial(_pruned, multiply, ring[1])
             share = share and partial(_pruned_part, share, ring[1])
         counted = mask is None and not prune  # what a first pass counts is what is stored
-        product = _in_chunks(result, a, b, work, multiply, scratch, share, counted)
+        product = _in_chunks(result, a, b, work, multiply, scratch, share, count, counted)
     return product
 
 
@@ -113,19 +113,22 @@ def _work(a, b, longest_of_a, longest_of_b, exactly):
 
 
 def _by_rows(ring, a, b, ascends, sort, work, columns):
-    """Choose the kernel of whole rows; what a thread needs for it; how to share a heavy row."""
+    """Choose the kernel of whole rows; what a thread needs for it; how to share a heavy row.
+
+    Last, how to count the entries of rows where that costs little: of grids; else None.
+    """
     scratch = partial(_scratch, columns, ring[1])
     share = partial(_kernels.part_of_row, *ring, *a, *b, ascends)
     kinds = _repeats(b) if work.total > SMALL and columns <= _WIDE else None
     if kinds is not None:
         multiply = partial(_kernels.repeat_rows, *ring, *a, *b, kinds, ascends)
-        return multiply, scratch, share
+        return multiply, scratch, share, partial(_kernels.count_repeats, *a[1:], *b[1:], kinds)
     multiply = partial(_kernels.multiply_rows, *ring, *a, *b, ascends)
     if columns > _WIDE:
         hashed = _hash_where_rows_are_short(ring, a, b, sort, columns, work, multiply, scratch)
         if hashed is not None:
-            return *hashed, None
-    return multiply, scratch, share
+            return *hashed, None, None
+    return multiply, scratch, share, None
 
 
 def _pruned(multiply, zero, start, stop, data, indices, indptr, place, *rest):
@@ -166,26 +169,33 @@ def _tiny_workspace(zero):
     return *out, row, np.concatenate([bits, summary])
 
 
-def _in_chunks(result, a, b, work, multiply, scratch, share, counted):
-    """Run the kernel over all rows, in memory that is reserved by what rows may hold at most."""
+def _in_chunks(result, a, b, work, multiply, scratch, share, count, counted):
+    """Run the kernel over all rows, in memory that is reserved by what rows may hold at most.
+
+    Threads that share rows quick to `count` know their places, and wait for nobody.
+    """
     rows, bounds = a[2].size - 1, work.bounds
     if work.total <= SMALL and result.max_memory is None:
         indptr, out = result.indptr(rows, work.total), result.entries(work.total)
         multiply(0, rows, *out, indptr, 0, *scratch())
         return result.finish(*out, indptr)
-    upper = _upper_bounds(work, result.columns)
-    if result.bytes(upper[-1], rows) > _to_reserve(result.max_memory):
-        # Too much to reserve: pay for a first pass that counts.
-        count = partial(_kernels.count_rows, *a[1:], *b[1:])
-        upper = _counted(count, bounds, partial(_bitmap, result.columns))[bounds]
-        if counted:
-            check_memory(int(upper[-1]), rows, result.dtype.itemsize, result.max_memory)
+    upper, parts = _upper_bounds(work, result.columns), [1] * (len(bounds) - 1)
     if share is not None and not _threads.is_serial([0, 0, rows]):
         parts = _parts(bounds, work.products(), np.diff(a[2][bounds]).astype(np.int64))
-        if max(parts) > 1:
-            return _one_phase(result, multiply, bounds, upper, scratch, share, parts)
-    run = _straight if _threads.is_serial(bounds) else _one_phase
-    return run(result, multiply, bounds, upper, scratch)
+    is_serial = _threads.is_serial(bounds) and max(parts) == 1
+    is_known = counted and count is not None and not is_serial and max(parts) == 1
+    if is_known or result.bytes(upper[-1], rows) > _to_reserve(result.max_memory):
+        # Too much to reserve: pay for a first pass that counts.
+        count = count or partial(_kernels.count_rows, *a[1:], *b[1:])
+        ends = _counted(count, bounds, partial(_bitmap, result.columns))
+        upper = ends[bounds]
+        if counted:
+            check_memory(int(upper[-1]), rows, result.dtype.itemsize, result.max_memory)
+        if is_known:
+            return _in_place(result, multiply, bounds, ends, scratch)
+    if is_serial:
+        return _straight(result, multiply, bounds, upper, scratch)
+    return _one_phase(result, multiply, bounds, upper, scratch, share, parts)
 
 
 def row_flops(a_indices, a_indptr, b_indptr):
@@ -368,26 +378,30 @@ def _nothing_yet():
     return ([],)
 
 
-def _in_place(result, gather, a, b, work):
+def _gathered(result, gather, a, b, work):
     """Gather every chunk where it belongs, each product an entry; None where that cannot be.
 
     It can where the number of products is known, several threads share them and rows ascend.
     """
-    rows, ends, bounds = a[2].size - 1, work.ends, work.bounds
-    is_known = ends is not a[2] or int(b[2][-1]) == b[2].size - 1
-    fits = result.bytes(work.total, rows) <= _to_reserve(result.max_memory)
-    if not (is_known and fits) or _threads.is_serial(bounds):
+    is_known = work.ends is not a[2] or int(b[2][-1]) == b[2].size - 1
+    fits = result.bytes(work.total, a[2].size - 1) <= _to_reserve(result.max_memory)
+    if not (is_known and fits) or _threads.is_serial(work.bounds):
         return None
-    indptr, out = result.indptr(rows, work.total), result.entries(work.total)
-    found = []
+    return _in_place(result, gather, work.bounds, work.ends)
 
-    def kernel(start, stop):
-        return gather(start, stop, *out, indptr, int(ends[start]))
+
+def _in_place(result, multiply, bounds, ends, scratch=tuple):
+    """Put every chunk where it belongs at once; None where a kernel says -1."""
+    total, found = int(ends[-1]), []
+    indptr, out = result.indptr(bounds[-1], total), result.entries(total)
+
+    def kernel(start, stop, buffer):
+        return multiply(start, stop, *out, indptr, int(ends[start]), *buffer)
 
     def commit(chunk, end):
         found.append(end)
 
-    _threads.run_chunks(kernel, bounds, commit=commit)
+    _threads.run_chunks(kernel, bounds, scratch=scratch, commit=commit)
     return result.finish(*out, indptr) if min(found) >= 0 else None
 
 

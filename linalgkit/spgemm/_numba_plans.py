@@ -29,9 +29,25 @@ class _Patterns:
         )
         self.a, self.b, (self.c_indices, self.c_indptr) = a[1:], b[1:], c[1:]
         self.columns = plan._second.shape[1]
-        self.begins = running_products(a, b)[0]
+        self.begins, _, self.longest_source = running_products(a, b)
         self.bounds = _threads.chunk_bounds(self.begins, minimum=SMALL)
-        self.longest = int(np.diff(self.c_indptr).max(initial=0))
+        longest = max(int(np.diff(self.c_indptr).max(initial=0)), self.longest_source)
+        self.width = np.min_scalar_type(longest)  # of slots, and of the lengths of B's rows
+
+    @cached_property
+    def sources(self):
+        """Of every entry of A: where its row of B begins, and the length of that row."""
+        indices, indptr = self.a
+        used, b_indptr = indices[: int(indptr[-1])], self.b[1]
+        lengths = np.diff(b_indptr).astype(self.width)
+        return tuple(kernel_array(x[used]) for x in (b_indptr[:-1], lengths))
+
+    @cached_property
+    def is_gather(self):
+        """Whether every entry of the result is one product, in the order of A's entries."""
+        if self.longest_source > 1 or not np.array_equal(self.a[1], self.c_indptr):
+            return False
+        return np.array_equal(self.b[0][self.sources[0]], self.c_indices)
 
     @cached_property
     def is_far(self):
@@ -70,12 +86,12 @@ class _Patterns:
 
 
 def plan_slots(plan, *, only_if_small):
-    """Find the place of every product in its row of the result; None where there is no room."""
+    """Find the place of every product in its row of the result; None without room or need."""
     patterns = _patterns(plan)
-    width = np.min_scalar_type(max(patterns.longest - 1, 0))
-    if only_if_small and plan.flops * width.itemsize > available_memory() // 8:
+    is_large = plan.flops * patterns.width.itemsize > available_memory() // 8
+    if patterns.is_gather or (only_if_small and is_large):
         return None
-    slots = np.empty(plan.flops, dtype=width)
+    slots = np.empty(plan.flops, dtype=patterns.width)
     _threads.run_chunks(
         _kernels.find_slots, patterns.bounds, *patterns.a, *patterns.b, patterns.c_indices,
         patterns.c_indptr, patterns.begins, slots,
@@ -92,10 +108,15 @@ def execute_plan(a_data, b_data, plan, *, semiring, out=None):
     a_data, b_data = kernel_array(a_data), kernel_array(b_data)
     if out is None:
         out = np.empty(plan.nnz, dtype=a_data.dtype)
-    if plan.slots is not None:
+    if patterns.is_gather:
+        bounds = _threads.chunk_bounds((plan.nnz, 1), minimum=SMALL)
         _threads.run_chunks(
-            _kernels.add_slots, patterns.bounds, *ring, a_data, *patterns.a, b_data,
-            patterns.b[1], patterns.c_indptr, patterns.begins, plan.slots, patterns.is_far, out,
+            _kernels.gather, bounds, *ring, a_data, b_data, patterns.sources[0], out
+        )
+    elif plan.slots is not None:
+        _threads.run_chunks(
+            _kernels.add_slots, patterns.bounds, *ring, a_data, patterns.a[1], b_data,
+            *patterns.sources, patterns.c_indptr, patterns.begins, plan.slots, patterns.is_far, out,
         )  # fmt: skip
     else:
         _threads.run_chunks(

@@ -417,6 +417,35 @@ def count_rows(a_indices, a_indptr, b_indices, b_indptr, start, stop, counts, bi
 
 
 @njit(nogil=True, cache=True)
+def count_repeats(
+    a_indices, a_indptr, b_indices, b_indptr, kinds, start, stop, counts, bits, summary
+):  # fmt: skip
+    # The same for matrices of grids: a row whose sources are those of the row before, shifted,
+    # has as many entries.
+    before = np.uint64(a_indptr[start])
+    for i in range(np.uint64(start), np.uint64(stop)):
+        t, t_end = np.uint64(a_indptr[i]), np.uint64(a_indptr[i + _ONE])
+        length = t_end - t
+        repeats = i > np.uint64(start) and t - before == length and length > 0
+        shift = np.uint64(0)
+        for j in range(length if repeats else np.uint64(0)):
+            k, other = np.uint64(a_indices[t + j]), np.uint64(a_indices[before + j])
+            repeats = kinds[k] == kinds[other] and kinds[k] != 0
+            if not repeats:
+                break
+            moved = np.uint64(b_indices[b_indptr[k]]) - np.uint64(b_indices[b_indptr[other]])
+            repeats = j == 0 or moved == shift
+            if not repeats:
+                break
+            shift = moved
+        if repeats:
+            counts[i + _ONE] = counts[i]
+        else:
+            count_rows(a_indices, a_indptr, b_indices, b_indptr, i, i + _ONE, counts, bits, summary)
+        before = t
+
+
+@njit(nogil=True, cache=True)
 def tiny_product(
     ring, zero, a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, columns,
     out_indptr, out_data, out_indices, sums, marks,

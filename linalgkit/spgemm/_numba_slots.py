@@ -1,8 +1,8 @@
 """Compiled kernels of products of known patterns: where each product goes, values, gradients.
 
 Slots are places within the row of the result: 1, 2 or 4 bytes a product. With them a product is
-one multiplication and one addition into a row that is in L1. Bound: the streams of A's and B's
-rows and of the slots.
+one multiplication and one addition into a row that is in L1. Bound: these, five instructions a
+product and a dozen an entry of A; on all cores the streams of A, the slots and the result.
 """
 
 import numpy as np
@@ -34,26 +34,24 @@ def find_slots(
 
 @njit(nogil=True, cache=True)
 def add_slots(
-    start, stop, ring, zero, a_data, a_indices, a_indptr, b_data, b_indptr, c_indptr, begins,
-    slots, is_far, out,
+    start, stop, ring, zero, a_data, a_indptr, b_data, firsts, lengths, c_indptr, begins, slots,
+    is_far, out,
 ):  # fmt: skip
-    # Values of the rows start..stop by slots. Two products a turn: rows of B are short, and the
-    # loop's own cost shows. Prefetches only where B is too large for the near caches.
+    # Values of the rows start..stop by slots; of every entry of A it is known where its row of B
+    # begins and how long that is. Two products a turn: rows of B are short, and the loop's own
+    # cost shows. Prefetches only where B is too large for the near caches.
     used = np.uint64(a_indptr[-1]) if is_far else np.uint64(0)
     s = np.uint64(begins[start])
     for i in range(np.uint64(start), np.uint64(stop)):
         low, high = np.uint64(c_indptr[i]), np.uint64(c_indptr[i + _ONE])
         for p in range(low, high):
             out[p] = zero
-        t, t_end = np.uint64(a_indptr[i]), np.uint64(a_indptr[i + _ONE])
-        while t < t_end:
-            k, factor = np.uint64(a_indices[t]), a_data[t]
-            q, q_end = np.uint64(b_indptr[k]), np.uint64(b_indptr[k + _ONE])
-            ahead = t + _AHEAD
-            if ahead + _AHEAD < used:
-                prefetch(b_indptr, np.uint64(a_indices[ahead + _AHEAD]))
-                prefetch(b_data, np.uint64(b_indptr[np.uint64(a_indices[ahead])]))
-            while q + _ONE < q_end:
+        for t in range(np.uint64(a_indptr[i]), np.uint64(a_indptr[i + _ONE])):
+            factor, q = a_data[t], np.uint64(firsts[t])
+            s_end = s + np.uint64(lengths[t])
+            if t + _AHEAD < used:
+                prefetch(b_data, np.uint64(firsts[t + _AHEAD]))
+            while s + _ONE < s_end:
                 one = ring_multiply(ring, factor, b_data[q])
                 two = ring_multiply(ring, factor, b_data[q + _ONE])
                 p = low + np.uint64(slots[s])
@@ -62,11 +60,18 @@ def add_slots(
                 out[p] = ring_add(ring, out[p], two)
                 q += _TWO
                 s += _TWO
-            if q < q_end:
+            if s < s_end:
                 p = low + np.uint64(slots[s])
                 out[p] = ring_add(ring, out[p], ring_multiply(ring, factor, b_data[q]))
                 s += _ONE
-            t += _ONE
+
+
+@njit(nogil=True, cache=True)
+def gather(start, stop, ring, zero, a_data, b_data, firsts, out):
+    # Values of the entries start..stop, each one product, in the order of A's entries.
+    for t in range(np.uint64(start), np.uint64(stop)):
+        product = ring_multiply(ring, a_data[t], b_data[np.uint64(firsts[t])])
+        out[t] = ring_add(ring, zero, product)
 
 
 @njit(nogil=True, cache=True)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+import linalgkit
 from linalgkit import spgemm
 from linalgkit.spgemm import _numba_rows
 
@@ -26,11 +27,12 @@ def test_one_compilation_a_dtype_and_index_width_pruned_or_not():
     assert len(_numba_rows.tiny_product.signatures) == after
 
 
+@pytest.mark.parametrize("workers", [1, 2, 3])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_rows_that_repeat_fall_back_where_they_do_not(dtype):
+def test_rows_that_repeat_fall_back_where_they_do_not(dtype, workers):
     # A band whose rows repeat but for damage here and there: empty rows, other columns, others'
-    # lengths, more products than the kernel keeps.
-    n = 4000
+    # lengths, more products than the kernel keeps. Several threads count the entries first.
+    n = 20_000
     rng = np.random.default_rng(0)
     band = sp.lil_array(
         sp.diags_array([1.0, -2.0, 3.0, -2.0, 1.0], offsets=[-70, -1, 0, 1, 70], shape=(n, n))
@@ -39,11 +41,15 @@ def test_rows_that_repeat_fall_back_where_they_do_not(dtype):
     band[900, 17] = 4.0
     band[1500:1510, 3000] = 1.0
     band[2000, rng.permutation(n)[:200]] = 2.0
+    band[12_000:12_003] = band[2000]
+    band[15_000, [3, 14_999]] = 5.0
     band = sp.csr_array(band).astype(dtype)
     band.data = rng.standard_normal(band.nnz).astype(dtype)
+    expected = band @ band
+    expected.sort_indices()
     for prune in (True, False):
-        result, expected = spgemm.matmul(band, band, prune=prune), band @ band
-        expected.sort_indices()
+        with linalgkit.use_workers(workers):
+            result = spgemm.matmul(band, band, prune=prune)
         np.testing.assert_array_equal(result.indices, expected.indices)
         assert result.data.tobytes() == expected.data.tobytes()
 

@@ -107,6 +107,37 @@ def test_rows_at_the_limits_of_the_slots(longest, slots):
     check(a, b, slots, mask=mask)
 
 
+def test_rows_of_many_repeated_entries_are_longer_than_those_of_the_result():
+    # One column, 300 times: its slots are all 0, and its length is more than a byte holds.
+    b = sp.csr_array((np.arange(300.0), np.zeros(300, int), [0, 300]), (1, 1))
+    for slots in (True, False):
+        check(sp.csr_array([[2.0], [3.0]]), b, slots)
+
+
+# Columns of a right operand whose rows have one entry each.
+COLUMNS = {
+    "in order": lambda k: 2 * k,
+    "not in order": lambda k: 2 * k[::-1],
+    "two on one": lambda k: k // 2,
+    "one is absent": lambda k: 2 * k,
+}
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("name", COLUMNS)
+def test_right_operands_of_one_entry_a_row(name, workers):
+    # Only where nothing moves, meets or is missing is an execution a gather without slots.
+    a, rows = random((1500, 2000), 0.1, 1), np.arange(2000)
+    data = np.random.default_rng(2).standard_normal(2000)
+    b = sp.csr_array((data, (rows, COLUMNS[name](rows))), (2000, 4000))
+    if name == "one is absent":
+        b = sp.csr_array(sp.vstack([b[:7], sp.csr_array((1, 4000)), b[8:]]))
+    with linalgkit.use_workers(workers):
+        for semiring in ("plus_times", "min_plus"):
+            plan = check(a, b, True, semiring)
+    assert (plan.slots is None) == (name == "in order")
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("slots", [True, False])
 @pytest.mark.parametrize("shape", list(product([0, 1, 4], repeat=3)))
