@@ -17,27 +17,13 @@ SOURCES = {
 }
 
 
+# The older architecture is to know every instruction and to have room for what blocks share; of the
+# optimiser one of them tells enough.
+@pytest.mark.parametrize(("arch", "is_optimised"), [("sm_80", False), ("sm_90a", True)])
 @pytest.mark.parametrize("name", SOURCES)
-def test_kernels_compile_for_the_oldest_architecture(name, require):
-    # Which is to know every instruction and to have room for what blocks share.
+def test_kernels_compile(name, arch, is_optimised, require):
     require("cuda.core")
-    assert len(SOURCES[name].compile("sm_80", is_optimised=False)) > 1000
-
-
-@pytest.mark.parametrize("name", SOURCES)
-def test_kernels_compile_with_optimisation(name, require):
-    # It takes most of the time: the first and the last instance of every template, then the
-    # others without.
-    require("cuda.core")
-    source, instances = SOURCES[name], {}
-    for kernel in source.kernels:
-        instances.setdefault(kernel.partition("<")[0], []).append(kernel)
-    sample = {kernel for some in instances.values() for kernel in (some[0], some[-1])}
-    for is_optimised in (True, False):
-        kernels = tuple(k for k in source.kernels if (k in sample) == is_optimised)
-        if kernels:
-            compiled = Source(source.path, kernels).compile("sm_90a", is_optimised=is_optimised)
-            assert len(compiled) > 1000
+    assert len(SOURCES[name].compile(arch, is_optimised=is_optimised)) > 1000
 
 
 @pytest.mark.parametrize(
