@@ -190,10 +190,10 @@ def _shifted(matrix: Any, shift: float) -> Any:
 
 
 @compiled()
-def _is_finite(factor: Any) -> Any:
-    """Tell it by the diagonal, where what is not finite in a row comes to."""
-    xp = array_namespace(factor)
-    return xp.all(xp.isfinite(xp.linalg.diagonal(factor)))
+def _is_finite(result: Any) -> Any:
+    """Tell it of a vector, or of a factor by its diagonal, where what is not finite comes to."""
+    xp = array_namespace(result)
+    return xp.all(xp.isfinite(result if result.ndim == 1 else xp.linalg.diagonal(result)))
 
 
 def _solved(root: Any, dots: Any) -> Any:
