@@ -473,7 +473,9 @@ def plan(
     -----
     Time of one product, and once more for the slots. Sums that cancel are stored: the pattern
     does not depend on values. With slots an execution streams A, gathers B and adds within one
-    row of the result.
+    row of the result; it also keeps, for every entry of A, where its row of B begins and ends (5
+    to 16 bytes). Where each product is an entry by itself, in the order of A's entries, there are
+    no slots: an execution is one gather.
 
     Examples
     --------
