@@ -117,7 +117,7 @@ def fftconvolve(x, h, *, axis, start, stop, is_circular):
     Short ones are multiplied by the matrix of the convolution.
     """
     m = h.shape[axis if h.ndim > 1 else -1]
-    is_short = h.size == m and x.shape[axis] * (stop - start) <= _PRODUCT
+    is_short = _is_short(x, h, axis, start, stop)
     if x.dtype.kind == "c" and not is_short:
         return reference.convolution(x, h, axis, start, stop, is_circular, _along_last)
     moved, h = last(x, axis), h if h.ndim == 1 else last(h, axis)
@@ -139,9 +139,24 @@ def fftconvolve(x, h, *, axis, start, stop, is_circular):
 
 
 def fftconvolve_vjp(cotangent, x, h, *, axis, start, stop, is_circular, wrt):
-    """Correlate with h by convolutions; with x by transforms, summed before the last of them."""
+    """Correlate with h by convolutions; with x by transforms, summed before the last of them.
+
+    Short sequences are correlated by one product of both matrices.
+    """
     options = {"axis": axis, "start": start, "stop": stop, "is_circular": is_circular}
-    return reference.pulled_back(cotangent, x, h, wrt, fftconvolve, _along_last, **options)
+    is_product = "h" in wrt and _is_short(x, h, axis, start, stop)
+    left = [name for name in wrt if not (is_product and name == "h")]
+    of_x, of_h = reference.pulled_back(cotangent, x, h, left, fftconvolve, _along_last, **options)
+    if is_product:
+        arrays = last(x, axis), last(cotangent, axis)
+        of_h = _correlated(*arrays, h.size, start, stop, is_circular).reshape(h.shape)
+    return of_x, of_h
+
+
+def _is_short(x, h, axis, start, stop):
+    """Tell whether the matrix of the convolution with one filter takes less than transforms."""
+    is_one = h.size == h.shape[axis if h.ndim > 1 else -1]
+    return is_one and x.shape[axis] * (stop - start) <= _PRODUCT
 
 
 def _groups(x, h):
@@ -169,9 +184,7 @@ def _multiplied(x, h, start, stop, is_circular):
     begin = 0 if is_circular else n
     padded[begin : begin + m] = h
     matrix = padded[_places(n, start, stop, is_circular)]
-    vectors = x.reshape(x.size // n, n)
-    if x.itemsize not in vectors.strides or not vectors.flags.aligned:
-        vectors = vectors.copy()  # else no BLAS
+    vectors = _rows(x)
     y = np.empty((len(vectors), stop - start), x.dtype)
 
     def multiply(start, stop):
@@ -181,6 +194,34 @@ def _multiplied(x, h, start, stop, is_circular):
     # From that size on OpenBLAS has threads of its own, which wait for each other.
     run_chunks(multiply, bounds, blas=len(vectors) * matrix.size >= 1 << 18)
     return y.reshape(*x.shape[:-1], stop - start)
+
+
+def _correlated(x, g, m, start, stop, is_circular):
+    """Return Σ_t g[t] x̄[t − j], summed over vectors: sums over diagonals of xᴴ g."""
+    n, x, g = x.shape[-1], _rows(x), _rows(g)
+    total = np.zeros((n, stop - start), x.dtype)
+
+    def product(first, last):
+        return np.matmul(x[first:last].conj().T, g[first:last])
+
+    def add(_, part):
+        np.add(total, part, out=total)
+
+    bounds = chunk_bounds((len(x), total.size), minimum=_MULTIPLY_ADDS)
+    run_chunks(product, bounds, blas=len(x) * total.size >= 1 << 18, commit=add)
+    begin = 0 if is_circular else n
+    places = _places(n, start, stop, is_circular).reshape(-1)
+    sums = np.bincount(places, total.real.reshape(-1), begin + m)
+    if total.dtype.kind == "c":
+        sums = sums + 1j * np.bincount(places, total.imag.reshape(-1), begin + m)
+    return sums[begin : begin + m].astype(total.dtype)
+
+
+def _rows(x):
+    """Return vectors as rows of a matrix that BLAS takes: a view where it can be."""
+    vectors = x.reshape(x.size // x.shape[-1], x.shape[-1])
+    is_fit = x.itemsize in vectors.strides and vectors.flags.aligned
+    return vectors if is_fit else vectors.copy()
 
 
 @lru_cache(maxsize=16)

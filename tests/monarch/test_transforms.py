@@ -193,6 +193,7 @@ def test_sequences_do_not_touch_each_other(filters, mode, engine):
 @pytest.mark.parametrize("n", [1000, 1001, 1021])  # by panels or not, of good lengths and not
 def test_any_number_of_workers_gives_the_same_bits(n):
     x = random(np.random.default_rng(0), "float32", 133, n)
+    short = x.reshape(-1, 19).repeat(4, axis=0)
     calls = (
         lambda: monarch.fft(x),
         lambda: monarch.ifft(np.asfortranarray(x)),
@@ -200,6 +201,7 @@ def test_any_number_of_workers_gives_the_same_bits(n):
         lambda: monarch.fftconvolve(x, x[0]),
         lambda: monarch.fftconvolve(x[::-1], x),
         lambda: monarch.fftconvolve(x.reshape(-1, 7), x[0, :7]),
+        lambda: monarch.fftconvolve_vjp(short, short, short[0]).h,
     )
     for call in calls:
         with linalgkit.use_workers(1):
