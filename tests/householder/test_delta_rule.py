@@ -1,6 +1,7 @@
 """The delta rule against its recurrence, in exact and long arithmetic, and the traps of chunks."""
 
 import re
+import tracemalloc
 import warnings
 from fractions import Fraction
 from functools import cache
@@ -148,6 +149,11 @@ def test_orthonormal_keys_are_an_exact_memory():
     close(keys @ state, values, 1e-14)
 
 
+def test_beta_one_reads_back_what_was_just_written():
+    _, k, v, _, _, state = random_arrays(rng(), "float64", tokens=40, width=8, values=3)
+    close(delta_rule(k, k, v, np.ones(40), initial_state=state, scale=1), v, 1e-14)
+
+
 def test_beta_zero_reads_the_initial_state():
     q, k, v, beta, _, state = random_arrays(rng(), "float64", tokens=20)
     got = delta_rule(q, k, v, 0 * beta, initial_state=state, scale=0.5)
@@ -273,6 +279,28 @@ def long_sequences_with_gradients(reflections, decay):
     truth = [None if x is None else next(found).numpy() for x in leaves]
     torch.set_num_threads(threads)
     return arrays, [w.numpy() for w in weights], truth
+
+
+def test_gradients_keep_the_states_of_chunks_not_of_tokens():
+    arrays = random_arrays(rng(), "float64", tokens=1024, width=64, values=64)[:4]
+    delta_rule_vjp(arrays[2], *arrays)
+    tracemalloc.start()
+    delta_rule_vjp(arrays[2], *arrays)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1024 * 64 * 64 * 8 / 2
+
+
+def test_jax_traces_as_much_for_long_sequences_as_for_short_ones(engine, require):
+    if engine != "array_api":
+        return
+    jax, lines = require("jax"), []
+    for tokens in (2 * 64 + 7, 20 * 64 + 7):
+        arrays = random_arrays(rng(), "float32", tokens=tokens)[:4]
+        traced = [jax.make_jaxpr(delta_rule)(*arrays)]
+        traced.append(jax.make_jaxpr(delta_rule_vjp)(arrays[2], *arrays))
+        lines.append([str(program).count("=") for program in traced])
+    assert lines[0] == lines[1]
 
 
 def test_only_what_is_wanted():
