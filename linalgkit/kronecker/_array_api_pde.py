@@ -62,6 +62,11 @@ class Fitted:
                 "the equation is singular with these conditions: the solution is not finite."
             )
         left, scale = problem.left_side(self.system.values, x)
+        if not np.all(np.isfinite(left)):
+            raise np.linalg.LinAlgError(
+                "the equation is not finite at the last iterate: Newton's method diverges, or the "
+                "nonlinear term has no value there."
+            )
         self.misfit = linalg.norm(left - problem.source)
         # Standard deviation of the equation's errors, as the held-out nodes show it; where so many
         # functions leave nothing to hold out, as all nodes do.

@@ -307,22 +307,35 @@ def axis_columns(problem, axis):
 
 
 def stationary_kernels(problem, frequencies, family, *, maxiter, report):
-    """The paper's kernels with the frequencies found and one length, by the held-out residual."""
+    """The paper's kernels with one length and some frequencies found, by the held-out residual.
+
+    Weak frequencies may be those of products of u in a pointwise term, which u itself has not.
+    """
     judge = Judge(problem, maxiter)
-    best, least = None, np.inf
-    for length in LENGTHS[family]:
-        kernels = []
-        for grid, (omega, part) in zip(problem.grid, frequencies, strict=True):
-            means = np.concatenate([[0.0], omega[part >= 1e-5]]) / (2 * np.pi)
-            weights, width = np.full(means.size, 1 / means.size), grid[-1] - grid[0]
-            if family is SpectralMixture:
-                scales = np.full(means.size, 1 / (2 * np.pi * length * width))
-                kernels.append(SpectralMixture(weights, means, scales))
-            else:
-                kernels.append(StudentTMixture(weights, means, np.full(means.size, length * width)))
-        misfit = judge(tuple(kernels))
-        if misfit < least:
-            best, least = tuple(kernels), misfit
-        if report(tuple(kernels), misfit) or misfit > 10 * least:  # past the best
-            break
+    best, least, tried = None, np.inf, []
+    for threshold in THRESHOLDS[1:3]:
+        chosen = [omega[part >= threshold].tolist() for omega, part in frequencies]
+        if chosen in tried:
+            continue
+        tried.append(chosen)
+        for length in LENGTHS[family]:
+            kernels = tuple(
+                _stationary(family, omega, length * (grid[-1] - grid[0]))
+                for grid, omega in zip(problem.grid, chosen, strict=True)
+            )
+            misfit = judge(kernels)
+            if misfit < least:
+                best, least = kernels, misfit
+            if report(kernels, misfit):
+                return best, least
+            if misfit > 10 * least:  # past the best
+                break
     return best, least
+
+
+def _stationary(family, omega, length):
+    means = np.concatenate([[0.0], omega]) / (2 * np.pi)
+    weights = np.full(means.size, 1 / means.size)
+    if family is SpectralMixture:
+        return SpectralMixture(weights, means, np.full(means.size, 1 / (2 * np.pi * length)))
+    return StudentTMixture(weights, means, np.full(means.size, length))

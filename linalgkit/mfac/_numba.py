@@ -29,7 +29,7 @@ _STREAM = 4096  # columns that are read in one go, at least: each row begins ano
 _FEW = 8  # rows that chunks for vectors are cut for, at least
 _ALONE = 1024  # rows of matrices that are factorised by one thread
 _DEPTH = 128  # columns whose products are summed in one go, in float32 where that will do
-_SHORT = 512  # columns of other pieces
+_SHORT = 512  # columns of other pieces: the sums of products in float64 are read as seldom
 
 
 def squared_lengths(g):
@@ -47,10 +47,11 @@ def gram(g, *, tolerance):
     # Rounding within pieces is independent of that in others.
     is_rough = 2.0**-24 / max(1.0, d / _DEPTH) ** 0.5 <= tolerance and g.dtype != np.float64
     dtype = np.dtype(np.float32 if is_rough else np.float64)
+    depth = min(d, _DEPTH if is_rough else _SHORT)
     bounds = chunk_bounds((d, m), minimum=max(_WORK, _COLUMNS * m))
     total = _summed(
         _gram_of_columns, bounds, (m, m), kind, g,
-        scratch=lambda: _Scratch(m, min(d, _DEPTH), min(d, _DEPTH), dtype),
+        scratch=lambda: _Scratch(m, depth, depth, dtype),
     )  # fmt: skip
     lower = np.tril(total)
     return lower + np.tril(total, -1).T
@@ -86,10 +87,10 @@ def _aligned(shape, dtype):
 
 
 def _gram_of_columns(start, stop, kind, g, scratch):
-    m = g.shape[0]
+    m, depth = g.shape[0], scratch.panels.shape[1]
     total = np.zeros((m, m))
-    for begin in range(start, stop, _DEPTH):
-        end = min(stop, begin + _DEPTH)
+    for begin in range(start, stop, depth):
+        end = min(stop, begin + depth)
         # A copy even of the same dtype: contiguous, which the kernel is compiled for.
         rows = scratch.rows[: m * (end - begin)].reshape(m, end - begin)
         _numba_rows.widened(begin, end, kind, g, rows)

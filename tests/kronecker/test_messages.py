@@ -53,7 +53,11 @@ def cubic(function=lambda u: u**3, slope=lambda u: 3 * u**2):
         ({"nonlinearity": cubic(lambda u: None)}, TypeError, "the function .* got .* in object"),
         ({"nonlinearity": cubic(lambda u: 1j * u)}, TypeError, "real numbers .* in complex128"),
         ({"nonlinearity": cubic(slope=lambda u: u[:2])}, TypeError, "a derivative .* return real"),
-        ({"nonlinearity": cubic(lambda u: np.nan * u)}, np.linalg.LinAlgError, "Newton's method"),
+        (
+            {"nonlinearity": cubic(lambda u: np.nan * u), "kernel": Envelopes((0j,), (4,))},
+            np.linalg.LinAlgError,
+            "Newton's method",
+        ),
         ({"kernel": Envelopes(0j, (4,))}, TypeError, "rates of Envelopes must be a tuple; got 0j"),
         ({"kernel": Envelopes((0j,), (4, 5))}, ValueError, "a degree for each of 1 rates; got 2"),
         ({"kernel": Envelopes(("0",), (4,))}, TypeError, "rates of Envelopes must be a number"),

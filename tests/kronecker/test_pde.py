@@ -283,14 +283,20 @@ def test_grid_that_is_not_equispaced():
 
 
 @pytest.mark.parametrize(
-    ("kernel", "promised"), [(SpectralMixture, 1e-9), (StudentTMixture, 1e-10)]
+    ("name", "kernel", "promised"),
+    [
+        ("P1", SpectralMixture, 1e-9),
+        ("P1", StudentTMixture, 1e-10),
+        ("AC1", StudentTMixture, 1e-10),  # whose source has also the frequency of u³
+    ],
 )
-def test_kernels_of_the_paper(kernel, promised):
-    case = problem(*TABLE["P1"][:-1])
+def test_kernels_of_the_paper(name, kernel, promised):
+    case = problem(*TABLE[name][:-1])
     found = case.solved(solve_pde, kernel=kernel, tol=1e-7)
     assert isinstance(found.kernel[0], kernel)
     assert found.success
     assert case.error(found) < promised
+    np.testing.assert_allclose(2 * np.pi * found.kernel[0].means, [0, 100], atol=1e-3)
     again = case.solved(solve_pde, kernel=found.kernel[0], tol=1e-7)
     np.testing.assert_array_equal(again.u, found.u)
 

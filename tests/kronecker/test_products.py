@@ -1,6 +1,6 @@
 """Products: conventions, order of modes, sizes, dtypes, operators as factors, memory, bad input."""
 
-from functools import reduce
+from functools import cache, reduce
 from itertools import permutations, product
 
 import numpy as np
@@ -28,39 +28,51 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("engine", ["array_api", "numba"])
-@pytest.mark.parametrize("dtype", "fdFD")
-@pytest.mark.parametrize("name", SHAPES)
-def test_product_is_that_of_numpy_kron(name, dtype, engine):
+@cache
+def multiplied(name, dtype):
+    """Factors, vectors, their products by numpy.kron, and what its adjoint makes of these."""
     rng = np.random.default_rng(0)
     factors = [random(rng, dtype, *shape) for shape in SHAPES[name]]
     matrix = dense(factors)
     x = random(rng, dtype, 3, matrix.shape[1])
+    y = x @ matrix.T
+    return factors, x, y, y @ matrix.conj()
+
+
+@pytest.mark.parametrize("engine", ["array_api", "numba"])
+@pytest.mark.parametrize("dtype", "fdFD")
+@pytest.mark.parametrize("name", SHAPES)
+def test_product_is_that_of_numpy_kron(name, dtype, engine):
+    factors, x, expected, pulled = multiplied(name, dtype)
     with linalgkit.use_engine(engine):
         got = kronecker.kron_matvec(factors, x)
         block = kronecker.kron_matmat(factors, x.T)
-        back = kronecker.kron_rmatvec(factors, got)
-    expected = x @ matrix.T
+        back = kronecker.kron_rmatvec(factors, expected)
     scale = np.abs(expected).max()
     assert got.dtype == np.dtype(dtype)
     np.testing.assert_allclose(got, expected, rtol=0, atol=TOLERANCE[dtype] * scale)
     np.testing.assert_allclose(block, expected.T, rtol=0, atol=TOLERANCE[dtype] * scale)
-    expected = got @ matrix.conj()
-    scale = np.abs(expected).max()
-    np.testing.assert_allclose(back, expected, rtol=0, atol=10 * TOLERANCE[dtype] * scale)
+    scale = np.abs(pulled).max()
+    np.testing.assert_allclose(back, pulled, rtol=0, atol=10 * TOLERANCE[dtype] * scale)
+
+
+@cache
+def added_up(sizes, dtype):
+    """Factors, vectors, and their products with the dense sum."""
+    rng = np.random.default_rng(1)
+    factors = [random(rng, dtype, n, n) for n in sizes]
+    x = random(rng, dtype, 2, int(np.prod(sizes)))
+    return factors, x, x @ dense_sum(factors).T
 
 
 @pytest.mark.parametrize("engine", ["array_api", "numba"])
 @pytest.mark.parametrize("dtype", "fD")
 @pytest.mark.parametrize("sizes", [(3,), (3, 2, 4), (8, 8, 8, 8), (5, 165, 2), (17, 170), (2,) * 9])
 def test_sum_is_the_dense_one(sizes, dtype, engine):
-    rng = np.random.default_rng(1)
-    factors = [random(rng, dtype, n, n) for n in sizes]
-    x = random(rng, dtype, 2, int(np.prod(sizes)))
+    factors, x, expected = added_up(sizes, dtype)
     with linalgkit.use_engine(engine):
         got = kronecker.kronsum_matvec(factors, x)
         block = kronecker.KroneckerSum(factors) @ x.T
-    expected = x @ dense_sum(factors).T
     scale = np.abs(expected).max()
     np.testing.assert_allclose(got, expected, rtol=0, atol=TOLERANCE[dtype] * scale)
     np.testing.assert_allclose(block, expected.T, rtol=0, atol=TOLERANCE[dtype] * scale)
