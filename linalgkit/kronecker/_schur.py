@@ -13,7 +13,8 @@ from scipy.linalg import get_lapack_funcs, schur, solve_triangular
 
 from ._modes import modes
 
-_LEAF = 32  # order of the equations that LAPACK solves
+_LEAF = 64  # order of the equations of two modes that LAPACK solves
+_SLICES = 32  # of those of more modes that are solved slice by slice
 
 
 def solve_by_schur(b, factors, shift, columns):
@@ -82,7 +83,7 @@ def _solve_triangular(triangles, y):
         _sylvester(*triangles, y)
     elif sizes[k] == 1:  # all ones: what remains is a number
         y /= sum(t[0, 0] for t in triangles)
-    elif sizes[k] > 1 and len(sizes) > 2 and sizes[k] <= _LEAF:
+    elif sizes[k] > 1 and len(sizes) > 2 and sizes[k] <= _SLICES:
         _by_slices(triangles, y)
     else:
         _by_halves(triangles, y, k)

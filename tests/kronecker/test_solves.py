@@ -277,7 +277,9 @@ def test_what_cannot_be_solved_is_told():
         kronecker.shifted_solve([eye], np.ones(3), "much")
 
 
-@pytest.mark.parametrize("sizes", [(70,), (40, 75), (75, 40), (9, 8, 10), (3, 40, 2, 5)], ids=str)
+@pytest.mark.parametrize(
+    "sizes", [(70,), (40, 75), (75, 40), (30, 150), (9, 8, 10), (3, 40, 2, 5)], ids=str
+)
 @pytest.mark.parametrize("dtype", "dD")
 def test_schur_by_halves(sizes, dtype):
     # Larger than what is left to LAPACK; real factors have pairs of complex eigenvalues.
