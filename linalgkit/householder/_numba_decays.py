@@ -13,7 +13,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .._intrinsics import OUTER, for_size, record_of
+from .._intrinsics import INNER, OUTER, for_size, record_of
 from .._tiles import ROW, VECTOR, Emitter, aligned, copy_rows, put_number, zero_rows
 
 
@@ -107,6 +107,15 @@ def dot_rows(typingctx, like, x, y, rows):
     return like.dtype(like, *(types.intp,) * 3), codegen
 
 
+@njit(nogil=True, cache=True, error_model="numpy", **INNER)
+def _span(sizes, unit):
+    """Return the first token of a chunk, counted through all heads, and how many it has."""
+    chunk = unit % sizes.chunks * sizes.tokens
+    after = sizes.length - chunk
+    tokens = sizes.tokens if after > sizes.tokens else after
+    return unit // sizes.chunks * sizes.length + chunk, tokens
+
+
 @njit(nogil=True, cache=True, error_model="numpy", **OUTER)
 def decay(start, stop, like, numbers):
     """Fill the decays of tokens from their chunk's start and to its end, and rows with decays."""
@@ -115,10 +124,8 @@ def decay(start, stop, like, numbers):
     n, stride = sizes.reflections, sizes.width * like.itemsize
     across = stride if sizes.entries > 1 else ROW
     for unit in range(start, stop):
-        chunk = unit % sizes.chunks * sizes.tokens
-        after = sizes.length - chunk
-        tokens = sizes.tokens if after > sizes.tokens else after
-        begin, last = unit // sizes.chunks * sizes.length + chunk, (tokens - 1) * across
+        begin, tokens = _span(sizes, unit)
+        last = (tokens - 1) * across
         gates, since = at.gates + begin * across, at.since + begin * across
         until = at.until + begin * across
         copy_rows(like, gates, ROW, since, ROW, across // ROW)
@@ -149,10 +156,7 @@ def decay_scores(start, stop, like, numbers, gates, scores, buffer):
     n, size, one = sizes.reflections, like.itemsize, like.dtype.type(1)
     step, factors = sizes.columns * size, np.intp(aligned(buffer))
     for unit in range(start, stop):
-        chunk = unit % sizes.chunks * sizes.tokens
-        after = sizes.length - chunk
-        tokens = sizes.tokens if after > sizes.tokens else after
-        begin = unit // sizes.chunks * sizes.length + chunk
+        begin, tokens = _span(sizes, unit)
         zero_rows(like, factors, ROW, step // ROW)
         for token in range(tokens - 1, -1, -1):
             put_number(like, one, factors + (sizes.reads + token) * size)
@@ -173,10 +177,7 @@ def score_by_columns(start, stop, like, numbers, gates, keys, queries, scores, b
     n, size, zero = sizes.reflections, like.itemsize, like.dtype.type(0)
     stride, step, carried = sizes.width * size, sizes.columns * size, np.intp(aligned(buffer))
     for unit in range(start, stop):
-        chunk = unit % sizes.chunks * sizes.tokens
-        after = sizes.length - chunk
-        tokens = sizes.tokens if after > sizes.tokens else after
-        begin = unit // sizes.chunks * sizes.length + chunk
+        begin, tokens = _span(sizes, unit)
         for row in range(tokens * n):
             target = scores + (unit * sizes.rows + row) * step
             reads = target + sizes.reads * size
@@ -210,10 +211,7 @@ def mix_by_columns(
     stride, step, ones = sizes.width * size, sizes.columns * size, np.intp(aligned(buffer))
     carried = ones + stride
     for unit in range(start, stop):
-        chunk = unit % sizes.chunks * sizes.tokens
-        after = sizes.length - chunk
-        tokens = sizes.tokens if after > sizes.tokens else after
-        begin = unit // sizes.chunks * sizes.length + chunk
+        begin, tokens = _span(sizes, unit)
         for row in range(tokens * n):
             weights = of_scores + (unit * sizes.rows + row) * step
             own = (begin * n + row) * stride
@@ -249,10 +247,7 @@ def pull_gates(
     totals, minus = ones + stride, ones + 2 * stride
     put_number(like, like.dtype.type(-1), minus)
     for unit in range(start, stop):
-        chunk = unit % sizes.chunks * sizes.tokens
-        after = sizes.length - chunk
-        tokens = sizes.tokens if after > sizes.tokens else after
-        begin = unit // sizes.chunks * sizes.length + chunk
+        begin, tokens = _span(sizes, unit)
         copy_rows(like, of_left + unit * stride, ROW, totals, ROW, stride // ROW)
         for token in range(begin + tokens - 1, begin - 1, -1):
             q = token * stride

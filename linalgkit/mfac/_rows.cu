@@ -1,8 +1,8 @@
 // Passes over the gradients G (rows, columns): dots of all rows with a vector, and combinations of
 // rows. Bounded by reading G; numbers are widened in registers and summed in float64.
 //   dots:    a block holds COLUMNS entries of x in shared memory; each of its warps takes SIDE
-//            rows after the others and writes that piece's sums. The sums of pieces are added afterwards,
-//            in one order.
+//            rows at a time and writes that piece's sums. The sums of pieces are added
+//            afterwards, in one order.
 //   combine: a thread holds the sums of as many columns as it loads at once, over all rows.
 
 namespace linalgkit {

@@ -201,9 +201,9 @@ class SlidingWindowFisher:
         """
         solve_unit, next_count = None, min(self.m, self.count + 1)
         shift = self._divisor(next_count) * self.damping
-        begin = getattr(engine(self._gram), "unit_solver", None)
-        if begin and is_cupy_array(self._gram) and not self._is_few:
-            solve_unit = begin(self._gram, self._next, shift)
+        if is_cupy_array(self._gram) and not self._is_few:
+            begin = getattr(engine(self._gram), "unit_solver", None)  # the reference has none
+            solve_unit = begin and begin(self._gram, self._next, shift)
         row, parts, join = self._push(g)
         if self._is_few:
             return join(self._few().solve_row(row, result_dtype(parts[0])))
