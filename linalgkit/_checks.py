@@ -7,7 +7,7 @@ checks of values run on concrete values only.
 import sys
 from collections.abc import Collection, Sequence
 from functools import cache
-from math import isfinite
+from math import inf, isfinite
 from operator import index
 from typing import Any
 
@@ -173,8 +173,8 @@ def flags(**named: Any) -> None:
             )
 
 
-def number(name: str, value: Any) -> float:
-    """Return a finite real argument as float; TypeError or ValueError if it is none."""
+def number(name: str, value: Any, minimum: float = -inf) -> float:
+    """Return a finite real argument as float; TypeError or ValueError if none or too small."""
     try:
         found = None if isinstance(value, bool | np.bool_ | str | bytes) else float(value)
     except (TypeError, ValueError):
@@ -183,6 +183,8 @@ def number(name: str, value: Any) -> float:
         raise TypeError(f"{name} must be a number; got {value!r}.")
     if not isfinite(found):
         raise ValueError(f"{name} must be finite; got {found}.")
+    if found < minimum:
+        raise ValueError(f"{name} must be at least {minimum}; got {value!r}.")
     return found
 
 

@@ -219,6 +219,9 @@ def test_function():
 
 def test_number():
     assert _checks.number("scale", np.float32(0.5)) == 0.5
+    assert _checks.number("tol", 0, 0) == 0
+    with pytest.raises(ValueError, match=r"tol must be at least 0; got -0\.5"):
+        _checks.number("tol", -0.5, 0)
     for value in ("a", "0.5", "0.1", b"1", None, np.ones(2), True, np.False_):
         with pytest.raises(TypeError, match="scale must be a number; got "):
             _checks.number("scale", value)

@@ -260,9 +260,7 @@ def kron_cholesky(factors: Sequence[Any], /, *, max_jitter: float = 0.0) -> tupl
     (factors,) = checked(entries(factors))
     square(factors, "kron_cholesky")
     _concrete("kron_cholesky", "the Cholesky decomposition of each factor", factors)
-    max_jitter = _checks.number("max_jitter", max_jitter)
-    if max_jitter < 0:
-        raise ValueError(f"max_jitter must be at least 0; got {max_jitter!r}.")
+    max_jitter = _checks.number("max_jitter", max_jitter, 0)
     _finite(factors)
     return tuple(engine(*factors).kron_cholesky(*factors, max_jitter=max_jitter))
 

@@ -14,7 +14,7 @@ from .._engine import Engines
 from ._equations import Nonlinearity, boundary_rows, checked_grid, checked_terms, pointwise_parts
 from ._hosts import coordinates, progress_bar, to_host
 from ._kernels import SpectralMixture, StudentTMixture
-from ._solves import number, positive
+from ._solves import positive
 
 engine = Engines(__package__)
 
@@ -206,8 +206,7 @@ def solve_gp_hm(
         ("jitter", jitter),
     ):
         positive(name, value)
-    if number("tol", tol) < 0:
-        raise ValueError(f"tol must be at least 0; got {tol}.")
+    _checks.number("tol", tol, 0)
     if callback is not None:
         _checks.function("callback", callback)
     pointwise = pointwise_parts(nonlinearity, source.ndim)

@@ -12,7 +12,7 @@ from .. import _checks
 from .._engine import Engines
 from ._hosts import finite, like, one_blas_thread, to_host
 from ._kernels import SpectralMixture, StudentTMixture, on_host, parameters_of
-from ._solves import number, positive
+from ._solves import positive
 
 engine = Engines(__package__)
 
@@ -301,8 +301,7 @@ def fit_kernel(
     maxiter = _checks.size("maxiter", maxiter, 1)
     _checks.choice("prior", prior, (None, "jeffreys"))
     nugget = None if nugget is None else positive("nugget", nugget)
-    if number("tol", tol) < 0:
-        raise ValueError(f"tol must be at least 0; got {tol}.")
+    _checks.number("tol", tol, 0)
     if kernel in (SpectralMixture, StudentTMixture):
         kind, start, nu = ("gaussian" if kernel is SpectralMixture else "matern"), None, 2.5
     else:

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 from .. import _checks
 from .._engine import Engines
 from ._modes import finite
-from ._solves import number
 
 engine = Engines(__package__)
 
@@ -104,9 +103,7 @@ def nearest_kronecker(
         )
     terms = _checks.size("terms", terms, 1)
     if tol is not None:
-        tol = number("tol", tol)
-        if tol < 0:
-            raise ValueError(f"tol must be at least 0; got {tol!r}.")
+        tol = _checks.number("tol", tol, 0)
         _checks.concrete("nearest_kronecker with tol", "terms", a=a)
         finite("a", a)
     found = engine(a).nearest_kronecker(a, block_shape=(rows, columns), terms=terms, tol=tol)

@@ -26,7 +26,6 @@ from ._equations import (
     with_values,
 )
 from ._hosts import coordinates, like, one_blas_thread, progress_bar, real_on_host, to_host
-from ._solves import number
 
 engine = Engines(__package__)
 
@@ -269,8 +268,7 @@ def solve_pde(
     """
     source, axes = checked_grid("solve_pde", source, grid)
     ndim = source.ndim
-    if not number("tol", tol) >= 0:
-        raise ValueError(f"tol must be at least 0; got {tol}.")
+    _checks.number("tol", tol, 0)
     maxiter = _checks.size("maxiter", maxiter, 1)
     if callback is not None:
         _checks.function("callback", callback)

@@ -238,9 +238,8 @@ def kron_lstsq(factors: Sequence[Any], b: Any, /, *, rcond: float | None = None)
     if rcond is None:
         eps = float(array_namespace(b).finfo(b.dtype).eps)
         rcond = eps * max(prod(rows_of(factors)), prod(columns_of(factors)))
-    elif number("rcond", rcond) < 0:
-        raise ValueError(f"rcond must be at least 0; got {rcond!r}.")
-    return engine(b, *factors).kron_lstsq(b, *factors, rcond=float(rcond))
+    rcond = _checks.number("rcond", rcond, 0)
+    return engine(b, *factors).kron_lstsq(b, *factors, rcond=rcond)
 
 
 @engine.traced(vjp="shifted_solve_vjp", batched=(0,))

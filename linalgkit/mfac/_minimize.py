@@ -183,8 +183,7 @@ def mfac_minimize(
 def check_steps(lr: Any, momentum: Any, weight_decay: Any) -> None:
     """Raise ValueError or TypeError where options of steps are out of their ranges."""
     for name, value in (("lr", lr), ("weight_decay", weight_decay)):
-        if _checks.number(name, value) < 0:
-            raise ValueError(f"{name} must be at least 0; got {value!r}.")
+        _checks.number(name, value, 0)
     if not 0 <= _checks.number("momentum", momentum) < 1:
         raise ValueError(f"momentum must be at least 0 and less than 1; got {momentum!r}.")
 

@@ -133,8 +133,7 @@ def lstsq(
         )
     finite(x=x, y=y)
     maxiter = _checks.size("maxiter", maxiter)
-    if _checks.number("tol", tol) < 0:
-        raise ValueError(f"tol must be at least 0; got {tol}.")
+    _checks.number("tol", tol, 0)
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be callable; got {type(callback).__name__}.")
     data = (y.shape[1], x.shape[1])

@@ -268,10 +268,8 @@ class Monarch(Operator):
         if self.batch_shape:
             raise ValueError(f"lstsq takes one matrix; got batch axes {self.batch_shape}.")
         b, _ = _right_sides(b, self.left, self.shape[0])
-        tol = None if tol is None else _checks.number("tol", tol)
+        tol = None if tol is None else _checks.number("tol", tol, 0)
         maxiter = 10 * max(self.shape) if maxiter is None else _checks.size("maxiter", maxiter)
-        if tol is not None and tol < 0:
-            raise ValueError(f"tol must be at least 0; got {tol}.")
         if self._whole == self.shape and _has_square_blocks(self):
             try:
                 return self.solve(b)

@@ -137,8 +137,7 @@ def project(
     sizes = _checked(a, nblocks, blocks, rank)
     _checks.choice("gauge", gauge, _GAUGES)
     _checks.choice("method", method, _METHODS)
-    if _checks.number("rtol", rtol) < 0:
-        raise ValueError(f"rtol must be at least 0; got {rtol}.")
+    _checks.number("rtol", rtol, 0)
     left, right = engine(a).project(a, blocks=sizes, gauge=gauge, method=method)
     found = Monarch(left, right, shape=tuple(a.shape[-2:]))
     if weight is None:
