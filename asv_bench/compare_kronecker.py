@@ -20,13 +20,26 @@ from contest import Call, Contest, Table
 
 from linalgkit import kronecker
 
-PACKAGES = ("numpy", "scipy", "numba", "pykronecker", "jax", "torch")
+PACKAGES = (
+    "numpy",
+    "scipy",
+    "numba",
+    "pykronecker",
+    "jax",
+    "torch",
+    "cupy-cuda13x",
+    "cupy-cuda12x",
+)
 
 FIRST_CALL = {
     "numba": """
 import numpy as np
 linalgkit.kronecker.kron_matvec([np.eye(4), np.eye(3)], np.ones(12))
-"""
+""",
+    "cupy": """
+import cupy
+linalgkit.kronecker.kron_matvec([cupy.eye(4), cupy.eye(3)], cupy.ones(12)).get()
+""",
 }
 
 PRODUCTS = ((8, 3), (8, 6), (16, 3), (16, 5), (32, 3), (32, 4), (64, 3), (128, 3), (200, 3))
@@ -40,7 +53,9 @@ EQUATIONS = ("P1", "P4", "P7", "P6")  # of the paper: 400 and 900 nodes, 200² a
 def tables(engine: str) -> list[Table]:
     """Return what is run on an engine's arrays."""
     if engine == "cupy":
-        raise SystemExit("kronecker has no contest on CuPy arrays yet.")
+        import kronecker_cuda
+
+        return kronecker_cuda.tables()
     products = {f"{n}^{d}": partial(product_contest, n, d) for n, d in PRODUCTS}
     sylvester = {f"n = {n}": partial(sylvester_contest, n) for n in SYLVESTER}
     triangular = {f"n = {n}": partial(triangular_contest, n) for n in SYLVESTER}

@@ -9,6 +9,9 @@ from linalgkit import kronecker
 SHAPES = {
     "registers": [(3, 4), (8, 7), (17, 32)],
     "all of one size": [(16, 16)] * 4,
+    "pairs": [(3, 4), (16, 13), (5, 2), (1, 3), (8, 8), (7, 1)],
+    "pairs that grow": [(15, 2), (9, 11), (16, 1)],
+    "a pair behind": [(70, 3), (4, 6), (2, 5)],
     "cuBLAS": [(40, 50), (33, 2), (1, 70)],
     "both": [(8, 8), (70, 66), (5, 5)],
     "batched by cuBLAS": [(3, 3), (64, 80), (64, 70)],
