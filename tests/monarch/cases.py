@@ -15,9 +15,8 @@ def entries(left, right):
     matrix = np.zeros((count * rows, k * p), dtype=np.result_type(left, right))
     for t in range(k * q):
         (block, row), (rho, lam) = divmod(t, q), divmod(t, count)
-        for sigma in range(rows):
-            columns = slice(block * p, (block + 1) * p)
-            matrix[sigma * count + lam, columns] += left[lam, sigma, rho] * right[block, row]
+        columns = slice(block * p, (block + 1) * p)
+        matrix[lam::count, columns] += np.outer(left[lam, :, rho], right[block, row])  # all σ
     return matrix
 
 

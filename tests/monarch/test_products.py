@@ -8,7 +8,7 @@ from monarch.cases import entries, factors, product, pulled_back, random
 
 import linalgkit
 from linalgkit import monarch
-from linalgkit.monarch import _numba_vectors
+from linalgkit.monarch import _numba, _numba_vectors
 
 DTYPES = ("float32", "float64", "complex64", "complex128")
 SHAPES = {
@@ -138,6 +138,19 @@ def test_same_bits_for_any_number_of_workers(count, axis):
             gradients = monarch.monarch_matmul_vjp(g, x, left, right, axis=axis)
             results.append([array.tobytes() for array in (product, *gradients)])
     assert all(result == results[0] for result in results)
+
+
+@pytest.mark.parametrize("shape", ["classical", "tall blocks", "rank 3", "not dividing"])
+@pytest.mark.parametrize("dtype", ["float32", "complex128"])
+def test_strips_of_the_batch_give_the_same_bits(dtype, shape, monkeypatch):
+    rng = np.random.default_rng(0)
+    left, right = factors(rng, dtype, SHAPES[shape])
+    sizes = right.shape[0] * right.shape[2], left.shape[0] * left.shape[1]
+    x, g = (random(rng, dtype, 70, size) for size in sizes)
+    whole = monarch.monarch_matmul_vjp(g, x, left, right)
+    monkeypatch.setattr(_numba, "_STRIP", 1)  # a byte: one panel a strip
+    for ours, theirs in zip(monarch.monarch_matmul_vjp(g, x, left, right), whole, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize("wrt", [["x"], ["left"], ["right"], ["left", "x"], [], None])

@@ -53,10 +53,10 @@ def slices(a, blocks):
 def best_error(a, blocks):
     """The least error by Eckart and Young, in float64."""
     wide = a.astype(np.result_type(a, np.float64))
-    total = 0.0
-    for _, _, part, rank in slices(wide, blocks):
-        total += np.sum(np.linalg.svd(part, compute_uv=False)[rank:] ** 2)
-    return np.sqrt(total)
+    _, _, parts, ranks = zip(*slices(wide, blocks), strict=True)
+    values = np.linalg.svd(parts, compute_uv=False)
+    is_lost = np.arange(values.shape[1]) >= np.array(ranks)[:, None]
+    return np.linalg.norm(values[is_lost])
 
 
 def tolerance(dtype, double, single):
