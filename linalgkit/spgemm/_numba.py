@@ -19,7 +19,14 @@ from .._intrinsics import RINGS
 from . import _numba_hash, _numba_masked
 from . import _numba_rows as _kernels
 from ._csr import check_memory
-from ._numba_operands import SMALL, available_memory, facts, operand, running_products
+from ._numba_operands import (
+    SMALL,
+    available_memory,
+    facts,
+    narrowed,
+    operand,
+    running_products,
+)
 from ._numba_plans import execute_plan, execute_plan_vjp, plan_slots
 from ._semirings import absent
 
@@ -56,6 +63,8 @@ def csr_matmul(
             return product
     of_a = facts("a", *a, b_indptr.size - 1)
     of_b = facts("b", *b, columns)
+    narrow = narrowed(columns, *a[1:], *b[1:])
+    a, b = (a[0], *narrow[:2]), (b[0], *narrow[2:])
     mask = None
     if mask_indptr is not None:
         mask = _mask(mask_indices, mask_indptr, columns)
@@ -211,19 +220,20 @@ def count_triangles(indices, indptr):
     """Count the triangles of a symmetric pattern; nothing is stored."""
     n = indptr.size - 1
     graph = _mask(indices, indptr, n, "a")
-    ends, _, _ = running_products((None, *graph), (None, *graph))
-    # Products of whole rows; of those below the diagonal, which count, there are far fewer.
-    bounds = _threads.chunk_bounds(ends, minimum=16 * _CHUNK)
+    # Rows differ much in their work, which only that work itself would tell: many chunks.
+    bounds = _threads.chunk_bounds(graph[1], minimum=SMALL // 8)
+    below = np.empty_like(graph[0]), np.empty(graph[0].size, np.uint64), np.empty_like(graph[1])
+    _threads.run_chunks(_numba_masked.words_below, bounds, *graph, *below)
     total = 0
 
     def commit(chunk, count):
         nonlocal total
         total += count
 
-    def kernel(start, stop, marks):
-        return _numba_masked.triangles(start, stop, *graph, marks)
-
-    _threads.run_chunks(kernel, bounds, scratch=lambda: np.zeros(n, dtype=np.uint8), commit=commit)
+    _threads.run_chunks(
+        _numba_masked.triangles, bounds, *graph, *below, commit=commit,
+        scratch=partial(np.zeros, -(-n // 64), dtype=np.uint64),
+    )  # fmt: skip
     return total
 
 
@@ -277,7 +287,7 @@ def _mask(indices, indptr, columns, name="mask"):
     index = np.int32 if indices.dtype == indptr.dtype == _NARROW else np.int64
     _, *pattern = operand(name, indices, indices, indptr, columns, index)
     if facts(name, None, *pattern, columns).ascends:
-        return pattern
+        return narrowed(columns, *pattern)
     from scipy.sparse import csr_array
 
     used = int(indptr[-1])
@@ -285,7 +295,7 @@ def _mask(indices, indptr, columns, name="mask"):
     canonical = csr_array(stored, shape=(indptr.size - 1, columns))
     canonical.sum_duplicates()
     _, *pattern = operand(name, canonical.indices, canonical.indices, canonical.indptr, 0, index)
-    return pattern
+    return narrowed(columns, *pattern)
 
 
 def _by_columns(b, columns):
