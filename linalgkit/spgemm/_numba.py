@@ -128,10 +128,10 @@ def _by_rows(ring, a, b, ascends, sort, work, columns):
     """
     scratch = partial(_scratch, columns, ring[1])
     share = partial(_kernels.part_of_row, *ring, *a, *b, ascends)
-    kinds = _repeats(b) if work.total > SMALL and columns <= _WIDE else None
-    if kinds is not None:
-        multiply = partial(_kernels.repeat_rows, *ring, *a, *b, kinds, ascends)
-        return multiply, scratch, share, partial(_kernels.count_repeats, *a[1:], *b[1:], kinds)
+    stamps = _stamps(b) if work.total > SMALL and columns <= _WIDE else None
+    if stamps is not None:
+        multiply = partial(_kernels.repeat_rows, *ring, *a, *b, stamps, ascends)
+        return multiply, scratch, share, partial(_kernels.count_repeats, *a[1:], *b[1:], stamps)
     multiply = partial(_kernels.multiply_rows, *ring, *a, *b, ascends)
     if columns > _WIDE:
         hashed = _hash_where_rows_are_short(ring, a, b, sort, columns, work, multiply, scratch)
@@ -192,18 +192,22 @@ def _in_chunks(result, a, b, work, multiply, scratch, share, count, counted):
     if share is not None and not _threads.is_serial([0, 0, rows]):
         parts = _parts(bounds, work.products(), np.diff(a[2][bounds]).astype(np.int64))
     is_serial = _threads.is_serial(bounds) and max(parts) == 1
-    is_known = counted and count is not None and not is_serial and max(parts) == 1
+    is_grid = counted and count is not None
+    is_known = is_grid and not is_serial and max(parts) == 1
+    # Patterns of grids are found anew in every chunk, and nothing waits for a small one.
+    step = max(1, min(4, len(bounds) // 32)) if is_grid else 1
+    fewer = [*bounds[:-1:step], bounds[-1]]
     if is_known or result.bytes(upper[-1], rows) > _to_reserve(result.max_memory):
         # Too much to reserve: pay for a first pass that counts.
         count = count or partial(_kernels.count_rows, *a[1:], *b[1:])
-        ends = _counted(count, bounds, partial(_bitmap, result.columns))
+        ends = _counted(count, fewer, partial(_bitmap, result.columns))
         upper = ends[bounds]
         if counted:
             check_memory(int(upper[-1]), rows, result.dtype.itemsize, result.max_memory)
         if is_known:
-            return _in_place(result, multiply, bounds, ends, scratch)
+            return _in_place(result, multiply, fewer, ends, scratch)
     if is_serial:
-        return _straight(result, multiply, bounds, upper, scratch)
+        return _straight(result, multiply, fewer, upper, scratch)
     return _one_phase(result, multiply, bounds, upper, scratch, share, parts)
 
 
@@ -349,20 +353,20 @@ def _start(semiring, dtype):
     return dtype.type(absent(semiring, dtype, np))
 
 
-def _repeats(b):
-    """Number B's rows by pattern if most repeat the row before, as on grids; else None."""
+def _stamps(b):
+    """Stamp B's rows by pattern if most repeat the row before, as on grids; else None."""
     _, indices, indptr = b
     rows = indptr.size - 1
     if not 1024 <= rows < 2**32 - 1:
         return None
-    kinds = np.empty(rows, dtype=np.uint32)
+    stamps = np.empty(rows, dtype=np.uint64)
     sample = np.arange(16) * (rows // 16)
-    equal = sum(_kernels.find_repeats(k, k + 9, indices, indptr, kinds) for k in sample.tolist())
+    equal = sum(_kernels.stamp_rows(k, k + 9, indices, indptr, stamps) for k in sample.tolist())
     if equal < 64:  # of 128
         return None
     bounds = _threads.chunk_bounds(indptr, minimum=2 * SMALL)
-    _threads.run_chunks(_kernels.find_repeats, bounds, indices, indptr, kinds)
-    return kinds
+    _threads.run_chunks(_kernels.stamp_rows, bounds, indices, indptr, stamps)
+    return stamps
 
 
 def _upper_bounds(work, columns):

@@ -9,7 +9,7 @@ the products are many, each place is an inner product of a row of A and a column
 import numpy as np
 from numba import njit
 
-from .._intrinsics import popcount, prefetch, ring_add, ring_multiply
+from .._intrinsics import for_size, popcount, prefetch, ring_add, ring_multiply
 
 _AHEAD = np.uint64(8)
 _ONE, _SIX, _LOW = np.uint64(1), np.uint64(6), np.uint64(63)
@@ -130,7 +130,9 @@ def words_below(start, stop, indices, indptr, places, words, ends):
 @njit(nogil=True, cache=True)
 def triangles(start, stop, indices, indptr, places, words, ends, marks):
     # Triples i > k > j that are joined by three edges, by i: what the words of the rows i and k
-    # share, for each k of row i. The marks are row i's bitmap with its empty words.
+    # share, for each k of row i. The marks are row i's bitmap with its empty words. For size: the
+    # dozen words of a row are too few for vectors.
+    for_size()
     count, used = np.uint64(0), np.uint64(indptr[-1])
     for i in range(np.uint64(start), np.uint64(stop)):
         begin, end = np.uint64(indptr[i]), np.uint64(ends[i])
