@@ -62,7 +62,8 @@ def csr_matmul(
         if product is not None:
             return product
     of_a = facts("a", *a, b_indptr.size - 1)
-    of_b = facts("b", *b, columns)
+    is_square = a_indices is b_indices and a_indptr is b_indptr and columns == b_indptr.size - 1
+    of_b = of_a if is_square else facts("b", *b, columns)
     narrow = narrowed(columns, *a[1:], *b[1:])
     a, b = (a[0], *narrow[:2]), (b[0], *narrow[2:])
     mask = None
