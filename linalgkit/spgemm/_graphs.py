@@ -187,6 +187,8 @@ def shortest_paths_minplus(
             return distance
         frontier = _selected(reached, better)
         distance[rows[better], frontier.indices] = frontier.data
+        if max_edges is None and (distance[starts[:-1], chosen] < 0).any():
+            break  # there and back at a gain: no need of n rounds
     if max_edges is None and n:
         raise ValueError("a cycle of negative length is reached: no path is shortest.")
     return distance

@@ -19,7 +19,14 @@ from .._intrinsics import RINGS
 from . import _numba_hash, _numba_masked
 from . import _numba_rows as _kernels
 from ._csr import check_memory
-from ._numba_operands import SMALL, available_memory, facts, operand, running_products
+from ._numba_operands import (
+    SMALL,
+    available_memory,
+    facts,
+    narrowed,
+    operand,
+    running_products,
+)
 from ._numba_plans import execute_plan, execute_plan_vjp, plan_slots
 from ._semirings import absent
 
@@ -55,7 +62,10 @@ def csr_matmul(
         if product is not None:
             return product
     of_a = facts("a", *a, b_indptr.size - 1)
-    of_b = facts("b", *b, columns)
+    is_square = a_indices is b_indices and a_indptr is b_indptr and columns == b_indptr.size - 1
+    of_b = of_a if is_square else facts("b", *b, columns)
+    narrow = narrowed(columns, *a[1:], *b[1:])
+    a, b = (a[0], *narrow[:2]), (b[0], *narrow[2:])
     mask = None
     if mask_indptr is not None:
         mask = _mask(mask_indices, mask_indptr, columns)
@@ -119,10 +129,10 @@ def _by_rows(ring, a, b, ascends, sort, work, columns):
     """
     scratch = partial(_scratch, columns, ring[1])
     share = partial(_kernels.part_of_row, *ring, *a, *b, ascends)
-    kinds = _repeats(b) if work.total > SMALL and columns <= _WIDE else None
-    if kinds is not None:
-        multiply = partial(_kernels.repeat_rows, *ring, *a, *b, kinds, ascends)
-        return multiply, scratch, share, partial(_kernels.count_repeats, *a[1:], *b[1:], kinds)
+    stamps = _stamps(b) if work.total > SMALL and columns <= _WIDE else None
+    if stamps is not None:
+        multiply = partial(_kernels.repeat_rows, *ring, *a, *b, stamps, ascends)
+        return multiply, scratch, share, partial(_kernels.count_repeats, *a[1:], *b[1:], stamps)
     multiply = partial(_kernels.multiply_rows, *ring, *a, *b, ascends)
     if columns > _WIDE:
         hashed = _hash_where_rows_are_short(ring, a, b, sort, columns, work, multiply, scratch)
@@ -183,18 +193,22 @@ def _in_chunks(result, a, b, work, multiply, scratch, share, count, counted):
     if share is not None and not _threads.is_serial([0, 0, rows]):
         parts = _parts(bounds, work.products(), np.diff(a[2][bounds]).astype(np.int64))
     is_serial = _threads.is_serial(bounds) and max(parts) == 1
-    is_known = counted and count is not None and not is_serial and max(parts) == 1
+    is_grid = counted and count is not None
+    is_known = is_grid and not is_serial and max(parts) == 1
+    # Patterns of grids are found anew in every chunk, and nothing waits for a small one.
+    step = max(1, min(4, len(bounds) // 32)) if is_grid else 1
+    fewer = [*bounds[:-1:step], bounds[-1]]
     if is_known or result.bytes(upper[-1], rows) > _to_reserve(result.max_memory):
         # Too much to reserve: pay for a first pass that counts.
         count = count or partial(_kernels.count_rows, *a[1:], *b[1:])
-        ends = _counted(count, bounds, partial(_bitmap, result.columns))
+        ends = _counted(count, fewer, partial(_bitmap, result.columns))
         upper = ends[bounds]
         if counted:
             check_memory(int(upper[-1]), rows, result.dtype.itemsize, result.max_memory)
         if is_known:
-            return _in_place(result, multiply, bounds, ends, scratch)
+            return _in_place(result, multiply, fewer, ends, scratch)
     if is_serial:
-        return _straight(result, multiply, bounds, upper, scratch)
+        return _straight(result, multiply, fewer, upper, scratch)
     return _one_phase(result, multiply, bounds, upper, scratch, share, parts)
 
 
@@ -211,19 +225,20 @@ def count_triangles(indices, indptr):
     """Count the triangles of a symmetric pattern; nothing is stored."""
     n = indptr.size - 1
     graph = _mask(indices, indptr, n, "a")
-    ends, _, _ = running_products((None, *graph), (None, *graph))
-    # Products of whole rows; of those below the diagonal, which count, there are far fewer.
-    bounds = _threads.chunk_bounds(ends, minimum=16 * _CHUNK)
+    # Rows differ much in their work, which only that work itself would tell: many chunks.
+    bounds = _threads.chunk_bounds(graph[1], minimum=SMALL // 8)
+    below = np.empty_like(graph[0]), np.empty(graph[0].size, np.uint64), np.empty_like(graph[1])
+    _threads.run_chunks(_numba_masked.words_below, bounds, *graph, *below)
     total = 0
 
     def commit(chunk, count):
         nonlocal total
         total += count
 
-    def kernel(start, stop, marks):
-        return _numba_masked.triangles(start, stop, *graph, marks)
-
-    _threads.run_chunks(kernel, bounds, scratch=lambda: np.zeros(n, dtype=np.uint8), commit=commit)
+    _threads.run_chunks(
+        _numba_masked.triangles, bounds, *graph, *below, commit=commit,
+        scratch=partial(np.zeros, -(-n // 64), dtype=np.uint64),
+    )  # fmt: skip
     return total
 
 
@@ -277,7 +292,7 @@ def _mask(indices, indptr, columns, name="mask"):
     index = np.int32 if indices.dtype == indptr.dtype == _NARROW else np.int64
     _, *pattern = operand(name, indices, indices, indptr, columns, index)
     if facts(name, None, *pattern, columns).ascends:
-        return pattern
+        return narrowed(columns, *pattern)
     from scipy.sparse import csr_array
 
     used = int(indptr[-1])
@@ -285,7 +300,7 @@ def _mask(indices, indptr, columns, name="mask"):
     canonical = csr_array(stored, shape=(indptr.size - 1, columns))
     canonical.sum_duplicates()
     _, *pattern = operand(name, canonical.indices, canonical.indices, canonical.indptr, 0, index)
-    return pattern
+    return narrowed(columns, *pattern)
 
 
 def _by_columns(b, columns):
@@ -339,20 +354,20 @@ def _start(semiring, dtype):
     return dtype.type(absent(semiring, dtype, np))
 
 
-def _repeats(b):
-    """Number B's rows by pattern if most repeat the row before, as on grids; else None."""
+def _stamps(b):
+    """Stamp B's rows by pattern if most repeat the row before, as on grids; else None."""
     _, indices, indptr = b
     rows = indptr.size - 1
     if not 1024 <= rows < 2**32 - 1:
         return None
-    kinds = np.empty(rows, dtype=np.uint32)
+    stamps = np.empty(rows, dtype=np.uint64)
     sample = np.arange(16) * (rows // 16)
-    equal = sum(_kernels.find_repeats(k, k + 9, indices, indptr, kinds) for k in sample.tolist())
+    equal = sum(_kernels.stamp_rows(k, k + 9, indices, indptr, stamps) for k in sample.tolist())
     if equal < 64:  # of 128
         return None
     bounds = _threads.chunk_bounds(indptr, minimum=2 * SMALL)
-    _threads.run_chunks(_kernels.find_repeats, bounds, indices, indptr, kinds)
-    return kinds
+    _threads.run_chunks(_kernels.stamp_rows, bounds, indices, indptr, stamps)
+    return stamps
 
 
 def _upper_bounds(work, columns):

@@ -9,10 +9,10 @@ the products are many, each place is an inner product of a row of A and a column
 import numpy as np
 from numba import njit
 
-from .._intrinsics import prefetch, ring_add, ring_multiply
+from .._intrinsics import for_size, popcount, prefetch, ring_add, ring_multiply
 
 _AHEAD = np.uint64(8)
-_ONE = np.uint64(1)
+_ONE, _SIX, _LOW = np.uint64(1), np.uint64(6), np.uint64(63)
 WASTE = np.uint64(16)
 # Products that take as long as a step of an inner product, whose branches are mispredicted.
 _STEP = np.uint64(4)
@@ -108,27 +108,47 @@ def masked_rows(
 
 
 @njit(nogil=True, cache=True)
-def triangles(start, stop, indices, indptr, marks):
-    # Triples i > k > j that are joined by three edges, by i. Rows are sorted: what stands below
-    # the diagonal comes first. Marks are bytes and stay in L1; a product is a load and an addition.
+def words_below(start, stop, indices, indptr, places, words, ends):
+    # Rows start..stop below the diagonal as a bitmap without its empty words: from p = indptr[i]
+    # to ends[i], words[p] is word places[p] of row i. At most as many words as entries, and far
+    # fewer where columns stand close. Rows are sorted.
+    for i in range(np.uint64(start), np.uint64(stop)):
+        begin = np.uint64(indptr[i])
+        end = begin
+        for t in range(begin, np.uint64(indptr[i + _ONE])):
+            column = np.uint64(indices[t])
+            if column >= i:
+                break
+            if end == begin or np.uint64(places[end - _ONE]) != column >> _SIX:
+                places[end] = column >> _SIX
+                words[end] = 0
+                end += _ONE
+            words[end - _ONE] |= _ONE << (column & _LOW)
+        ends[i] = end
+
+
+@njit(nogil=True, cache=True)
+def triangles(start, stop, indices, indptr, places, words, ends, marks):
+    # Triples i > k > j that are joined by three edges, by i: what the words of the rows i and k
+    # share, for each k of row i. The marks are row i's bitmap with its empty words. For size: the
+    # dozen words of a row are too few for vectors.
+    for_size()
     count, used = np.uint64(0), np.uint64(indptr[-1])
     for i in range(np.uint64(start), np.uint64(stop)):
-        begin, end = np.uint64(indptr[i]), np.uint64(indptr[i + _ONE])
-        t = begin
-        while t < end and np.uint64(indices[t]) < i:
-            marks[np.uint64(indices[t])] = 1
-            t += _ONE
-        end, t = t, begin
-        while t < end:
-            k = np.uint64(indices[t])
+        begin, end = np.uint64(indptr[i]), np.uint64(ends[i])
+        for p in range(begin, end):
+            marks[np.uint64(places[p])] = words[p]
+        t, t_end = begin, np.uint64(indptr[i + _ONE])
+        while t < t_end and np.uint64(indices[t]) < i:
             ahead = t + _AHEAD
             if ahead < used:
-                prefetch(indices, np.uint64(indptr[np.uint64(indices[ahead])]))
-            q, q_end = np.uint64(indptr[k]), np.uint64(indptr[k + _ONE])
-            while q < q_end and np.uint64(indices[q]) < k:
-                count += np.uint64(marks[np.uint64(indices[q])])
-                q += _ONE
+                row = np.uint64(indptr[np.uint64(indices[ahead])])
+                prefetch(places, row)
+                prefetch(words, row)
+            k = np.uint64(indices[t])
+            for p in range(np.uint64(indptr[k]), np.uint64(ends[k])):
+                count += popcount(marks[np.uint64(places[p])] & words[p])
             t += _ONE
-        for t in range(begin, end):
-            marks[np.uint64(indices[t])] = 0
+        for p in range(begin, end):
+            marks[np.uint64(places[p])] = 0
     return np.int64(count)

@@ -53,6 +53,28 @@ def facts(name, data, indices, indptr, columns):
     return Facts(max(longest), sum(falls) == 0)
 
 
+def narrowed(columns, *arrays):
+    """Return checked index arrays in 32 bits where they fit: half the bytes of B's rows."""
+    if arrays[0].itemsize == 4 or max(columns, *(array.size for array in arrays)) >= 2**31:
+        return arrays
+    copies = {}
+    for array in arrays:  # a matrix times itself is copied once
+        place = array.ctypes.data, array.size
+        if place not in copies:
+            copies[place] = _in_32_bits(array)
+    return tuple(copies[array.ctypes.data, array.size] for array in arrays)
+
+
+def _in_32_bits(array):
+    copy = np.empty(array.size, dtype=np.uint32)
+
+    def kernel(start, stop):
+        np.copyto(copy[start:stop], array[start:stop], casting="unsafe")
+
+    _threads.run_chunks(kernel, _threads.chunk_bounds((array.size, 1), minimum=4 * SMALL))
+    return kernel_array(copy)
+
+
 def running_products(a, b):
     """Running sums of the rows' products; the most in a row, and in one of its rows of B."""
     rows = a[2].size - 1

@@ -19,16 +19,15 @@ class _Patterns:
     """The index arrays of a plan as kernels take them, kept with it."""
 
     def __init__(self, plan):
-        narrow = np.int32
-        for array in (*plan._first.parts[1:], *plan._second.parts[1:], *plan._result.parts[1:]):
-            if array.dtype != narrow:
-                narrow = np.int64
+        self.columns = plan._second.shape[1]
+        parts = plan._first, plan._second, plan._result
+        sizes = [array.size for x in parts for array in x.parts[1:]]
+        index = np.int32 if max(self.columns, *sizes) < 2**31 else np.int64
         a, b, c = (
-            operand(name, x.indices, x.indices, x.indptr, 0, narrow)
-            for name, x in (("a", plan._first), ("b", plan._second), ("plan", plan._result))
+            operand(name, x.indices, x.indices, x.indptr, 0, index)
+            for name, x in zip("abc", parts, strict=True)
         )
         self.a, self.b, (self.c_indices, self.c_indptr) = a[1:], b[1:], c[1:]
-        self.columns = plan._second.shape[1]
         self.begins, _, self.longest_source = running_products(a, b)
         self.bounds = _threads.chunk_bounds(self.begins, minimum=SMALL)
         longest = max(int(np.diff(self.c_indptr).max(initial=0)), self.longest_source)

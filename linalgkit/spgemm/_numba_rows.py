@@ -11,9 +11,10 @@ from .._intrinsics import popcount, prefetch, ring_add, ring_multiply, trailing_
 
 # Entries of A ahead of the current one: their row of B is fetched, at twice that its pointer.
 _AHEAD = np.uint64(8)
-_ONE, _SIX, _LOW = np.uint64(1), np.uint64(6), np.uint64(63)
-# Rows that repeat the one before: at most so many sources and products a row.
-MOST_SOURCES, MOST_PRODUCTS = 64, 1024
+_ZERO, _ONE, _SIX, _LOW = np.uint64(0), np.uint64(1), np.uint64(6), np.uint64(63)
+# Patterns of rows that are kept: at most so many sources and products a row, so many at a time.
+_SOURCES, _PRODUCTS, _KEPT = np.uint64(64), np.uint64(1024), np.uint64(16)
+_HALF, _ODD = np.uint64(32), np.uint64(0x9E3779B97F4A7C15)
 
 
 @njit(nogil=True, cache=True)
@@ -89,28 +90,69 @@ def gather_rows(
     return np.int64(end)
 
 
+@njit(nogil=True, inline="always")
+def _is_shifted(indices, indptr, i, k):
+    # Whether row k holds the columns of row i but for a shift; neither is empty.
+    p, q, q_end = np.uint64(indptr[i]), np.uint64(indptr[k]), np.uint64(indptr[k + _ONE])
+    shift, equal = indices[q] - indices[p], np.uint64(indptr[i + _ONE]) - p == q_end - q
+    while equal and q < q_end:
+        equal = indices[q] - indices[p] == shift
+        p += _ONE
+        q += _ONE
+    return equal
+
+
 @njit(nogil=True, cache=True)
-def find_repeats(start, stop, indices, indptr, kinds):
-    # Number the rows so that two of one number (not 0) hold the same columns but for a shift.
-    # Only neighbours are compared: a run of such rows carries one number. Bound: one stream.
+def stamp_rows(start, stop, indices, indptr, stamps):
+    # A row's stamp: the number of its pattern, and in the lower half its first column; 0 of an
+    # empty row. Rows of one number hold the same columns but for a shift. Looked for in the row
+    # before and in a table of patterns, so that one may have several numbers. Returns how many
+    # rows repeat the one before. Bound: one stream.
+    known = np.zeros(256, np.uint32)  # a row of that pattern, from 1 on
     equal = 0
     for k in range(np.uint64(start), np.uint64(stop)):
         begin, end = np.uint64(indptr[k]), np.uint64(indptr[k + _ONE])
-        length = end - begin
-        kinds[k] = np.uint32(k + _ONE) if length else 0
-        if length == 0 or k == start:
+        if begin == end:
+            stamps[k] = 0
             continue
-        before = np.uint64(indptr[k - _ONE])
-        if begin - before != length:
-            continue
-        shift = indices[begin] - indices[before]
-        j = _ONE
-        while j < length and indices[begin + j] - indices[before + j] == shift:
-            j += _ONE
-        if j >= length:
-            kinds[k] = kinds[k - _ONE]
+        number = stamps[k - _ONE] >> _HALF if k > np.uint64(start) else np.uint64(0)
+        if number and _is_shifted(indices, indptr, k - _ONE, k):
             equal += 1
+        else:
+            mixed = np.uint64(0)
+            for q in range(begin, end):
+                mixed = (mixed ^ np.uint64(indices[q] - indices[begin])) * _ODD
+            place = mixed >> np.uint64(56)
+            number = np.uint64(known[place])
+            if number == 0 or not _is_shifted(indices, indptr, number - _ONE, k):
+                number = k + _ONE
+                known[place] = number
+        stamps[k] = number << _HALF | np.uint64(indices[begin])
     return equal
+
+
+@njit(nogil=True, inline="always")
+def _repeats(stamps, a_indices, t, count, bases, here):
+    # Whether the sources of a row are those of the pattern kept `here`, shifted: their stamps
+    # then differ by one number, less than half of which is needed.
+    base, first = here * _SOURCES, stamps[np.uint64(a_indices[t])]
+    shift = first - bases[base]
+    equal = first >> _HALF == bases[base] >> _HALF
+    for j in range(_ONE, count):
+        if stamps[np.uint64(a_indices[t + j])] - bases[base + j] != shift:
+            equal = False
+            break
+    return equal
+
+
+@njit(nogil=True, inline="always")
+def _place_of(stamps, a_indices, t, count):
+    # Where the pattern of a row is kept, if it is.
+    first = stamps[np.uint64(a_indices[t])]
+    mixed = (first >> _HALF) * _ODD
+    for j in range(_ONE, count):
+        mixed = (mixed ^ (stamps[np.uint64(a_indices[t + j])] - first)) * _ODD
+    return mixed >> np.uint64(60)
 
 
 @njit(nogil=True, inline="always")
@@ -282,37 +324,40 @@ def complement_rows(
 
 @njit(nogil=True, cache=True)
 def repeat_rows(
-    ring, zero, a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, kinds, ascending,
+    ring, zero, a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, stamps, ascending,
     start, stop, out_data, out_indices, out_indptr, place, sums, bits, summary,
 ):  # fmt: skip
-    # The same for matrices of grids: a row whose sources are those of the row before, shifted,
+    # The same for matrices of grids: a row whose sources are those of an earlier row, shifted,
     # has its pattern, shifted, and its products fall on the same places of it. What is left is
-    # one multiplication and one addition a product, all in L1.
+    # one multiplication and one addition a product, all in L1. The second row of its kind tells
+    # the pattern, by the usual way.
     end, used = np.uint64(place), np.uint64(a_indptr[-1])
-    source_kind = np.empty(MOST_SOURCES, np.uint32)  # of the row that others may repeat
-    source_shift = np.empty(MOST_SOURCES, b_indices.dtype)
-    sources = np.uint64(0)
-    pattern = np.empty(MOST_PRODUCTS, b_indices.dtype)  # its columns, less its first source's
-    slots = np.empty(MOST_PRODUCTS, np.uint16)  # the place of each product in the pattern
-    entries = np.uint64(0)  # of the pattern; 0: not known yet
+    bases = np.empty(_KEPT * _SOURCES, np.uint64)  # stamps of the sources
+    sources = np.zeros(_KEPT, np.uint64)
+    entries = np.zeros(_KEPT, np.uint64)  # of the pattern; 0: not known yet
+    pattern = np.empty(_KEPT * _PRODUCTS, b_indices.dtype)  # its columns, less the first source's
+    slots = np.empty(_KEPT * _PRODUCTS, np.uint16)  # the place of each product in the pattern
+    here = np.uint64(0)
     for i in range(np.uint64(start), np.uint64(stop)):
         begin = end
         t, t_end = np.uint64(a_indptr[i]), np.uint64(a_indptr[i + _ONE])
         count = t_end - t
-        first = b_indices.dtype.type(0)
-        repeats = count == sources and count > 0
-        if repeats:
-            first = b_indices[b_indptr[np.uint64(a_indices[t])]]
-            for j in range(count):
-                k = np.uint64(a_indices[t + j])
-                if kinds[k] != source_kind[j] or b_indices[b_indptr[k]] - first != source_shift[j]:
-                    repeats = False
-                    break
-        if repeats and entries:
-            for p in range(entries):
-                out_indices[end + p] = first + pattern[p]
+        may, repeats = _ZERO < count <= _SOURCES, False
+        if may:
+            repeats = count == sources[here] and _repeats(stamps, a_indices, t, count, bases, here)
+            if not repeats:
+                here = _place_of(stamps, a_indices, t, count)
+                repeats = count == sources[here] and _repeats(
+                    stamps, a_indices, t, count, bases, here
+                )
+        at, first = here * _PRODUCTS, b_indices.dtype.type(0)
+        if may:
+            first = b_indices.dtype.type(stamps[np.uint64(a_indices[t])])
+        if repeats and entries[here]:
+            for p in range(entries[here]):
+                out_indices[end + p] = first + pattern[at + p]
                 out_data[end + p] = zero
-            s = np.uint64(0)
+            s = at
             while t < t_end:
                 k, factor = np.uint64(a_indices[t]), a_data[t]
                 for q in range(np.uint64(b_indptr[k]), np.uint64(b_indptr[k + _ONE])):
@@ -322,7 +367,7 @@ def repeat_rows(
                     )
                     s += _ONE
                 t += _ONE
-            end += entries
+            end += entries[here]
         else:
             top = _sum_row(
                 ring, a_data, a_indices, b_data, b_indices, b_indptr, t, t_end, used,
@@ -330,10 +375,10 @@ def repeat_rows(
             )  # fmt: skip
             end = _take_row(zero, top, out_data, out_indices, end, sums, bits, summary)
             if repeats:
-                entries = end - begin
-                for p in range(entries):
-                    pattern[p] = b_indices.dtype.type(out_indices[begin + p]) - first
-                s = np.uint64(0)
+                entries[here] = end - begin
+                for p in range(entries[here]):
+                    pattern[at + p] = b_indices.dtype.type(out_indices[begin + p]) - first
+                s = at
                 for j in range(count):
                     k = np.uint64(a_indices[t + j])
                     p = begin
@@ -345,21 +390,14 @@ def repeat_rows(
                             p += _ONE
                         slots[s] = p - begin
                         s += _ONE
-            else:
-                entries, products = np.uint64(0), np.uint64(0)
-                sources = count if count <= MOST_SOURCES else np.uint64(0)
-                for j in range(sources):
+            elif may:
+                products = np.uint64(0)
+                for j in range(count):
                     k = np.uint64(a_indices[t + j])
-                    source_kind[j] = kinds[k]
-                    if kinds[k] == 0:  # an empty row of B has no first column
-                        sources = np.uint64(0)
-                        break
-                    if j == 0:
-                        first = b_indices[b_indptr[k]]
-                    source_shift[j] = b_indices[b_indptr[k]] - first
+                    bases[here * _SOURCES + j] = stamps[k]
                     products += np.uint64(b_indptr[k + _ONE]) - np.uint64(b_indptr[k])
-                if products > MOST_PRODUCTS:
-                    sources = np.uint64(0)
+                sources[here] = count if products <= _PRODUCTS else _ZERO
+                entries[here] = 0
         out_indptr[i + _ONE] = end
     return np.int64(end)
 
@@ -418,31 +456,32 @@ def count_rows(a_indices, a_indptr, b_indices, b_indptr, start, stop, counts, bi
 
 @njit(nogil=True, cache=True)
 def count_repeats(
-    a_indices, a_indptr, b_indices, b_indptr, kinds, start, stop, counts, bits, summary
+    a_indices, a_indptr, b_indices, b_indptr, stamps, start, stop, counts, bits, summary
 ):  # fmt: skip
-    # The same for matrices of grids: a row whose sources are those of the row before, shifted,
+    # The same for matrices of grids: a row whose sources are those of an earlier row, shifted,
     # has as many entries.
-    before = np.uint64(a_indptr[start])
+    bases = np.empty(_KEPT * _SOURCES, np.uint64)
+    sources = np.zeros(_KEPT, np.uint64)
+    entries = np.empty(_KEPT, np.int64)
+    here = np.uint64(0)
     for i in range(np.uint64(start), np.uint64(stop)):
-        t, t_end = np.uint64(a_indptr[i]), np.uint64(a_indptr[i + _ONE])
-        length = t_end - t
-        repeats = i > np.uint64(start) and t - before == length and length > 0
-        shift = np.uint64(0)
-        for j in range(length if repeats else np.uint64(0)):
-            k, other = np.uint64(a_indices[t + j]), np.uint64(a_indices[before + j])
-            repeats = kinds[k] == kinds[other] and kinds[k] != 0
+        t, count = np.uint64(a_indptr[i]), np.uint64(a_indptr[i + _ONE] - a_indptr[i])
+        may, repeats = _ZERO < count <= _SOURCES, False
+        if may:
+            repeats = count == sources[here] and _repeats(stamps, a_indices, t, count, bases, here)
             if not repeats:
-                break
-            moved = np.uint64(b_indices[b_indptr[k]]) - np.uint64(b_indices[b_indptr[other]])
-            repeats = j == 0 or moved == shift
-            if not repeats:
-                break
-            shift = moved
+                here = _place_of(stamps, a_indices, t, count)
+                repeats = count == sources[here] and _repeats(
+                    stamps, a_indices, t, count, bases, here
+                )
         if repeats:
-            counts[i + _ONE] = counts[i]
+            counts[i + _ONE] = entries[here]
         else:
             count_rows(a_indices, a_indptr, b_indices, b_indptr, i, i + _ONE, counts, bits, summary)
-        before = t
+            if may:
+                for j in range(count):
+                    bases[here * _SOURCES + j] = stamps[np.uint64(a_indices[t + j])]
+                sources[here], entries[here] = count, counts[i + _ONE]
 
 
 @njit(nogil=True, cache=True)

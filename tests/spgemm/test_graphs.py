@@ -191,6 +191,19 @@ def test_shortest_paths_are_those_of_floyd_and_warshall(n, negative, engine):
     np.testing.assert_array_equal(lengths, expected)
 
 
+def test_a_negative_cycle_through_a_source_is_found_at_once(monkeypatch):
+    from linalgkit.spgemm import _graphs
+
+    calls, multiply = [], _graphs.multiply
+    monkeypatch.setattr(_graphs, "multiply", lambda *x, **y: calls.append(1) or multiply(*x, **y))
+    ring = sp.csr_array(sp.diags_array([-1.0, -1.0], offsets=[1, -1], shape=(300, 300)))
+    with pytest.raises(ValueError, match="cycle of negative length"):
+        spgemm.shortest_paths_minplus(ring)
+    assert len(calls) == 2
+    spgemm.shortest_paths_minplus(ring, max_edges=5)  # of so many edges paths are short
+    assert len(calls) == 7
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_negative_cycles_are_refused(engine):
     cycle = sp.csr_array(([1.0, 1.0, -3.0], ([0, 1, 2], [1, 2, 0])), shape=(4, 4))

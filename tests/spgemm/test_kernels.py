@@ -54,6 +54,34 @@ def test_rows_that_repeat_fall_back_where_they_do_not(dtype, workers):
         assert result.data.tobytes() == expected.data.tobytes()
 
 
+@pytest.mark.parametrize("ordered", [True, False])
+def test_patterns_that_come_back_in_any_order(ordered):
+    # Runs of rows of forty patterns, more than are kept at a time; columns out of order and twice.
+    rng = np.random.default_rng(0)
+    patterns = [rng.integers(0, 150, rng.integers(1, 9)) for _ in range(40)]
+    if ordered:
+        patterns = [np.unique(pattern) for pattern in patterns]
+    patterns[7] = patterns[7][:0]
+
+    def in_runs(rows):
+        rows_of = [patterns[k] for k in np.repeat(rng.integers(0, 40, rows // 25), 25)]
+        indices = np.concatenate([k + pattern for k, pattern in enumerate(rows_of)])
+        indptr = np.cumsum([0, *map(len, rows_of)])
+        values = rng.standard_normal(indices.size)
+        return sp.csr_array((values, indices, indptr), shape=(rows, rows + 150))
+
+    a, b = in_runs(10_000), in_runs(10_150)
+    expected = a @ b
+    expected.sort_indices()
+    for workers in (1, 2, 3):
+        for prune in (True, False):
+            with linalgkit.use_workers(workers):
+                result = spgemm.matmul(a, b, prune=prune)
+            np.testing.assert_array_equal(result.indptr, expected.indptr)
+            np.testing.assert_array_equal(result.indices, expected.indices)
+            assert result.data.tobytes() == expected.data.tobytes()
+
+
 def test_repeating_rows_with_cancellation_are_pruned_in_place():
     n = 5000
     a = sp.csr_array(sp.diags_array([1.0, 1.0], offsets=[0, 1], shape=(n, n)))
