@@ -38,6 +38,7 @@ def modes(start, stop, numbers, steps, matrices, x, y):
     size = y.itemsize
     scalars = np.array([1, pieces.adds]).astype(y.dtype)
     alpha, beta = scalars.ctypes.data, scalars.ctypes.data + size
+    source, target = x.ctypes.data, y.ctypes.data
     normal, turned = ord("n"), ord("t")
     columns = -(-right // width)
     each = left * columns if right > 1 else -(-left // width)
@@ -48,14 +49,15 @@ def modes(start, stop, numbers, steps, matrices, x, y):
             i, j = batch * left + place // columns, place % columns * width
             fibres = min(width, right - j)
             gemm(
-                kind, normal, normal, fibres, m, n, alpha, x.ctypes.data + (i * n * right + j) * size, right,
-                a, n, beta, y.ctypes.data + (i * m * right + j) * size, right,
+                kind, normal, normal, fibres, m, n,
+                alpha, source + (i * n * right + j) * size, right, a, n,
+                beta, target + (i * m * right + j) * size, right,
             )  # fmt: skip
         else:  # Y = X Aᵀ is column-major Yᵀ = A Xᵀ
             i = place * width
             fibres = min(width, left - i)
             i += batch * left
             gemm(
-                kind, turned, normal, m, fibres, n, alpha, a, n, x.ctypes.data + i * n * size, n,
-                beta, y.ctypes.data + i * m * size, m,
+                kind, turned, normal, m, fibres, n, alpha, a, n, source + i * n * size, n,
+                beta, target + i * m * size, m,
             )  # fmt: skip
