@@ -26,7 +26,7 @@ _PANEL = 256  # points of a panel at most: 16 KB, and as much for the result
 _RUN = 1024  # points of panels that are read together, in longer runs of memory
 _LAST_PANEL = 512  # where the last mode is along the vectors, and the grid is read in place
 _ROWS = 48  # fibres of the last mode at a time, where it is alone
-_CHUNK = 4_000_000  # multiply-adds: 0.1 ms
+_CHUNK = 2_000_000  # multiply-adds: 0.1 ms
 _WIDTH = 512  # fibres of one matrix product
 
 _KIND = {np.dtype(c): ord(kind) for c, kind in zip("fdFD", "sdcz", strict=True)}
@@ -304,12 +304,14 @@ def _of_blas(one, left, dtype, is_sum, adds):
 
 def _run(task, x, factors, y):
     """Run one pass from x to y, over the pool."""
-    first, *others = [factors[k] for k in task.modes]
-    # Side by side: to ask for an address takes longer than to copy a small matrix.
-    matrices = np.concatenate([first, *others], axis=None) if others else first.reshape(-1)
+    if len(task.modes) == 1:
+        matrices = kernel_array(factors[task.modes[0]].reshape(-1))
+    else:  # side by side: to ask for an address takes longer than to copy a small matrix
+        matrices = np.concatenate([factors[k] for k in task.modes], axis=None)
+        matrices.flags.writeable = False
     run_chunks(
-        task.kernel, task.bounds, task.numbers, task.steps, kernel_array(matrices),
-        kernel_array(x), y, scratch=task.scratch, blas=task.scratch is None,
+        task.kernel, task.bounds, task.numbers, task.steps, matrices, kernel_array(x), y,
+        scratch=task.scratch, blas=task.scratch is None,
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from ._hosts import one_blas_thread
 from ._modes import modes
 
 _LEAF = 64  # order of the equations of two modes that LAPACK solves
+_THREADED = 1 << 18  # points of a grid that more threads of BLAS rotate in less time
 _SLICES = 32  # of those of more modes that are solved slice by slice
 
 
@@ -31,9 +32,7 @@ def solve_by_schur(b, factors, shift, columns):
     b = np.broadcast_to(b.reshape(*b.shape[:-1], prod(sizes), columns), x.shape)
     factors = [np.broadcast_to(f, (*batch, *f.shape[-2:])) for f in factors]
     forms = {}
-    # Schur forms and small blocks gain nothing from more threads of BLAS, and lose where those find
-    # no free core; so decompositions run side by side, each in one.
-    with one_blas_thread():
+    with one_blas_thread(prod(sizes) < _THREADED):
         for index in np.ndindex(batch):
             one = [f[index] for f in factors]
             key = tuple((f.__array_interface__["data"], f.strides) for f in one)
@@ -56,6 +55,8 @@ def _forms(factors, shift):
         for k in list(found)[start:stop]:
             found[k] = _schur(factors[k], kind)
 
+    # Schur forms and small blocks gain nothing from more threads of BLAS, and lose where those find
+    # no free core; so decompositions run side by side, each in one.
     run_chunks(decompose, range(len(found) + 1), blas=True)
     triangles, bases = map(list, zip(*(found[k] for k in places), strict=True))
     triangles[0] = triangles[0] + shift * np.eye(len(triangles[0]), dtype=kind)
@@ -66,6 +67,8 @@ def _schur(a, dtype):
     """Return T and Q of A = Q T Qᴴ, by LAPACK's own entry: SciPy's lets no other thread run."""
     n, is_complex = len(a), dtype.kind == "c"
     t, q = np.array(a, dtype, order="F"), np.empty((n, n), dtype, order="F")
+    if n == 0:
+        return t, q
     spectrum = [np.empty(n, dtype) for _ in range(1 if is_complex else 2)]
     reals = [np.empty(n, t.real.dtype)] if is_complex else []
     size, chosen, info = c_int(n), c_int(), c_int()
@@ -100,7 +103,8 @@ def _solve(forms, b):
     triangles, bases, is_complex = forms
     sizes = [len(t) for t in triangles]
     y = np.ascontiguousarray(_rotated(b, [q.conj().T for q in bases]).reshape(sizes))
-    _solve_triangular(triangles, y)
+    with one_blas_thread():
+        _solve_triangular(triangles, y)
     x = _rotated(y.reshape(-1), bases)
     return x if is_complex else x.real
 
@@ -108,7 +112,7 @@ def _solve(forms, b):
 def _rotated(x, bases):
     for k, left, right in modes([len(q) for q in bases]):
         shaped = x.reshape(left, len(bases[k]), right)
-        x = np.matmul(bases[k], shaped) if right > 1 else shaped[..., 0] @ bases[k].T
+        x = np.matmul(bases[k], shaped) if right != 1 else shaped[..., 0] @ bases[k].T
     return x.reshape(-1)
 
 
