@@ -6,6 +6,7 @@ as (left, n_k, right), with left = n_1 ⋯ n_{k-1} and right = n_{k+1} ⋯ n_d, 
 
 import sys
 from collections.abc import Sequence
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -57,6 +58,23 @@ def _entries(name: str, factor: Any) -> Any:
         return factor.to_dense()
     xp = sys.modules["cupy"] if type(factor).__module__.startswith("cupyx.") else np
     return factor.matmat(xp.eye(factor.shape[1], dtype=factor.dtype))
+
+
+def is_fit(factors: Sequence[Any], x: Any) -> bool:
+    """Tell whether a call is one of the most, with nothing to convert, to broadcast or to refuse.
+
+    Those are matrices and vectors of NumPy, of one floating dtype and of shapes that fit.
+    """
+    if not _is_plain((x, *factors)):
+        return False
+    return _are_fit(tuple([factor.shape for factor in factors]), x.shape)
+
+
+@lru_cache(1024)
+def _are_fit(shapes: tuple[tuple[int, ...], ...], shape: tuple[int, ...]) -> bool:
+    if not shape or any(len(one) != 2 for one in shapes):
+        return False
+    return shape[-1] == prod(columns for _, columns in shapes)
 
 
 def _is_plain(arrays: Sequence[Any]) -> bool:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from numba import njit
 
+from .._intrinsics import record_of
 from .._tiles import (
     ROW,
     TALL,
@@ -43,6 +44,7 @@ class Grid(NamedTuple):
     points_out: int
     panel: int  # the most points in between
     run: int  # panels that are read together
+    adds: int  # of sums: to what is at the result
 
 
 @njit(nogil=True, cache=True)
@@ -117,7 +119,7 @@ def _write(like, source, points, fibres, target, point, fibre):
 
 
 @njit(nogil=True, cache=True)
-def _apply(like, steps, factors, first_step, batch, here, there, points):
+def _apply(like, steps, a, first_step, batch, here, there, points):
     """Apply steps to a panel at `here`, by turns between both; return where the result is.
 
     A step takes its points from the last axis of the panel and puts them on the first, so that the
@@ -126,10 +128,10 @@ def _apply(like, steps, factors, first_step, batch, here, there, points):
     for step in range(first_step, steps.shape[0]):
         rows, depth = steps[step, 0], steps[step, 1]
         rest = points // depth
-        a = factors[step, 0] + batch * factors[step, 3]
+        matrix = a + steps[step, 2] + batch * rows * depth * like.itemsize
         for r in range(rest):
             _multiply(
-                like, a, factors[step, 1], factors[step, 2], rows, depth,
+                like, matrix, depth * like.itemsize, like.itemsize, rows, depth,
                 here + r * depth * ROW, ROW, there + r * ROW, rest * ROW, 0,
             )  # fmt: skip
         here, there, points = there, here, rest * rows
@@ -137,29 +139,30 @@ def _apply(like, steps, factors, first_step, batch, here, there, points):
 
 
 @njit(nogil=True, cache=True)
-def _add_up(like, steps, factors, first_step, batch, here, there, points, adds):
+def _add_up(like, steps, a, first_step, batch, here, there, points, adds):
     """Add the products along the modes of a panel at `here` to the panel at `there`."""
     inner = 1
     for step in range(first_step, steps.shape[0]):
         n = steps[step, 0]
-        a = factors[step, 0] + batch * factors[step, 3]
+        matrix = a + steps[step, 2] + batch * n * n * like.itemsize
         for outer in range(points // (n * inner)):
             for r in range(inner):
                 place = (outer * n * inner + r) * ROW
                 _multiply(
-                    like, a, factors[step, 1], factors[step, 2], n, n,
+                    like, matrix, n * like.itemsize, like.itemsize, n, n,
                     here + place, inner * ROW, there + place, inner * ROW, adds,
                 )  # fmt: skip
         inner, adds = inner * n, 1
 
 
 @njit(nogil=True, cache=True)
-def products(start, stop, like, grid, steps, factors, x, y, buffer):
+def products(start, stop, numbers, steps, matrices, x, y, buffer):
     """Apply some modes, the last one first, to panels of the grid at x; the result is at y.
 
-    Fibres lie side by side behind these modes. A row of `steps` has a mode's rows and columns, of
-    `factors` its address, and the bytes between its rows, its entries and its batches.
+    Fibres lie side by side behind these modes. A row of `steps` has a mode's rows and columns,
+    and the bytes before its matrices among all; each mode has one a batch.
     """
+    grid, a, like = record_of(Grid, numbers, 0), matrices.ctypes.data, y
     lanes, size = lanes_of(like), like.itemsize
     height = grid.panel * ROW
     first = aligned(buffer)
@@ -169,14 +172,14 @@ def products(start, stop, like, grid, steps, factors, x, y, buffer):
     for item in range(start, stop):
         i, j = item // runs, item % runs * grid.run * lanes
         fibres = min(grid.run * lanes, grid.right - j)
-        source = x + (i * grid.points_in * grid.right + j) * size
-        target = y + (i * grid.points_out * grid.right + j) * size
+        source = x.ctypes.data + (i * grid.points_in * grid.right + j) * size
+        target = y.ctypes.data + (i * grid.points_out * grid.right + j) * size
         _read_run(like, source, point, grid.points_in, fibres, first, height)
         here = first
         for k in range(-(-fibres // lanes)):
             here = k * height
             here = _apply(
-                like, steps, factors, 0, item // (grid.left * runs),
+                like, steps, a, 0, item // (grid.left * runs),
                 first + here, second + here, grid.points_in,
             ) - here  # fmt: skip
         _write_run(like, here, height, grid.points_out, fibres, target, point)
@@ -209,8 +212,9 @@ def _write_run(like, source, height, points, fibres, target, point):
 
 
 @njit(nogil=True, cache=True)
-def sums(start, stop, like, grid, steps, factors, adds, x, y, buffer):
+def sums(start, stop, numbers, steps, matrices, x, y, buffer):
     """Add up the products along some modes, as `products` goes; with `adds` add to y."""
+    grid, a, like = record_of(Grid, numbers, 0), matrices.ctypes.data, y
     lanes, size, points = lanes_of(like), like.itemsize, grid.points_in
     height, point = points * ROW, grid.right * size
     here = aligned(buffer)
@@ -220,24 +224,25 @@ def sums(start, stop, like, grid, steps, factors, adds, x, y, buffer):
         i, j = item // runs, item % runs * grid.run * lanes
         fibres = min(grid.run * lanes, grid.right - j)
         offset = (i * points * grid.right + j) * size
-        _read_run(like, x + offset, point, points, fibres, here, height)
-        if adds:
-            _read_run(like, y + offset, point, points, fibres, there, height)
+        _read_run(like, x.ctypes.data + offset, point, points, fibres, here, height)
+        if grid.adds:
+            _read_run(like, y.ctypes.data + offset, point, points, fibres, there, height)
         for k in range(-(-fibres // lanes)):
             _add_up(
-                like, steps, factors, 0, item // (grid.left * runs),
-                here + k * height, there + k * height, points, adds,
+                like, steps, a, 0, item // (grid.left * runs),
+                here + k * height, there + k * height, points, grid.adds,
             )  # fmt: skip
-        _write_run(like, there, height, points, fibres, y + offset, point)
+        _write_run(like, there, height, points, fibres, y.ctypes.data + offset, point)
 
 
 @njit(nogil=True, cache=True)
-def last_products(start, stop, like, grid, steps, factors, x, y, buffer):
+def last_products(start, stop, numbers, steps, matrices, x, y, buffer):
     """Apply the last mode of the grid, and some before it, the last one first.
 
     The last mode lies along the machine vectors itself: its matrix, transposed in panels, is
     multiplied from the left by rows of the grid. The result has panels of a few of its points.
     """
+    grid, a, like = record_of(Grid, numbers, 0), matrices.ctypes.data, y
     lanes, size = lanes_of(like), like.itemsize
     m, n = steps[0, 0], steps[0, 1]
     blocks = -(-m // lanes)
@@ -254,34 +259,34 @@ def last_products(start, stop, like, grid, steps, factors, x, y, buffer):
             place = batch * grid.left + piece * rows_in
             rows_in = rows_out = min(rows_in, grid.left - piece * rows_in)
         if batch != last_batch:
-            _turn(like, factors[0, 0] + batch * factors[0, 3], steps, factors, turned)
+            _turn(like, a + batch * m * n * size, m, n, turned)
             last_batch = batch
-        target = y + (place if alone else item * rows_out) * m * size
+        target = y.ctypes.data + (place if alone else item * rows_out) * m * size
         for k in range(blocks):
             _multiply(
-                like, x + place * n * size, n * size, size, rows_in, n, turned + k * n * ROW, ROW,
-                first, ROW, 0,
+                like, x.ctypes.data + place * n * size, n * size, size, rows_in, n,
+                turned + k * n * ROW, ROW, first, ROW, 0,
             )  # fmt: skip
-            here = _apply(like, steps, factors, 1, batch, first, second, rows_in)
+            here = _apply(like, steps, a, 1, batch, first, second, rows_in)
             fibres = min(lanes, m - k * lanes)
             _write(like, here, rows_out, fibres, target + k * lanes * size, m * size, size)
 
 
 @njit(nogil=True, cache=True)
-def _turn(like, a, steps, factors, target):
-    """Bring the transpose of the last mode's matrix to panels of `lanes_of` columns."""
-    lanes = lanes_of(like)
-    m, n = steps[0, 0], steps[0, 1]
+def _turn(like, a, m, n, target):
+    """Bring the transpose of a matrix (m, n) to panels of `lanes_of` columns."""
+    lanes, size = lanes_of(like), like.itemsize
     for k in range(0, m, lanes):
         _read(
-            like, a + k * factors[0, 1], factors[0, 2], factors[0, 1],
-            n, min(lanes, m - k), target + k // lanes * n * ROW,
+            like, a + k * n * size, size, n * size, n, min(lanes, m - k),
+            target + k // lanes * n * ROW,
         )  # fmt: skip
 
 
 @njit(nogil=True, cache=True)
-def last_sums(start, stop, like, grid, steps, factors, adds, x, y, buffer):
+def last_sums(start, stop, numbers, steps, matrices, x, y, buffer):
     """Add up the products along the last mode and some before it; with `adds` add to y."""
+    grid, a, like = record_of(Grid, numbers, 0), matrices.ctypes.data, y
     lanes, size, points = lanes_of(like), like.itemsize, grid.points_in
     n = steps[0, 0]
     blocks = -(-n // lanes)
@@ -295,17 +300,17 @@ def last_sums(start, stop, like, grid, steps, factors, adds, x, y, buffer):
         if alone:
             rows, row = min(points, grid.left - piece * points), batch * grid.left + piece * points
         if batch != last_batch:
-            _turn(like, factors[0, 0] + batch * factors[0, 3], steps, factors, turned)
+            _turn(like, a + batch * n * n * size, n, n, turned)
             last_batch = batch
         for k in range(blocks):
             place, fibres = (row * n + k * lanes) * size, min(lanes, n - k * lanes)
-            if adds:
-                _read(like, y + place, n * size, size, rows, fibres, there)
+            if grid.adds:
+                _read(like, y.ctypes.data + place, n * size, size, rows, fibres, there)
             _multiply(
-                like, x + row * n * size, n * size, size, rows, n, turned + k * n * ROW, ROW,
-                there, ROW, adds,
+                like, x.ctypes.data + row * n * size, n * size, size, rows, n,
+                turned + k * n * ROW, ROW, there, ROW, grid.adds,
             )  # fmt: skip
             if not alone:
-                _read(like, x + place, n * size, size, rows, fibres, here)
-                _add_up(like, steps, factors, 1, batch, here, there, rows, 1)
-            _write(like, there, rows, fibres, y + place, n * size, size)
+                _read(like, x.ctypes.data + place, n * size, size, rows, fibres, here)
+                _add_up(like, steps, a, 1, batch, here, there, rows, 1)
+            _write(like, there, rows, fibres, y.ctypes.data + place, n * size, size)

@@ -5,18 +5,19 @@ Modes of at most 160 points that are applied one after the other and lie side by
 (`_numba_gemm`).
 """
 
-from functools import cache
+from functools import cache, lru_cache, partial
 from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._checks import readable
+from .._checks import kernel_array
 from .._threads import chunk_bounds, run_chunks
 from .._tiles import ROW, VECTOR
 from . import _array_api_products as reference
 from . import _array_api_solves as reference_sums
 from ._modes import batch_shape, columns_of, modes, rows_of, steps
+from ._numba_gemm import Pieces
 from ._numba_gemm import modes as gemm_modes
 from ._numba_panels import Grid, last_products, last_sums, products, sums
 
@@ -25,11 +26,10 @@ _PANEL = 256  # points of a panel at most: 16 KB, and as much for the result
 _RUN = 1024  # points of panels that are read together, in longer runs of memory
 _LAST_PANEL = 512  # where the last mode is along the vectors, and the grid is read in place
 _ROWS = 48  # fibres of the last mode at a time, where it is alone
-_CHUNK = 4_000_000  # multiply-adds: 0.1 ms
+_CHUNK = 2_000_000  # multiply-adds: 0.1 ms
 _WIDTH = 512  # fibres of one matrix product
 
 _KIND = {np.dtype(c): ord(kind) for c, kind in zip("fdFD", "sdcz", strict=True)}
-_LIKE = {np.dtype(c): np.empty(0, c) for c in "fdFD"}  # arrays that tell a kernel the dtype
 
 
 class Pass(NamedTuple):
@@ -47,41 +47,60 @@ class Pass(NamedTuple):
     points_out: int
     panel: int  # the most points in between; 0 for a mode that goes to BLAS
     work: int  # multiply-adds a fibre
-    steps: Any  # of each mode its rows and columns, for the kernel
+    steps: tuple[tuple[int, int], ...]  # of each mode its rows and columns
+
+
+class Task(NamedTuple):
+    """A pass over vectors of known number and dtype: all that a call need not work out again."""
+
+    modes: tuple[int, ...]
+    size: int  # of the result
+    in_place: bool  # the result may be where the vectors are
+    kernel: Any
+    bounds: list[int]
+    numbers: Any
+    steps: Any  # of each mode its rows and columns, and the bytes before its matrices
+    scratch: Any
+
+
+class Plan(NamedTuple):
+    """What is done with vectors and factors of known shapes."""
+
+    tasks: list[Task]
+    shape: tuple[int, ...]  # of the result
 
 
 def kron_matvec(x, *factors, columns):
     """Apply the modes, pass by pass."""
-    batch, x, factors = _prepared(x, factors)
-    rows, sizes = rows_of(factors), columns_of(factors)
-    if 0 in rows or not x.size:
-        return np.zeros((*batch, prod(rows) * columns), x.dtype)
+    x, factors = _broadcast(x, factors)
+    plan = _plan(tuple([a.shape for a in factors]), x.shape, x.dtype, columns)
+    if not plan.tasks:
+        return np.zeros(plan.shape, x.dtype)
+    x = x.reshape(-1)
     is_ours, spare = False, None
-    for one in _passes(rows, sizes, columns):
-        # Fresh memory costs as much as the multiplications of a small mode. Panels of `products`
-        # are read before they are written, so a grid of our own may be its own result; other passes
-        # go to and fro between two.
-        size = x.size // one.columns * one.rows
-        if is_ours and one.panel and one.right > 1 and one.points_in == one.points_out:
+    for task in plan.tasks:
+        # Fresh memory costs as much as the multiplications of a small mode. So a grid of our own
+        # is its own result where it can be; other passes go to and fro between two.
+        if is_ours and task.in_place:
             y = x
-        elif spare is not None and spare.size == size:
+        elif spare is not None and spare.size == task.size:
             y = spare
         else:
-            y = np.empty(size, x.dtype)
-        _apply(one, x, factors, y)
+            y = np.empty(task.size, x.dtype)
+        _run(task, x, factors, y)
         if y is not x:
             is_ours, spare, x = True, x if is_ours else None, y
-    return x.reshape(*batch, -1)
+    return x.reshape(plan.shape)
 
 
 def kronsum_matvec(x, *factors, columns):
     """Add up the products along the modes, pass by pass."""
-    batch, x, factors = _prepared(x, factors)
+    x, factors = _broadcast(x, factors)
+    plan = _plan_of_sum(tuple([a.shape for a in factors]), x.shape, x.dtype, columns)
     y = np.empty(x.size, x.dtype)
-    if x.size:
-        for k, one in enumerate(_passes_of_sum(columns_of(factors), columns)):
-            _apply(one, x, factors, y, adds=k > 0, is_sum=True)
-    return y.reshape(*batch, prod(columns_of(factors)) * columns)
+    for task in plan.tasks:
+        _run(task, x.reshape(-1), factors, y)
+    return y.reshape(plan.shape)
 
 
 def kron_matvec_vjp(cotangent, x, *factors, columns, wrt):
@@ -136,20 +155,43 @@ def partial_trace(a, *, sizes, axes):
     return summed.reshape(*a.shape[:-2], size, size)
 
 
-def _prepared(x, factors):
-    """Return the batch axes, the vectors flat, and factors for kernels: all batched, or none."""
-    lead = x.shape[:-1]
-    if any(factor.ndim > 2 for factor in factors):
-        lead = batch_shape(factors, lead)
-        x = np.broadcast_to(x, (*lead, x.shape[-1]))
-        factors = [np.broadcast_to(a, (*lead, *a.shape[-2:])) for a in factors]
-    return lead, readable(x).reshape(-1), [readable(factor) for factor in factors]
+def _broadcast(x, factors):
+    """Give all the same batch axes, where a factor has any."""
+    for factor in factors:
+        if factor.ndim > 2:
+            lead = batch_shape(factors, x.shape[:-1])
+            x = np.broadcast_to(x, (*lead, x.shape[-1]))
+            return x, [np.broadcast_to(a, (*lead, *a.shape[-2:])) for a in factors]
+    return x, factors
 
 
 def _mode(x, factor, left, right):
     """Apply one mode by itself, to the grid (..., left, n, right)."""
     fibres = x.reshape(*x.shape[:-1], left, factor.shape[1] * right)
     return kron_matvec(fibres, factor, columns=right).reshape(*x.shape[:-1], -1)
+
+
+@lru_cache(1024)
+def _plan(shapes, shape, dtype, columns):
+    """Plan the products of vectors with factors that have their batch axes, or none."""
+    rows, sizes = tuple(s[-2] for s in shapes), tuple(s[-1] for s in shapes)
+    size, batches, tasks = prod(shape), prod(shapes[0][:-2]), []
+    if size and 0 not in rows:
+        for one in _passes(rows, sizes, columns):
+            tasks.append(_task(one, size, batches, len(shapes[0]) > 2, dtype))
+            size = tasks[-1].size
+    return Plan(tasks, (*shape[:-1], prod(rows) * columns))
+
+
+@lru_cache(1024)
+def _plan_of_sum(shapes, shape, dtype, columns):
+    """Plan a sum of products; all passes but the first add to the result."""
+    size, batches, tasks = prod(shape), prod(shapes[0][:-2]), []
+    if size:
+        for one in _passes_of_sum(tuple(s[-1] for s in shapes), columns):
+            more = {"is_sum": True, "adds": len(tasks) > 0}
+            tasks.append(_task(one, size, batches, len(shapes[0]) > 2, dtype, **more))
+    return Plan(tasks, shape)
 
 
 @cache
@@ -197,7 +239,7 @@ def _pass(run, rows, sizes, columns):
         panel = 0
     elif right == 1:
         points_in, points_out = inner_in, inner_out
-    table = np.array([(rows[k], sizes[k]) for k in chosen], np.int64)
+    table = tuple((rows[k], sizes[k]) for k in chosen)
     return Pass(chosen, left, right, whole_in, whole_out, points_in, points_out, panel, work, table)
 
 
@@ -212,66 +254,65 @@ def _chain(chosen, rows, sizes):
     return points_in, points, most, work
 
 
-def _apply(one, x, factors, y, adds=False, is_sum=False):
-    """Run one pass from x to y, over the pool."""
-    chosen = [factors[k] for k in one.modes]
-    batches, left = 1, one.left
-    if chosen[0].ndim > 2:
-        batches = prod(chosen[0].shape[:-2])
-    else:
-        left = x.size // (one.columns * one.right)
-    if one.panel:
-        _apply_panels(one, x, chosen, y, batches, left, adds, is_sum)
-    else:
-        _apply_blas(one, x, chosen[0], y, batches, left, adds)
+def _task(one, size, batches, is_batched, dtype, is_sum=False, adds=False):
+    """Make a pass ready for `size` numbers."""
+    left = one.left if is_batched else size // (one.columns * one.right)
+    plan = _of_panels if one.panel else _of_blas
+    kernel, pieces, work, numbers, scratch = plan(one, left, dtype, is_sum, adds)
+    steps, before = [], 0
+    for m, n in one.steps:
+        steps.append((m, n, before))
+        before += batches * m * n * dtype.itemsize
+    # Panels of `products` are read before they are written.
+    in_place = kernel is products and one.points_in == one.points_out
+    return Task(
+        one.modes, size // one.columns * one.rows, in_place, kernel,
+        chunk_bounds((batches * pieces, work), minimum=_CHUNK),
+        np.array(numbers, np.int64), np.array(steps, np.int64), scratch,
+    )  # fmt: skip
 
 
-def _apply_panels(one, x, chosen, y, batches, left, adds, is_sum):
-    lanes, blocks, run = ROW // x.itemsize, 0, 1
+def _of_panels(one, left, dtype, is_sum, adds):
+    lanes, blocks, run = ROW // dtype.itemsize, 0, 1
     if one.right > 1:
         run = min(-(-one.right // lanes), max(1, _RUN // one.panel))
-    grid = Grid(left, one.right, one.points_in, one.points_out, one.panel, run)
-    table = []
-    for a in chosen:
-        table += (_at(a), *a.strides[-2:], _batch_stride(a))
-    table = np.array(table, np.int64).reshape(-1, 4)
-    if one.right > 1:
         kernel = sums if is_sum else products
         pieces, work = left * -(-one.right // (run * lanes)), one.work * lanes * run
     else:
         kernel = last_sums if is_sum else last_products
-        blocks = -(-chosen[0].shape[-2] // lanes) * chosen[0].shape[-1]
+        blocks = -(-one.steps[0][0] // lanes) * one.steps[0][1]
         pieces, work = left, one.work
-        if len(chosen) == 1:
+        if len(one.modes) == 1:
             pieces, work = -(-left // _ROWS), one.work * _ROWS
-    bounds = chunk_bounds((batches * pieces, work), minimum=_CHUNK)
-    size = (2 * one.panel * run + blocks) * ROW + VECTOR
-    options = (int(adds),) if is_sum else ()
-    run_chunks(
-        kernel, bounds, _LIKE[x.dtype], grid, one.steps, table, *options,
-        _at(x), _at(y), scratch=lambda: np.empty(size, np.uint8),
-    )  # fmt: skip
+    grid = Grid(left, one.right, one.points_in, one.points_out, one.panel, run, int(adds))
+    scratch = partial(np.empty, (2 * one.panel * run + blocks) * ROW + VECTOR, np.uint8)
+    return kernel, pieces, work, grid, scratch
 
 
-def _apply_blas(one, x, factor, y, batches, left, adds):
-    m, n = factor.shape[-2:]
-    scalars = np.array([1, adds], x.dtype)
+def _of_blas(one, left, dtype, is_sum, adds):
+    ((m, n),) = one.steps
     width = min(_WIDTH, one.right if one.right > 1 else left)
     pieces = left * -(-one.right // width) if one.right > 1 else -(-left // width)
-    bounds = chunk_bounds((batches * pieces, m * n * width), minimum=_CHUNK)
+    return (
+        gemm_modes,
+        pieces,
+        m * n * width,
+        Pieces(_KIND[dtype], left, one.right, width, adds),
+        None,
+    )
+
+
+def _run(task, x, factors, y):
+    """Run one pass from x to y, over the pool."""
+    if len(task.modes) == 1:
+        matrices = kernel_array(factors[task.modes[0]].reshape(-1))
+    else:  # side by side: to ask for an address takes longer than to copy a small matrix
+        matrices = np.concatenate([factors[k] for k in task.modes], axis=None)
+        matrices.flags.writeable = False
     run_chunks(
-        gemm_modes, bounds, _KIND[x.dtype], scalars, left, m, n, one.right, width,
-        _at(factor), _batch_stride(factor), _at(x), _at(y), blas=True,
+        task.kernel, task.bounds, task.numbers, task.steps, matrices, kernel_array(x), y,
+        scratch=task.scratch, blas=task.scratch is None,
     )  # fmt: skip
-
-
-def _at(array):
-    """Return where an array begins, in a third of the time of ``array.ctypes.data``."""
-    return array.__array_interface__["data"][0]
-
-
-def _batch_stride(factor):
-    return prod(factor.shape[-2:]) * factor.itemsize if factor.ndim > 2 else 0
 
 
 def _factor_gradient(g, u, factor, left, right):

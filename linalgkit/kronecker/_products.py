@@ -20,6 +20,7 @@ from ._modes import (
     columns_of,
     entries,
     grid,
+    is_fit,
     is_operator,
     mode_by_mode,
     rows_of,
@@ -106,6 +107,8 @@ def kron_matvec(factors: Sequence[Any], x: Any, /) -> Any:
     array([ 7.,  4., 15.,  8., 23., 12.])
     """
     factors = sequence(factors)
+    if is_fit(factors, x):
+        return engine(x).kron_matvec(x, *factors, columns=1)
     if any(map(is_operator, factors)):
         return _with_operators(factors, x)
     if is_dask_array(x):

@@ -6,14 +6,20 @@ upper half of c by one matrix product (I. Jonsson and B. Kågström, "Recursive 
 for solving triangular systems", ACM TOMS 28, 2002). What remains for LAPACK is small.
 """
 
+from ctypes import CFUNCTYPE, byref, c_char, c_int, c_void_p
+from functools import cache
 from math import prod
 
 import numpy as np
-from scipy.linalg import get_lapack_funcs, schur, solve_triangular
+from numba.extending import get_cython_function_address
+from scipy.linalg import get_lapack_funcs, solve_triangular
 
+from .._threads import run_chunks
+from ._hosts import one_blas_thread
 from ._modes import modes
 
 _LEAF = 64  # order of the equations of two modes that LAPACK solves
+_THREADED = 1 << 18  # points of a grid that more threads of BLAS rotate in less time
 _SLICES = 32  # of those of more modes that are solved slice by slice
 
 
@@ -26,40 +32,79 @@ def solve_by_schur(b, factors, shift, columns):
     b = np.broadcast_to(b.reshape(*b.shape[:-1], prod(sizes), columns), x.shape)
     factors = [np.broadcast_to(f, (*batch, *f.shape[-2:])) for f in factors]
     forms = {}
-    for index in np.ndindex(batch):
-        one = [f[index] for f in factors]
-        key = tuple((f.__array_interface__["data"], f.strides) for f in one)
-        if key not in forms:  # else a broadcast axis: the same matrices again
-            forms = {key: _forms(one, shift)}
-        for column in range(columns):
-            x[(*index, slice(None), column)] = _solve(forms[key], b[(*index, slice(None), column)])
+    with one_blas_thread(prod(sizes) < _THREADED):
+        for index in np.ndindex(batch):
+            one = [f[index] for f in factors]
+            key = tuple((f.__array_interface__["data"], f.strides) for f in one)
+            if key not in forms:  # else a broadcast axis: the same matrices again
+                forms = {key: _forms(one, shift)}
+            for column in range(columns):
+                place = (*index, slice(None), column)
+                x[place] = _solve(forms[key], b[place])
     return x.reshape(*batch, prod(sizes) * columns)
 
 
 def _forms(factors, shift):
     """Return Schur forms and bases, real where two real factors are; the shift is in the first."""
-    is_real = len(factors) <= 2 and not isinstance(shift, complex)
-    output = "real" if is_real and not any(np.iscomplexobj(f) for f in factors) else "complex"
-    found = []
-    for k, factor in enumerate(factors):
-        if k and np.array_equal(factor, factors[0]):
-            found.append(found[0])
-        else:
-            found.append(schur(factor, output=output, check_finite=False))
-    triangles = [t for t, _ in found]
-    triangles[0] = triangles[0] + shift * np.eye(len(triangles[0]), dtype=triangles[0].dtype)
-    return (
-        triangles,
-        [q for _, q in found],
-        np.iscomplexobj(shift) or any(np.iscomplexobj(f) for f in factors),
-    )
+    is_complex = isinstance(shift, complex) or any(np.iscomplexobj(f) for f in factors)
+    kind = np.result_type(*factors, 1j) if is_complex or len(factors) > 2 else factors[0].dtype
+    places = [0 if np.array_equal(f, factors[0]) else k for k, f in enumerate(factors)]
+    found = dict.fromkeys(places)
+
+    def decompose(start, stop):
+        for k in list(found)[start:stop]:
+            found[k] = _schur(factors[k], kind)
+
+    # Schur forms and small blocks gain nothing from more threads of BLAS, and lose where those find
+    # no free core; so decompositions run side by side, each in one.
+    run_chunks(decompose, range(len(found) + 1), blas=True)
+    triangles, bases = map(list, zip(*(found[k] for k in places), strict=True))
+    triangles[0] = triangles[0] + shift * np.eye(len(triangles[0]), dtype=kind)
+    return triangles, bases, is_complex
+
+
+def _schur(a, dtype):
+    """Return T and Q of A = Q T Qᴴ, by LAPACK's own entry: SciPy's lets no other thread run."""
+    n, is_complex = len(a), dtype.kind == "c"
+    t, q = np.array(a, dtype, order="F"), np.empty((n, n), dtype, order="F")
+    if n == 0:
+        return t, q
+    spectrum = [np.empty(n, dtype) for _ in range(1 if is_complex else 2)]
+    reals = [np.empty(n, t.real.dtype)] if is_complex else []
+    size, chosen, info = c_int(n), c_int(), c_int()
+    work, room = np.empty(1, dtype), c_int(-1)  # to be asked for the room that it needs
+    for _ in range(2):
+        _gees(dtype.char)(
+            byref(c_char(b"V")), byref(c_char(b"N")), None, byref(size), _at(t), byref(size),
+            byref(chosen), *map(_at, spectrum), _at(q), byref(size), _at(work), byref(room),
+            *map(_at, reals), None, byref(info),
+        )  # fmt: skip
+        room = c_int(int(work[0].real))
+        work = np.empty(room.value, dtype)
+    if info.value:
+        raise np.linalg.LinAlgError(
+            "LAPACK found no Schur form: its iteration did not converge, or an entry is not finite."
+        )
+    return t, q
+
+
+@cache
+def _gees(char):
+    """Return LAPACK's function for a dtype, as Python calls it without its lock."""
+    name = dict(zip("fdFD", "sdcz", strict=True))[char] + "gees"
+    return CFUNCTYPE(None)(get_cython_function_address("scipy.linalg.cython_lapack", name))
+
+
+def _at(array):
+    return c_void_p(array.ctypes.data)
 
 
 def _solve(forms, b):
     triangles, bases, is_complex = forms
     sizes = [len(t) for t in triangles]
     y = np.ascontiguousarray(_rotated(b, [q.conj().T for q in bases]).reshape(sizes))
-    _solve_triangular(triangles, y)
+    with one_blas_thread():
+        _solve_triangular(triangles, y)
     x = _rotated(y.reshape(-1), bases)
     return x if is_complex else x.real
 
@@ -67,7 +112,7 @@ def _solve(forms, b):
 def _rotated(x, bases):
     for k, left, right in modes([len(q) for q in bases]):
         shaped = x.reshape(left, len(bases[k]), right)
-        x = np.matmul(bases[k], shaped) if right > 1 else shaped[..., 0] @ bases[k].T
+        x = np.matmul(bases[k], shaped) if right != 1 else shaped[..., 0] @ bases[k].T
     return x.reshape(-1)
 
 

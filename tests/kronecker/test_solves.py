@@ -290,3 +290,22 @@ def test_schur_by_halves(sizes, dtype):
     got = solve_by_schur(b, factors, 0.5, 1)
     assert got.dtype == np.dtype(dtype)
     np.testing.assert_allclose(got, x, rtol=0, atol=1e-11)
+
+
+def test_schur_forms_have_the_same_bits_from_any_number_of_workers():
+    rng = np.random.default_rng(8)
+    factors, b = [random(rng, "d", n, n) for n in (30, 20)], random(rng, "d", 600)
+    found = []
+    for n in (1, 2):
+        with linalgkit.use_workers(n):
+            found.append(kronecker.kronsum_solve(factors, b, method="schur"))
+    np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize("dtype", "fdFD")
+def test_schur_forms_that_do_not_exist(dtype):
+    factors = [np.full((3, 3), np.nan, dtype), np.eye(2, dtype=dtype)]
+    with pytest.raises(np.linalg.LinAlgError, match="no Schur form"):
+        kronecker.kronsum_solve(factors, np.ones(6, dtype), method="schur")
+    empty = [np.eye(2, dtype=dtype), np.empty((0, 0), dtype)]
+    assert kronecker.kronsum_solve(empty, np.ones(0, dtype), method="schur").shape == (0,)
