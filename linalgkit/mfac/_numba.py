@@ -23,13 +23,17 @@ engine = Engines(__package__)
 
 DTYPES = "fdeH"  # uint16 are bits of bfloat16
 
-_COLUMNS = 16384  # of a chunk, at least
+_COLUMNS = 16384  # of a chunk of many, at least
+_SHARED, _PRODUCTS = 480, 1 << 24  # columns of a chunk, and products within it, at least
 _WORK = 1 << 21  # entries of G that a chunk reads, at least
 _STREAM = 4096  # columns that are read in one go, at least: each row begins another stream
+_PIECE = 8192  # columns that a vector stays in the cache for, at most
 _FEW = 8  # rows that chunks for vectors are cut for, at least
 _ALONE = 1024  # rows of matrices that are factorised by one thread
 _DEPTH = 128  # columns whose products are summed in one go, in float32 where that will do
 _SHORT = 512  # columns of other pieces: the sums of products in float64 are read as seldom
+_CHECKED = 4096  # column norms whose accuracy is looked at together
+_AGAIN = 128  # of them are computed again where one needs to be
 
 
 def squared_lengths(g):
@@ -37,7 +41,13 @@ def squared_lengths(g):
     m, d = g.shape
     g, kind = _bits(g)
     bounds = chunk_bounds((d, m), minimum=_WORK)
-    return _summed(_numba_rows.squared_lengths, bounds, (m,), kind, g)
+    return _summed(_lengths_of_range, bounds, (m,), kind, g)
+
+
+def _lengths_of_range(start, stop, kind, g):
+    sums = np.zeros(g.shape[0])
+    _numba_rows.add_squared_lengths(start, stop, kind, g, sums)
+    return sums
 
 
 def gram(g, *, tolerance):
@@ -48,13 +58,15 @@ def gram(g, *, tolerance):
     is_rough = 2.0**-24 / max(1.0, d / _DEPTH) ** 0.5 <= tolerance and g.dtype != np.float64
     dtype = np.dtype(np.float32 if is_rough else np.float64)
     depth = min(d, _DEPTH if is_rough else _SHORT)
-    bounds = chunk_bounds((d, m), minimum=max(_WORK, _COLUMNS * m))
+    # Few columns are shared out if they take long enough; many are in chunks with a sum each.
+    columns = max(min(d // 8, _COLUMNS), _SHARED, _PRODUCTS // m**2)
+    bounds = chunk_bounds((d, 1), minimum=columns)
     total = _summed(
         _gram_of_columns, bounds, (m, m), kind, g,
         scratch=lambda: _Scratch(m, depth, depth, dtype),
     )  # fmt: skip
-    lower = np.tril(total)
-    return lower + np.tril(total, -1).T
+    np.copyto(total, total.T, where=~np.tri(m, dtype=bool))
+    return total
 
 
 def _summed(kernel, bounds, shape, *args, **options):
@@ -122,9 +134,13 @@ def dots(g, x):
 
 
 def _dots_of_range(start, stop, kind, g, x, vector):
-    vector = vector[: stop - start]
-    vector[:] = x[start:stop]
-    return _numba_rows.dots(start, stop, kind, g, vector)
+    wide, scale = vector[: stop - start], _scale(kind)
+    np.multiply(x[start:stop], scale, out=wide, dtype=np.float64)
+    if kind:
+        _numba_rows.arrange(wide)
+    sums = np.zeros(g.shape[0])
+    _numba_rows.add_dots(start, stop, kind, g, wide, _step(stop - start), scale, sums)
+    return scale * sums
 
 
 def _dots_of_columns(start, stop, kind, g, x, buffer):
@@ -157,13 +173,28 @@ def combine(coefficients, g, x, *, factor, dtype):
 
 
 def _combine_range(start, stop, kind, g, coefficients, x, factor, result, vector):
-    wide, result = vector[: stop - start], result[start:stop]
+    wide, scale = vector[: stop - start], _scale(kind)
     if x is None:
         wide[:] = 0
     else:
-        np.multiply(x[start:stop], factor, out=wide, dtype=np.float64)
-    _numba_rows.add_combination(start, stop, kind, g, coefficients, wide)
-    result[:] = wide
+        np.multiply(x[start:stop], factor / scale, out=wide, dtype=np.float64)
+    if kind:
+        _numba_rows.arrange(wide)
+    factors, step = scale * coefficients, _step(stop - start)
+    _numba_rows.add_combination(start, stop, kind, g, factors, wide, step, scale)
+    if kind:
+        _numba_rows.put_back(wide)
+    np.multiply(wide, scale, out=result[start:stop])
+
+
+def _scale(kind):
+    return _numba_rows.SCALE if kind else 1.0
+
+
+def _step(count):
+    """Cut a number of columns into equal pieces of whole groups that kernels take together."""
+    pieces = max(1, -(-count // _PIECE))
+    return max(1, -(-count // (pieces * _numba_rows.LANES))) * _numba_rows.LANES
 
 
 def _combine_columns(start, stop, kind, g, coefficients, x, factor, result, buffer):
@@ -203,27 +234,27 @@ def column_norms(g, root):
 
 def _norms_of_columns(start, stop, kind, g, wide, narrow, unit, result, scratch):
     of_wide, of_narrow = scratch
-    step = _numba_products.PANELS * of_wide.tile.shape[1]
-    lengths = np.empty(2 * step)
-    if np.isfinite(unit):
-        for begin in range(start, stop, 2 * step):
-            end = min(stop, begin + 2 * step)
+    lengths = np.empty(_CHECKED)
+    for begin in range(start, stop, _CHECKED):
+        end = min(stop, begin + _CHECKED)
+        pieces = [(begin, end)]
+        if np.isfinite(unit):
             found = _norms(begin, end, kind, g, narrow, of_narrow, result, lengths)
-            with np.errstate(invalid="ignore", divide="ignore"):
-                wrong = np.sqrt(found * lengths[: end - begin]) * unit > _DIAGONAL * (1 - found)
-            if wrong.any():
-                for middle in range(begin, end, step):
-                    last = min(end, middle + step)
-                    _norms(middle, last, kind, g, wide, of_wide, result, lengths)
-    else:
-        for begin in range(start, stop, step):
-            _norms(begin, min(stop, begin + step), kind, g, wide, of_wide, result, lengths)
+            with np.errstate(invalid="ignore"):
+                changed = np.sqrt(found * lengths[: end - begin]) * unit
+                right = changed <= _DIAGONAL * (1 - found)
+            again = np.unique(np.flatnonzero(~right) // _AGAIN) * _AGAIN + begin
+            pieces = [(k, min(end, k + _AGAIN)) for k in again.tolist()]
+        for first, last in pieces:
+            _norms(first, last, kind, g, wide, of_wide, result, lengths)
 
 
 def _norms(begin, end, kind, g, root, scratch, result, lengths):
-    _numba_products.to_panels(begin, end, kind, g, scratch.panels, lengths)
-    _numba_products.column_norms(root, scratch.panels, scratch.tile, result[begin:end])
-    return result[begin:end]
+    norms = result[begin:end]
+    _numba_products.column_norms(
+        begin, end, kind, g, root, scratch.panels, scratch.tile, norms, lengths
+    )
+    return norms
 
 
 _DIAGONAL = 2e-7  # what rounding may change in 1 - |W g|², relatively
@@ -231,10 +262,10 @@ _DIAGONAL = 2e-7  # what rounding may change in 1 - |W g|², relatively
 
 def inverse_cholesky(matrix):
     """Factorise and invert by LAPACK."""
-    inverse, status = _undivided(lapack.dtrtri, cholesky(matrix), lower=1)
+    inverse, status = _undivided(lapack.dtrtri, cholesky(matrix).T)
     if status:
         raise np.linalg.LinAlgError("the Cholesky factor is singular")
-    return inverse
+    return inverse.T
 
 
 def triangle(rows):
@@ -258,16 +289,16 @@ def solve_by_root(root, right):
 
 
 def cholesky(matrix):
-    """Factorise by LAPACK."""
-    factor, status = _undivided(lapack.dpotrf, matrix, lower=1, clean=1)
+    """Factorise by LAPACK, whose columns are our rows: by transposes, which copy nothing."""
+    factor, status = _undivided(lapack.dpotrf, matrix.T)
     if status:
         raise np.linalg.LinAlgError("the matrix is not positive definite")
-    return factor
+    return factor.T
 
 
 def cholesky_solve(factor, right):
     """Solve by LAPACK."""
-    return _undivided(lapack.dpotrs, factor, right, lower=1)[0]
+    return _undivided(lapack.dpotrs, factor.T, right)[0]
 
 
 def _undivided(function, matrix, *args, **options):

@@ -7,41 +7,14 @@ go up to the diagonal; their sums leave the registers once, and are added up in 
 import numpy as np
 from numba import njit
 
-from .._intrinsics import widen
-from .._tiles import (
-    ROW,
-    TALL,
-    VECTOR,
-    lanes_of,
-    tile_1,
-    tile_2,
-    tile_4,
-    tile_tall,
-    transpose_square,
-)
+from .._intrinsics import INNER, OUTER, widen
+from .._tiles import ROW, TALL, VECTOR, by_rows, fetch_rows, lanes_of, transpose_square
 
 PANELS = 8  # in the second-level cache together
 _FAST = {"reassoc", "contract", "nsz"}  # NaN and Inf stay what they are
 
 
-@njit(nogil=True, cache=True)
-def _multiply(like, a, a_row, rows, depth, b, c):
-    """Multiply some rows, at most `TALL`, by a panel of `depth` rows: C = A B."""
-    size, i = like.itemsize, 0
-    if rows == TALL:
-        tile_tall(like, a, a_row, size, 0, b, ROW, c, ROW, depth, 0)
-        return
-    while i + 4 <= rows:
-        tile_4(like, a, a_row, size, 0, b, ROW, c, ROW, depth, 0)
-        i, a, c = i + 4, a + 4 * a_row, c + 4 * ROW
-    if i + 2 <= rows:
-        tile_2(like, a, a_row, size, 0, b, ROW, c, ROW, depth, 0)
-        i, a, c = i + 2, a + 2 * a_row, c + 2 * ROW
-    if i < rows:
-        tile_1(like, a, a_row, size, 0, b, ROW, c, ROW, depth, 0)
-
-
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, **INNER)
 def _transposed(rows, first, panel):
     """Fill a panel (columns, lanes) with rows from `first` on; zeros for rows that are not."""
     m, depth = rows.shape
@@ -62,7 +35,7 @@ def _transposed(rows, first, panel):
             panel[k, i] = rows[first + i, k] if first + i < m else 0
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, **OUTER)
 def add_gram(rows, panels, tile, total):
     """Add the lower triangle of rows rowsᵀ to `total`; what is above means nothing.
 
@@ -79,7 +52,10 @@ def add_gram(rows, panels, tile, total):
             source = rows.ctypes.data + i * across
             for j in range(first, min(last, i + count), lanes):
                 panel = panels[(j - first) // lanes]
-                _multiply(rows, source, across, count, depth, panel.ctypes.data, tile.ctypes.data)
+                by_rows(
+                    rows, source, across, rows.itemsize, 0, panel.ctypes.data, ROW,
+                    tile.ctypes.data, ROW, count, depth, 0,
+                )  # fmt: skip
                 if j + lanes <= m:
                     for r in range(count):
                         row, found = total[i + r, j : j + lanes], tile[r]
@@ -91,12 +67,15 @@ def add_gram(rows, panels, tile, total):
                             total[i + r, j + k] += tile[r, k]
 
 
-@njit(nogil=True, cache=True, fastmath=_FAST)
-def to_panels(begin, end, kind, g, panels, lengths):
+@njit(nogil=True, cache=True, fastmath=_FAST, **INNER)
+def _to_panels(begin, end, kind, g, panels, lengths):
     """Copy some columns to panels (panels, m, lanes), and fill their squared lengths in float64."""
     lanes, count = lanes_of(panels), end - begin
     lengths[:count] = 0
+    lines = -(-count * g.itemsize // 64)
     for i in range(g.shape[0]):
+        ahead = g.ctypes.data + (i + 8) * g.strides[0] + begin * g.itemsize
+        fetch_rows(panels, ahead, 64, lines)  # they are too short for the processor to foresee
         row = g[i, begin:end]
         for j in range(0, count, lanes):
             panel, found = panels[j // lanes, i], lengths[j : j + lanes]
@@ -113,25 +92,38 @@ def to_panels(begin, end, kind, g, panels, lengths):
                     found[k] += value * value
 
 
-@njit(nogil=True, cache=True, fastmath=_FAST)
-def column_norms(root, panels, tile, norms):
-    """Fill squared lengths of the columns of W P in float64; W is lower triangular.
-
-    `tile` (TALL, lanes) is scratch. All but `norms` are of one dtype.
-    """
+@njit(nogil=True, cache=True, fastmath=_FAST, **INNER)
+def _norms_of_panels(root, panels, tile, sums):
     m, lanes = root.shape[0], lanes_of(root)
-    across, sums = m * root.itemsize, np.empty(lanes_of(root))
-    for j in range(0, norms.size, lanes):
-        panel = panels[j // lanes].ctypes.data
-        sums[:] = 0
-        for i in range(0, m, TALL):
-            count = min(TALL, m - i)
-            source = root.ctypes.data + i * across
-            _multiply(tile, source, across, count, i + count, panel, tile.ctypes.data)
+    across = m * root.itemsize
+    sums[:] = 0
+    for i in range(0, m, TALL):
+        count = min(TALL, m - i)
+        source = root.ctypes.data + i * across
+        for j in range(0, sums.size, lanes):
+            by_rows(
+                tile, source, across, tile.itemsize, 0, panels[j // lanes].ctypes.data, ROW,
+                tile.ctypes.data, ROW, count, i + count, 0,
+            )  # fmt: skip
+            some = sums[j : j + lanes]
             for r in range(count):
                 found = tile[r]
                 for k in range(lanes):
                     value = np.float64(found[k])
-                    sums[k] += value * value
-        for k in range(min(lanes, norms.size - j)):
-            norms[j + k] = sums[k]
+                    some[k] += value * value
+
+
+@njit(nogil=True, cache=True, **OUTER)
+def column_norms(start, stop, kind, g, root, panels, tile, norms, lengths):
+    """Fill squared lengths of some columns of W G and of G in float64; W is lower triangular.
+
+    `panels` (panels, m, lanes) and `tile` (TALL, lanes) are scratch, of the dtype of W.
+    """
+    step = PANELS * lanes_of(root)
+    sums = np.empty(step)
+    for begin in range(start, stop, step):
+        end = min(stop, begin + step)
+        _to_panels(begin, end, kind, g, panels, lengths[begin - start : end - start])
+        whole = -(-(end - begin) // lanes_of(root)) * lanes_of(root)
+        _norms_of_panels(root, panels, tile, sums[:whole])
+        norms[begin - start : end - start] = sums[: end - begin]

@@ -257,6 +257,45 @@ class TestStorage:
         np.testing.assert_allclose(fisher.diagonal_inverse(), inverse.diagonal(), rtol=1e-6)
 
     @pytest.mark.parametrize("storage", ["float16", "bfloat16"])
+    def test_every_number_is_read_as_it_is(self, storage):
+        from linalgkit.mfac import _numba
+
+        bits = np.arange(2**16, dtype=np.uint16)
+        numbers = bits.view(np.float16) if storage == "float16" else bits
+        with np.errstate(invalid="ignore"):
+            values = linalgkit.mfac._array_api.widened(numbers)
+        finite = np.isfinite(values)
+        numbers, values = (x[finite].reshape(-1, 2**7) for x in (numbers, values))
+        for row, column in enumerate(range(8, 2**7, 5)):  # rows that are left, columns that are
+            some = slice(row, row + 20), slice(0, column)
+            g, truth = numbers[some], values[some]
+            unit = np.eye(len(g))[row % len(g)]
+            found = _numba.combine(unit, g, None, factor=0.0, dtype=np.float64)
+            np.testing.assert_array_equal(found, truth[row % len(g)])
+        for begin in range(0, len(numbers), 3):  # others times zero count nothing
+            g, truth = numbers[begin : begin + 3], values[begin : begin + 3]
+            for row, unit in enumerate(np.eye(len(g))):
+                found = _numba.combine(unit, g, None, factor=0.0, dtype=np.float64)
+                np.testing.assert_array_equal(found, truth[row])
+        for place in range(2**7):
+            found = _numba.dots(numbers, np.eye(2**7)[place])
+            np.testing.assert_array_equal(found, values[:, place])
+
+    @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+    @pytest.mark.parametrize("size", [2.0**-300, 2.0**300])
+    def test_rows_and_columns_that_are_left_and_vectors_of_any_size(self, dtype, size):
+        from linalgkit.mfac import _numba
+
+        rng = np.random.default_rng(0)
+        for m in (1, 2, 7, 8, 9, 17):
+            g = rng.standard_normal((m, 3 * m + 2)).astype(dtype)
+            x, a = size * rng.standard_normal(g.shape[1]), size * rng.standard_normal(m)
+            wide = g.astype(np.float64)
+            np.testing.assert_allclose(_numba.dots(g, x), wide @ x, rtol=1e-12)
+            found = _numba.combine(a, g, x, factor=0.5, dtype=np.float64)
+            np.testing.assert_allclose(found, 0.5 * x + a @ wide, rtol=1e-12)
+
+    @pytest.mark.parametrize("storage", ["float16", "bfloat16"])
     @pytest.mark.parametrize("library", ["torch", "jax"])
     def test_other_libraries_round_alike(self, library, storage, require):
         used = _used(library, require)
