@@ -196,7 +196,8 @@ def kronsum_solve(
     O(Σ n_k³ + N Σ n_k) operations for N = n_1 ⋯ n_d points. "eigh" is fast diagonalisation [1]_:
     two Kronecker products and a division by λ_i + μ_j + .... "schur" halves the triangular
     equations, so that nearly all operations are matrix products [2]_; equal factors share one
-    Schur form, those of others are found side by side. Gradients solve the adjoint equation, and exist also where eigenvalues coincide.
+    Schur form, those of others are found side by side. Gradients solve the adjoint equation, and
+    exist also where eigenvalues coincide.
 
     References
     ----------
