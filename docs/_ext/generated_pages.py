@@ -2,7 +2,8 @@
 
 The capability table comes from ``linalgkit.capabilities()``, the performance tables from the
 results that ``asv_bench/compare.py`` stored, the figures of growth from ``growth_<room>.py`` there,
-the table of exactness from ``exact_householder.py``. All is reStructuredText to be included.
+the table of equations from ``growth_kronecker_pde.py``, the table of exactness from
+``exact_householder.py``. All is reStructuredText to be included.
 """
 
 import json
@@ -45,6 +46,7 @@ def _write(app: Any) -> None:
         "performance.rst": performance_tables(r for r in results if "tables" in r),
         "growth.rst": growth_figures([r for r in results if "panels" in r], target),
         "exactness.rst": exactness_table(r for r in results if "automata" in r),
+        "equations.rst": equations_table(r for r in results if "rows" in r),
     }
     for name, lines in pages.items():
         text = "\n".join(lines) + "\n"
@@ -125,6 +127,29 @@ def exactness_table(results: Iterable[dict[str, Any]]) -> Iterator[str]:
         )
 
 
+def equations_table(results: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """Yield where it was run, and a row per equation: errors, with times, of ours and of peers."""
+    for result in results:
+        rows = result["rows"]
+        peers = list(dict.fromkeys(peer for row in rows for peer in row["peers"]))
+        yield from (" ".join(_machine(result)), "")
+        header = ["equation", "functions", "linalgkit", *(peer.replace("_", " ") for peer in peers)]
+        cells = []
+        for row in rows:
+            named = [row["case"], "×".join(map(str, row["functions"]))]
+            solvers = [row, *(row["peers"].get(peer) for peer in peers)]
+            published = row["published"]
+            last = NONE if published is None else f"{published:.1e}"
+            cells.append([*named, *map(_error_and_time, solvers), last])
+        yield from _table([*header, "published"], cells, "timings")
+
+
+def _error_and_time(entry: dict[str, Any] | None) -> str:
+    if entry is None:
+        return NONE
+    return _lines(f"{entry['error']:.1e}", f"{_number(entry['ms'])} ms")
+
+
 def _draw_growth(result: dict[str, Any], path: Path) -> None:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -178,7 +203,10 @@ def _machine(result: dict[str, Any]) -> Iterator[str]:
     if machine.get("thp"):
         yield f"Transparent huge pages: {machine['thp']}."
     if result.get("rounds"):
-        yield f"Medians of {_count(result['rounds'], 'interleaved round')}."
+        if "rows" in result:  # of equations
+            yield f"The least times of {_count(result['rounds'], 'round')}."
+        else:
+            yield f"Medians of {_count(result['rounds'], 'interleaved round')}."
     first = result.get("compile_s", {})
     if first.get("cold") is not None and first.get("warm") is not None:
         yield (
