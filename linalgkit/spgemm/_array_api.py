@@ -4,42 +4,56 @@ import numpy as np
 from array_api_compat import array_namespace, is_jax_array
 
 from .._xp import compiled, segment_extreme, segment_sum
-from ._csr import check_csr, check_memory, for_patterns, index_dtype, like
+from ._csr import (
+    Names,
+    check_csr,
+    check_memory,
+    conjugate,
+    fits_int32,
+    for_patterns,
+    index_dtype,
+    like,
+    only,
+    rows_of_entries,
+)
 from ._semirings import SEMIRINGS, absent
+
+# Entries whose keys are looked at together: a few MiB, however many there are.
+_GATHERED = 1 << 14
 
 
 def csr_matmul(
     a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, mask_indices, mask_indptr,
-    *, shape, semiring, complement, prune, sort, max_memory,
+    *, shape, semiring, complement, prune, sort, max_memory, itemsize, names,
 ):  # fmt: skip
     """Multiply two CSR triples; O(products) memory, differentiable in the data."""
     xp = array_namespace(a_indices, b_indices)
-    check_csr("a", a_data, a_indices, a_indptr, b_indptr.shape[0] - 1)
-    check_csr("b", b_data, b_indices, b_indptr, shape[1])
+    check_csr(names.left, a_data, a_indices, a_indptr, b_indptr.shape[0] - 1, names.lines[0])
+    check_csr(names.right, b_data, b_indices, b_indptr, shape[1], names.lines[1])
     index = index_dtype(xp)
     left, right = expand(*_wide(a_indices, a_indptr, b_indptr))
-    rows = xp.take(_row_of_entry(xp.astype(a_indptr, index)), left)
+    rows = xp.take(rows_of_entries(a_indptr), left)
     columns = xp.take(xp.astype(b_indices, index), right)
     if mask_indptr is not None:
-        check_csr("mask", mask_indices, mask_indices, mask_indptr, shape[1])
-        allowed = _row_of_entry(xp.astype(mask_indptr, index))
+        check_csr("mask", mask_indices, mask_indices, mask_indptr, shape[1], names.lines[2])
+        allowed = rows_of_entries(mask_indptr)
         used = xp.astype(mask_indices[: int(mask_indptr[-1])], index)
         kept = _masked(rows, columns, allowed, used, complement)
         left, right, rows, columns = (x[kept] for x in (left, right, rows, columns))
     order, place, rows, columns = _compress(rows, columns)
     left, right = xp.take(left, order), xp.take(right, order)
     if not prune:
-        check_memory(rows.shape[0], shape[0], _itemsize(a_data), max_memory)
+        check_memory(rows.shape[0], shape, itemsize, max_memory)
     data = sum_products(a_data, left, b_data, right, place, rows.shape[0], semiring=semiring)
     if prune:
         (kept,) = for_patterns(data != absent(semiring, data.dtype, array_namespace(data)))
         (kept,) = xp.nonzero(kept)
         data = array_namespace(data).take(data, like(kept, data))
         rows, columns = xp.take(rows, kept), xp.take(columns, kept)
-        check_memory(rows.shape[0], shape[0], _itemsize(data), max_memory)
+        check_memory(rows.shape[0], shape, itemsize, max_memory)
     boundaries = xp.arange(shape[0] + 1, dtype=index, device=rows.device)
     indptr = xp.searchsorted(rows, boundaries)
-    narrow = xp.int32 if max(*shape, data.shape[0]) < 2**31 else xp.int64
+    narrow = xp.int32 if fits_int32(*shape, data.shape[0]) else xp.int64
     return data, xp.astype(columns, narrow), xp.astype(indptr, narrow)
 
 
@@ -56,9 +70,15 @@ def row_minima(keys, indices, indptr):
     """Return the smallest keys among the entries of every row, infinite without; on the host."""
     minima = np.full((indptr.size - 1, keys.shape[1]), np.inf)
     filled = np.flatnonzero(np.diff(indptr))
-    if filled.size:
-        entries = keys[indices[: indptr[-1]]]
-        minima[filled] = np.minimum.reduceat(entries, indptr[filled], axis=0)
+    begins = indptr[filled].astype(np.int64)
+    for start in range(0, int(indptr[-1]), _GATHERED):
+        stop = min(start + _GATHERED, int(indptr[-1]))
+        first = np.searchsorted(begins, start, side="right") - 1
+        last = np.searchsorted(begins, stop)
+        places = np.maximum(begins[first:last], start) - start
+        smallest = np.minimum.reduceat(keys[indices[start:stop]], places, axis=0)
+        rows = filled[first:last]  # of which the first may have begun in the part before
+        minima[rows] = np.minimum(minima[rows], smallest)
     return minima
 
 
@@ -74,17 +94,15 @@ def count_triangles(indices, indptr):
 
 def lower_part(indices, indptr, multiply):
     """Return what stands below the diagonal of a square pattern, sorted, free of duplicates."""
-    xp = array_namespace(indices)
     n = indptr.shape[0] - 1
     check_csr("a", indices, indices, indptr, n)
     indices, indptr = _wide(indices, indptr)
-    below = indices[: int(indptr[-1])] < _row_of_entry(indptr)
-    before = xp.cumulative_sum(xp.astype(below, indices.dtype), include_initial=True)
-    lower = indices[: below.shape[0]][below], xp.take(before, indptr)
+    below = indices[: int(indptr[-1])] < rows_of_entries(indptr)
+    indptr, indices = only(below, indptr, indices)
     numbers = _arange_like(indptr)  # an identity matrix sorts what it multiplies
     identity = numbers[:-1], numbers[:-1], numbers
     _, indices, indptr = multiply(
-        *identity, lower[0], *lower, None, None, shape=(n, n), **_COUNTING
+        *identity, indices, indices, indptr, None, None, shape=(n, n), **_COUNTING
     )
     return indices, indptr
 
@@ -95,6 +113,8 @@ _COUNTING = {
     "prune": False,
     "sort": True,
     "max_memory": None,
+    "itemsize": 8,
+    "names": Names(),
 }
 
 
@@ -109,9 +129,9 @@ def plan_products(plan):
     xp = array_namespace(a.indices)
     left, right = expand(*_wide(a.indices, a.indptr, b.indptr))
     index = index_dtype(xp)
-    rows = xp.take(_row_of_entry(xp.astype(a.indptr, index)), left)
+    rows = xp.take(rows_of_entries(a.indptr), left)
     columns = xp.take(xp.astype(b.indices, index), right)
-    result_rows = _row_of_entry(xp.astype(plan._result.indptr, index))
+    result_rows = rows_of_entries(plan._result.indptr)
     result_columns = xp.astype(plan._result.indices, index)
     if plan._is_masked:
         kept = _masked(rows, columns, result_rows, result_columns, False)
@@ -133,7 +153,7 @@ def execute_plan_vjp(cotangent, a_data, b_data, plan, *, wrt):
     with np.errstate(all="ignore"):
         passed = xp.take(cotangent, place)
         return tuple(
-            segment_sum(passed * xp.take(_conj(other), there), here, data.shape[0])
+            segment_sum(passed * xp.take(conjugate(other), there), here, data.shape[0])
             if wanted
             else None
             for wanted, data, here, other, there in (
@@ -218,24 +238,6 @@ def _masked(rows, columns, allowed_rows, allowed_columns, complement):
 def _fan_out(a_indices, b_indptr):
     xp = array_namespace(a_indices)
     return xp.take(b_indptr[1:] - b_indptr[:-1], a_indices)
-
-
-def _row_of_entry(indptr):
-    xp = array_namespace(indptr)
-    return xp.repeat(_arange_like(indptr[1:]), indptr[1:] - indptr[:-1])
-
-
-def _conj(x):
-    xp = array_namespace(x)
-    return xp.conj(x) if xp.isdtype(x.dtype, "complex floating") else x
-
-
-def _itemsize(data):
-    xp, dtype = array_namespace(data), data.dtype
-    if xp.isdtype(dtype, "bool"):
-        return 1
-    limits = xp.iinfo if xp.isdtype(dtype, "integral") else xp.finfo
-    return limits(dtype).bits // (4 if xp.isdtype(dtype, "complex floating") else 8)
 
 
 def _wide(*arrays):

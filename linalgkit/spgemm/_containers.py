@@ -8,9 +8,18 @@ import numpy as np
 from array_api_compat import array_namespace, is_jax_array, is_numpy_array
 
 from .. import _checks
-from ._csr import check_csr, for_patterns, like
+from ._csr import (
+    check_csr,
+    conjugate,
+    fits_int32,
+    for_patterns,
+    index_dtype,
+    like,
+    rows_of_entries,
+)
 
 LAYOUTS = ("csr", "csc")
+_LINES = {"csr": "row", "csc": "column"}
 
 
 class CSR(NamedTuple):
@@ -43,6 +52,7 @@ class Operand(NamedTuple):
     shape: tuple[int, int]
     layout: str
     wrap: Callable[[Any, tuple[int, int], str], Any]
+    line: str = "row"  # what was compressed as it was read: rows or columns, for messages
 
     @property
     def parts(self) -> tuple[Any, Any, Any]:
@@ -59,18 +69,23 @@ class Operand(NamedTuple):
 
     def conjugated(self) -> "Operand":
         """With conjugate values."""
-        xp = array_namespace(self.data)
-        if not xp.isdtype(self.data.dtype, "complex floating"):
-            return self
-        return self._replace(data=xp.conj(self.data))
+        return self._replace(data=conjugate(self.data))
+
+    @property
+    def minor(self) -> int:
+        """Columns of compressed rows, rows of compressed columns."""
+        return self.shape[self.layout == "csr"]
+
+    def check(self, name: str) -> None:
+        """Raise ValueError or TypeError where the arrays are not those of the layout."""
+        check_csr(name, *self.parts, self.minor, self.line)
 
     def in_layout(self, layout: str, name: str) -> "Operand":
         """Return it in a layout: itself, or converted by one counting sort."""
         if layout == self.layout:
             return self
-        minor = self.shape[1] if self.layout == "csr" else self.shape[0]
-        check_csr(name, *self.parts, minor)
-        data, indices, indptr = _swapped(*self.parts, minor)
+        self.check(name)
+        data, indices, indptr = _swapped(*self.parts, self.minor)
         return self._replace(data=data, indices=indices, indptr=indptr, layout=layout)
 
 
@@ -81,13 +96,11 @@ def read(name: str, value: Any) -> Operand:
     if package in ("scipy", "cupyx") and hasattr(value, "tocsr"):
         if len(value.shape) != 2:
             raise ValueError(f"{name} must have two axes; got shape {value.shape}.")
-        if value.format not in LAYOUTS:
-            _check_convertible(name, value)
-            value = value.tocsr()
         wrap = _scipy_wrap(value) if package == "scipy" else _cupyx_wrap
-        parts = value.data, value.indices, value.indptr
-        _check_parts(name, parts, value.shape, value.format)
-        return Operand(*parts, value.shape, value.format, wrap)
+        layout = value.format if value.format in LAYOUTS else "csr"
+        parts = _compressed(name, value)
+        _check_parts(name, parts, value.shape, layout)
+        return Operand(*parts, value.shape, layout, wrap, _LINES[layout])
     if package == "sparse" and hasattr(value, "coords" if kind.__name__ == "COO" else "indptr"):
         return _read_pydata(name, value)
     if all(hasattr(value, part) for part in ("data", "indices", "indptr", "shape")):
@@ -126,8 +139,8 @@ def _swapped(data: Any, indices: Any, indptr: Any, minor: int) -> tuple[Any, Any
             values = array_namespace(data).take(data, like(values, data))
         return values, swapped.indices, swapped.indptr
     xp = array_namespace(data)
-    indices = indices[: int(indptr[-1])]
-    rows = xp.repeat(xp.arange(indptr.shape[0] - 1, device=data.device), indptr[1:] - indptr[:-1])
+    indices = xp.astype(indices[: int(indptr[-1])], index_dtype(xp))
+    rows = rows_of_entries(indptr)
     order = xp.argsort(indices, stable=True)
     boundaries = xp.arange(minor + 1, dtype=indices.dtype, device=data.device)
     ends = xp.searchsorted(xp.take(indices, order), boundaries)
@@ -170,18 +183,48 @@ def _jax_wrap(parts: Any, shape: tuple[int, int], layout: str) -> CSR:
     return CSR(asarray(data), asarray(indices), asarray(indptr))
 
 
-def _check_convertible(name: str, value: Any) -> None:
-    """Raise ValueError where SciPy would convert without looking, and read past its arrays."""
+def _compressed(name: str, value: Any) -> tuple[Any, Any, Any]:
+    """Return a container of SciPy or CuPy as compressed rows, or as the columns that it has.
+
+    All that is stored is kept: their own conversions add what stands at one place, and leave out
+    the zeros of diagonals. And they look at no index.
+    """
+    if value.format == "coo":
+        return _from_coordinates(name, value)
+    if value.format == "dia":
+        return _from_diagonals(value)
     if value.format == "bsr":
         blocks = value.shape[0] // value.blocksize[0], value.shape[1] // value.blocksize[1]
         _check_parts(name, (value.indices, value.indices, value.indptr), blocks, "csr")
         check_csr(name, value.data, value.indices, value.indptr, blocks[1])
-    for axis, places in enumerate(getattr(value, "coords", ()) if value.format == "coo" else ()):
+    rows = value if value.format in LAYOUTS else value.tocsr()
+    return rows.data, rows.indices, rows.indptr
+
+
+def _from_coordinates(name: str, value: Any) -> tuple[Any, Any, Any]:
+    """Sort coordinates by row; entries of one place keep their order."""
+    for axis, places in enumerate((value.row, value.col)):
         if places.size and not 0 <= places.min() <= places.max() < value.shape[axis]:
             raise ValueError(
                 f"{name}.coords[{axis}] must lie in [0, {value.shape[axis]}); got {places.min()} "
                 f"to {places.max()}."
             )
+    xp = array_namespace(value.row)
+    each = xp.arange(value.row.size + 1)  # pointers of rows of one entry each
+    data, order, indptr = _swapped(value.data, value.row, each, value.shape[0])
+    return data, xp.take(value.col, order), indptr
+
+
+def _from_diagonals(value: Any) -> tuple[Any, Any, Any]:
+    """Take diagonals row by row: each of their places is an entry, whatever it holds."""
+    xp = array_namespace(value.data)
+    order = xp.argsort(value.offsets)
+    columns = xp.arange(value.shape[0])[:, None] + value.offsets[order][None, :]
+    stored = (columns >= 0) & (columns < min(value.shape[1], value.data.shape[1]))
+    indptr = xp.cumulative_sum(xp.count_nonzero(stored, axis=1), include_initial=True)
+    data = value.data[xp.broadcast_to(order, columns.shape)[stored], columns[stored]]
+    index = xp.int32 if fits_int32(*value.shape, data.size) else xp.int64
+    return data, xp.astype(columns[stored], index), xp.astype(indptr, index)
 
 
 def _check_parts(name: str, parts: Any, shape: tuple[int, int], layout: str) -> None:
@@ -233,5 +276,6 @@ def _read_pydata(name: str, value: Any) -> Operand:
         return result.tocoo() if is_coo else result
 
     layout = LAYOUTS[rows.compressed_axes[0]]
-    _check_parts(name, (rows.data, rows.indices, rows.indptr), rows.shape, layout)
-    return Operand(rows.data, rows.indices, rows.indptr, rows.shape, layout, wrap)
+    parts = rows.data, rows.indices, rows.indptr
+    _check_parts(name, parts, rows.shape, layout)
+    return Operand(*parts, rows.shape, layout, wrap, _LINES[layout])

@@ -52,7 +52,7 @@ _WORKSPACE = 1 << 30  # bytes of bitmaps at most, where one fits at all
 
 def csr_matmul(
     a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, mask_indices, mask_indptr,
-    *, shape, semiring, complement, prune, sort, max_memory,
+    *, shape, semiring, complement, prune, sort, max_memory, itemsize, names,
 ):  # fmt: skip
     """Multiply two CSR triples on the GPU, in two phases."""
     import cupy as cp
@@ -63,7 +63,7 @@ def csr_matmul(
         return _array_api.csr_matmul(
             a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, mask_indices, mask_indptr,
             shape=shape, semiring=semiring, complement=complement, prune=prune, sort=sort,
-            max_memory=max_memory,
+            max_memory=max_memory, itemsize=itemsize, names=names,
         )  # fmt: skip
     mode = _ALL
     if mask_indptr is not None:
@@ -75,10 +75,10 @@ def csr_matmul(
 
     def check():
         """Raise in words."""
-        check_csr("a", a_data, a_indices, a_indptr, b.rows)
-        check_csr("b", b_data, b_indices, b_indptr, columns)
+        check_csr(names.left, a_data, a_indices, a_indptr, b.rows, names.lines[0])
+        check_csr(names.right, b_data, b_indices, b_indptr, columns, names.lines[1])
         if mask is not None:
-            check_csr("mask", mask_indices, mask_indices, mask_indptr, columns)
+            check_csr("mask", mask_indices, mask_indices, mask_indptr, columns, names.lines[2])
 
     if not (a.fits(a_data) and b.fits(b_data) and (mask is None or mask.fits(mask_indices))):
         check()
@@ -100,7 +100,7 @@ def csr_matmul(
     _launch(PATTERNS["linalgkit::sum_counts"], threads, rows, states, *sums)
     size = answers.tolist()[_TOTAL]
     if not prune:
-        check_memory(size, rows, a_data.itemsize, max_memory)
+        check_memory(size, shape, itemsize, max_memory)
     data, indices = cp.empty(size, dtype=a_data.dtype), cp.empty(size, dtype=cp.int32)
     values = cp.ascontiguousarray(a_data), cp.ascontiguousarray(b_data)
     patterns = a, b, mask, mode, is_mixed
@@ -110,7 +110,7 @@ def csr_matmul(
         before = cp.zeros(size + 1, dtype=cp.int64)
         cp.cumsum(kept, out=before[1:])
         indptr = before[indptr]
-        check_memory(int(indptr[-1]), rows, a_data.itemsize, max_memory)
+        check_memory(int(indptr[-1]), shape, itemsize, max_memory)
         data, indices = data[kept], indices[kept]
         narrow = indptr.astype(cp.int32)
     if data.size < 2**31:

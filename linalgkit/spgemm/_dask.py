@@ -60,8 +60,7 @@ def blocked_matmul(
         rows = rows if isinstance(a, da.Array) else mask.chunks[0]
         columns = columns if isinstance(b, da.Array) else mask.chunks[1]
     elif max_memory is not None and not isinstance(a, da.Array):
-        summed = np.result_type(meta.dtype, options["accumulate"] or meta.dtype)
-        rows = _bounded_rows(a, transpose_a, max(columns), summed.itemsize, max_memory)
+        rows = _bounded_rows(a, transpose_a, max(columns), meta.dtype.itemsize, max_memory)
     left, right = _cut(left, {row_axis: rows}), _cut(right, {column_axis: columns})
     allowed = None if allowed is None else _cut(allowed, {0: rows, 1: columns})
 
@@ -168,8 +167,8 @@ def _bounded_rows(
     operand = read("a", a)
     operand = (operand.transposed() if transposed else operand).in_layout("csr", "a")
     lengths = np.diff(np.asarray(to_device(operand.indptr, "cpu"), dtype=np.int64))
-    index = 8  # bytes of a column or a row pointer, at worst; half precision is summed in single
-    ends = np.cumsum(index + (lengths > 0) * width * (max(itemsize, 4) + index))
+    index = 8  # bytes of a column or a row pointer, at worst
+    ends = np.cumsum(index + (lengths > 0) * width * (itemsize + index))
     sizes, start, before = [], 0, 0
     while start < lengths.size:
         fitting = int(np.searchsorted(ends, before + max_memory - index, side="right"))
@@ -202,6 +201,8 @@ def _place(axis: int, along: Any, across: Any) -> tuple[Any, Any]:
 
 def _join(blocks: list[Any], axis: int) -> Any:
     """Put blocks of one layout together: SciPy then copies, and keeps zeros and duplicates."""
+    if blocks[0].format == "dia":  # whose zeros SciPy would leave out
+        blocks = [read("block", block).container() for block in blocks]
     layout = blocks[0].format
     return concatenate_lookup.dispatch(type(blocks[0]))(
         [block.asformat(layout) for block in blocks], axis=axis

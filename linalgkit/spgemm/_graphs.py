@@ -11,7 +11,7 @@ from array_api_compat import array_namespace
 from .. import _checks
 from .._engine import Engines
 from ._containers import Operand, read
-from ._csr import check_csr, index_dtype
+from ._csr import fits_int32, index_dtype, only, rows_of_entries
 from ._products import multiply
 
 engine = Engines(__package__)
@@ -43,7 +43,9 @@ def triangle_count(a: Any, /) -> int:
     Notes
     -----
     The sum of L L on the places of L with ``"plus_pair"``, L the part of `a` below its
-    diagonal. On NumPy arrays no product is stored: each thread adds up what hits.
+    diagonal. On NumPy arrays no product is stored: each thread adds up what hits, 64 columns
+    at once. Time O(n + nnz(a) + entries of the rows of L that the entries of L ask for), memory
+    O(nnz(a)) and n bits a thread.
 
     Examples
     --------
@@ -72,7 +74,8 @@ def k_hop(a: Any, k: int, /) -> Any:
     -------
     sparse array or matrix, shape (n, n)
         Of the kind of `a`, in rows: entry (i, j) is the least number of steps from i to j != i,
-        int64; nodes further away are not stored.
+        int64 (float64 in CuPy's containers, which hold no integers); nodes further away are
+        not stored.
 
     Raises
     ------
@@ -84,7 +87,8 @@ def k_hop(a: Any, k: int, /) -> Any:
     Notes
     -----
     Each step multiplies the nodes that were new in the last one by `a`, on the complement
-    of those seen before. Ends early where nothing new is found.
+    of those seen before. Ends early where nothing new is found. Time of every step O(nnz(a) + n +
+    nnz(seen) + edges that leave the new nodes), memory O(nnz(result)) beside that of a product.
 
     Examples
     --------
@@ -97,7 +101,8 @@ def k_hop(a: Any, k: int, /) -> Any:
     graph = _square("a", a)
     k = _checks.size("k", k, 1)
     xp = array_namespace(graph.indices)
-    check_csr("a", *graph.parts, graph.shape[1])
+    graph.check("a")
+    graph = _indexed(graph, 2 * graph.shape[0])
     graph = graph._replace(data=xp.ones_like(graph.indices, dtype=xp.bool))
     seen = _diagonal(graph)
     frontier = seen._replace(data=xp.ones_like(seen.data, dtype=xp.bool))
@@ -120,7 +125,8 @@ def shortest_paths_minplus(
     ----------
     a : sparse array or matrix, shape (n, n)
         Lengths of edges, in any container of NumPy arrays that `matmul` takes. A stored zero
-        is an edge of length zero; negative lengths are allowed, negative cycles are not.
+        is an edge of length zero, one of plus infinity as good as none; negative lengths are
+        allowed, minus infinity and negative cycles are not.
     sources : array of int, shape (s,), optional
         Nodes to start from; all by default.
     max_edges : int, optional
@@ -137,13 +143,17 @@ def shortest_paths_minplus(
     TypeError
         `a` is not a sparse container of NumPy arrays, or its values are complex.
     ValueError
-        `a` is not square, has NaN, a source is not a node, or a cycle has negative length.
+        `a` is not square, has NaN or minus infinity, a source is not a node, or a cycle of
+        negative length is reached from a source.
 
     Notes
     -----
     Bellman-Ford with sparse frontiers: each round multiplies the entries that improved in
-    the last round by `a`. Rounds as many as the most edges on a shortest path, time
-    O(products), memory O(s n). For one source on a large graph with positive lengths
+    the last round by `a`. Rounds as many as the most edges on a shortest path, and one more; each
+    looks through all of `a`, so that the time is O(rounds (nnz(a) + n) + products). Memory O(s n).
+    A cycle of negative length that passes a source is found once it is walked, any other that is
+    reached after n rounds, in which lengths still shrink; one that no source reaches does not
+    matter, and none does with `max_edges`. For one source on a large graph with positive lengths
     ``scipy.sparse.csgraph.dijkstra`` does less work.
 
     Examples
@@ -160,28 +170,35 @@ def shortest_paths_minplus(
             "shortest_paths_minplus takes NumPy data; copy the graph to the host first."
         )
     n = graph.shape[0]
-    check_csr("a", *graph.parts, n)
+    graph.check("a")
     if graph.data.dtype.kind == "c":
         raise TypeError("min_plus needs an order, and complex numbers have none.")
     graph = graph._replace(data=graph.data.astype(np.float64))
     if np.isnan(graph.data).any():
         raise ValueError(f"a must have no NaN; entry {np.isnan(graph.data).argmax()} is one.")
+    if np.isneginf(graph.data).any():
+        where = np.isneginf(graph.data).argmax()
+        raise ValueError(f"a must have no length of minus infinity; entry {where} is one.")
     chosen = np.arange(n) if sources is None else np.asarray(sources)
     if chosen.ndim != 1 or (chosen.size and chosen.dtype.kind not in "iu"):
         raise ValueError(f"sources must be integers on one axis; got {sources!r}.")
-    chosen = chosen.astype(np.int64)
+    chosen = chosen.astype(np.int64, copy=False)
     if chosen.size and not 0 <= chosen.min() <= chosen.max() < n:
         raise ValueError(f"sources must lie in [0, {n}); got {chosen.min()} to {chosen.max()}.")
     rounds = n if max_edges is None else _checks.size("max_edges", max_edges)
     distance = np.full((chosen.size, n), np.inf)
     starts = np.arange(chosen.size + 1)
     distance[starts[:-1], chosen] = 0.0
+    graph = _indexed(graph, chosen.size)
     frontier = graph._replace(
-        data=np.zeros(chosen.size), indices=chosen, indptr=starts, shape=distance.shape
+        data=np.zeros(chosen.size),
+        indices=chosen.astype(graph.indices.dtype),
+        indptr=starts.astype(graph.indptr.dtype),
+        shape=distance.shape,
     )
     for _ in range(rounds):
         reached = multiply(frontier, graph, semiring="min_plus")
-        rows = _rows_of(reached)
+        rows = rows_of_entries(reached.indptr)
         better = reached.data < distance[rows, reached.indices]
         if not better.any():
             return distance
@@ -201,40 +218,44 @@ def _square(name: str, value: Any) -> Operand:
     return graph.in_layout("csr", name)
 
 
-def _rows_of(operand: Operand) -> Any:
-    """Row of every entry."""
-    xp = array_namespace(operand.indptr)
-    indptr = xp.astype(operand.indptr, index_dtype(xp))
-    rows = xp.arange(operand.shape[0], dtype=index_dtype(xp), device=operand.indptr.device)
-    return xp.repeat(rows, indptr[1:] - indptr[:-1])
+def _indexed(graph: Operand, *sizes: int) -> Operand:
+    """Give a graph indices of one width: int32 where it and what comes of it, `sizes`, fit.
+
+    A product of two widths converts both, and a round may be far less work than that.
+    """
+    xp = array_namespace(graph.indices)
+    fits = fits_int32(*sizes, graph.shape[0], graph.indices.shape[0])
+    index = xp.int32 if fits else xp.int64
+    indices, indptr = (xp.astype(x, index, copy=False) for x in (graph.indices, graph.indptr))
+    return graph._replace(indices=indices, indptr=indptr)
 
 
 def _selected(operand: Operand, kept: Any) -> Operand:
     """Keep some of the entries."""
-    xp = array_namespace(operand.indptr)
-    before = xp.cumulative_sum(xp.astype(kept, index_dtype(xp)), include_initial=True)
-    indptr = xp.take(before, xp.astype(operand.indptr, index_dtype(xp)))
-    data, indices = operand.data[: kept.shape[0]][kept], operand.indices[: kept.shape[0]][kept]
+    indptr, data, indices = only(kept, operand.indptr, operand.data, operand.indices)
     return operand._replace(data=data, indices=indices, indptr=indptr)
 
 
 def _diagonal(like: Operand, copies: int = 1) -> Operand:
     """Zeros stored on the diagonal of as many square blocks side by side."""
     xp = array_namespace(like.indptr)
-    n, place = like.shape[0], {"dtype": index_dtype(xp), "device": like.indptr.device}
+    n, place = like.shape[0], {"dtype": like.indptr.dtype, "device": like.indptr.device}
     blocks = xp.arange(copies, **place) * n
     indices = xp.reshape(xp.arange(n, **place)[:, None] + blocks[None, :], (-1,))
     indptr = xp.arange(n + 1, **place) * copies
-    return Operand(xp.zeros_like(indices), indices, indptr, (n, copies * n), "csr", like.wrap)
+    data = xp.zeros_like(indices, dtype=index_dtype(xp))
+    return Operand(data, indices, indptr, (n, copies * n), "csr", like.wrap)
 
 
 def _merged(first: Operand, second: Operand) -> Operand:
     """Put together operands that share no place: [1 1] times one on top of the other."""
     xp = array_namespace(first.indptr)
-    ends = xp.astype(second.indptr, first.indptr.dtype) + first.indptr[-1]
+    sizes = 2 * first.shape[0], first.data.shape[0] + second.data.shape[0]
+    first, second = _indexed(first, *sizes), _indexed(second, *sizes)
+    ends = second.indptr + first.indptr[-1]
     stacked = first._replace(
         data=xp.concat([first.data, second.data]),
-        indices=xp.concat([first.indices, xp.astype(second.indices, first.indices.dtype)]),
+        indices=xp.concat([first.indices, second.indices]),
         indptr=xp.concat([first.indptr, ends[1:]]),
         shape=(2 * first.shape[0], first.shape[1]),
     )

@@ -3,7 +3,9 @@
 A row is summed into a dense row of n values with a two-level bitmap of the columns touched, and
 leaves in order by counting trailing zeros: no sort, no branch a product. Bounds: the gathers of
 B's rows (prefetched), the scatter into the row (in L2), and the write of the result. Two kinds
-of operands have kernels of their own: B without rows of two entries, and matrices of grids.
+of operands have kernels of their own: B without rows of two entries, and matrices of grids. Past
+262,144 columns, chunks of short rows go to hash tables. That is all: no insertion into short
+sorted rows, no merge of two rows, no panels of columns, and a choice for each chunk, not each row.
 """
 
 import threading
@@ -16,13 +18,14 @@ import numpy as np
 from .. import _threads
 from .._checks import kernel_array
 from .._intrinsics import RINGS
-from . import _numba_hash, _numba_masked
+from . import _array_api, _numba_hash, _numba_masked
 from . import _numba_rows as _kernels
-from ._csr import check_memory
+from ._csr import check_memory, fits_int32
 from ._numba_operands import (
     SMALL,
     available_memory,
     facts,
+    has_room,
     narrowed,
     operand,
     running_products,
@@ -47,38 +50,52 @@ _NARROW = np.dtype(np.int32)
 
 def csr_matmul(
     a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, mask_indices, mask_indptr,
-    *, shape, semiring, complement, prune, sort, max_memory,
+    *, shape, semiring, complement, prune, sort, max_memory, itemsize, names,
 ):  # fmt: skip
     """Multiply two CSR triples: one phase, chunks of rows committed in order."""
     columns = shape[1]
+
+    def by_reference():
+        return _array_api.csr_matmul(
+            a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, mask_indices, mask_indptr,
+            shape=shape, semiring=semiring, complement=complement, prune=prune, sort=sort,
+            max_memory=max_memory, itemsize=itemsize, names=names,
+        )  # fmt: skip
+
+    has_rows = columns <= _WIDE or has_room(8 * columns)  # dense ones, of n values
+    if mask_indptr is not None and not has_rows:
+        return by_reference()
     index_arrays = a_indices, a_indptr, b_indices, b_indptr
     index = np.int32 if all(array.dtype == _NARROW for array in index_arrays) else np.int64
-    a = operand("a", a_data, a_indices, a_indptr, b_indptr.size - 1, index)
-    b = operand("b", b_data, b_indices, b_indptr, columns, index)
+    a = operand(names.left, a_data, a_indices, a_indptr, b_indptr.size - 1, index, names.lines[0])
+    b = operand(names.right, b_data, b_indices, b_indptr, columns, index, names.lines[1])
     ring = RINGS[semiring], _start(semiring, a_data.dtype)
-    result = _Result(a_data.dtype, columns, max_memory)
+    result = _Result(a_data.dtype, columns, itemsize, max_memory)
     if a_indices.size + b_indices.size + columns <= _TINY and mask_indptr is None:
         product = _tiny(result, semiring, ring, a, b, prune)
         if product is not None:
             return product
-    of_a = facts("a", *a, b_indptr.size - 1)
+    of_a = facts(names.left, *a, b_indptr.size - 1, names.lines[0])
     is_square = a_indices is b_indices and a_indptr is b_indptr and columns == b_indptr.size - 1
-    of_b = of_a if is_square else facts("b", *b, columns)
+    of_b = of_a if is_square else facts(names.right, *b, columns, names.lines[1])
     narrow = narrowed(columns, *a[1:], *b[1:])
     a, b = (a[0], *narrow[:2]), (b[0], *narrow[2:])
     mask = None
     if mask_indptr is not None:
-        mask = _mask(mask_indices, mask_indptr, columns)
+        mask = _mask(mask_indices, mask_indptr, columns, "mask", names.lines[2])
         if not complement:
             return _masked(ring, a, b, mask, of_a.ascends and of_b.ascends, prune, result)
 
     work = _work(a, b, of_a.longest, of_b.longest, columns > _WIDE and mask is None)
     product = count = None
     if mask is not None:
-        multiply = partial(_kernels.complement_rows, *ring, *a, *b, of_b.ascends, *mask)
+        multiply = partial(_kernels.complement_rows, *ring, *a, *b, *mask)
         scratch, share = partial(_scratch, columns, ring[1]), None
     else:
-        multiply, scratch, share, count = _by_rows(ring, a, b, of_b.ascends, sort, work, columns)
+        found = _by_rows(ring, a, b, of_b.ascends, sort, work, columns, has_rows)
+        if found is None:
+            return by_reference()
+        multiply, scratch, share, count = found
         if work.source == 1:
             gather = partial(_kernels.gather_rows, *ring, *a, *b)
             if not prune:
@@ -122,22 +139,28 @@ def _work(a, b, longest_of_a, longest_of_b, exactly):
     return _Work(ends, each, longest, source, bounds)
 
 
-def _by_rows(ring, a, b, ascends, sort, work, columns):
+def _by_rows(ring, a, b, ascends, sort, work, columns, has_rows):
     """Choose the kernel of whole rows; what a thread needs for it; how to share a heavy row.
 
-    Last, how to count the entries of rows where that costs little: of grids; else None.
+    Last, how to count the entries of rows where that costs little: of grids; else None. No
+    choice is left, and None returned, where neither a dense row nor a table can be.
     """
     scratch = partial(_scratch, columns, ring[1])
     share = partial(_kernels.part_of_row, *ring, *a, *b, ascends)
-    stamps = _stamps(b) if work.total > SMALL and columns <= _WIDE else None
+    repeats = columns <= _WIDE and work.source > 1 and work.total > SMALL
+    stamps = _stamps(b) if repeats else None
     if stamps is not None:
-        multiply = partial(_kernels.repeat_rows, *ring, *a, *b, stamps, ascends)
+        multiply = partial(_kernels.repeat_rows, *ring, *a, *b, stamps)
         return multiply, scratch, share, partial(_kernels.count_repeats, *a[1:], *b[1:], stamps)
     multiply = partial(_kernels.multiply_rows, *ring, *a, *b, ascends)
     if columns > _WIDE:
-        hashed = _hash_where_rows_are_short(ring, a, b, sort, columns, work, multiply, scratch)
+        hashed = _hash_where_rows_are_short(
+            ring, a, b, sort, columns, work, multiply, scratch, has_rows
+        )
         if hashed is not None:
             return *hashed, None, None
+        if not has_rows:
+            return None
     return multiply, scratch, share, None
 
 
@@ -166,7 +189,7 @@ def _tiny(result, semiring, ring, a, b, prune):
     product = (data[:end].copy(), indices[:end].copy(), indptr) if end >= 0 else None
     _tiny_workspaces.__dict__[key] = workspace
     if product is not None:
-        check_memory(end, rows, result.dtype.itemsize, result.max_memory)
+        result.check(end, rows)
     return product
 
 
@@ -198,13 +221,16 @@ def _in_chunks(result, a, b, work, multiply, scratch, share, count, counted):
     # Patterns of grids are found anew in every chunk, and nothing waits for a small one.
     step = max(1, min(4, len(bounds) // 32)) if is_grid else 1
     fewer = [*bounds[:-1:step], bounds[-1]]
-    if is_known or result.bytes(upper[-1], rows) > _to_reserve(result.max_memory):
+    is_too_much = result.bytes(upper[-1], rows) > _to_reserve(result.max_memory)
+    if is_too_much and result.columns > _WIDE:
+        is_too_much = has_room(result.columns // 8)  # for the bitmap to count by
+    if is_known or is_too_much:
         # Too much to reserve: pay for a first pass that counts.
         count = count or partial(_kernels.count_rows, *a[1:], *b[1:])
         ends = _counted(count, fewer, partial(_bitmap, result.columns))
         upper = ends[bounds]
         if counted:
-            check_memory(int(upper[-1]), rows, result.dtype.itemsize, result.max_memory)
+            result.check(int(upper[-1]), rows)
         if is_known:
             return _in_place(result, multiply, fewer, ends, scratch)
     if is_serial:
@@ -287,11 +313,11 @@ def _masked(ring, a, b, mask, ascending, prune, result):
     return run(result, multiply, bounds, upper, scratch)
 
 
-def _mask(indices, indptr, columns, name="mask"):
+def _mask(indices, indptr, columns, name, line="row"):
     """Return a pattern as kernels take it: checked, sorted, free of duplicates."""
     index = np.int32 if indices.dtype == indptr.dtype == _NARROW else np.int64
-    _, *pattern = operand(name, indices, indices, indptr, columns, index)
-    if facts(name, None, *pattern, columns).ascends:
+    _, *pattern = operand(name, indices, indices, indptr, columns, index, line)
+    if facts(name, None, *pattern, columns, line).ascends:
         return narrowed(columns, *pattern)
     from scipy.sparse import csr_array
 
@@ -313,14 +339,21 @@ def _by_columns(b, columns):
     return operand("b", turned.data, turned.indices, turned.indptr, 0, np.dtype(signed).type)
 
 
-def _hash_where_rows_are_short(ring, a, b, sort, columns, work, multiply, scratch):
-    """Serve those chunks by hash tables whose rows are short for so many columns; None: none."""
+def _hash_where_rows_are_short(
+    ring, a, b, sort, columns, work, multiply, scratch, has_rows
+):  # fmt: skip
+    """Serve those chunks by hash tables whose rows are short for so many columns; None: none.
+
+    Without room for dense rows, all chunks, or none.
+    """
     lengths, bounds = np.diff(work.ends), work.bounds
     most = np.maximum.reduceat(lengths, bounds[:-1]) if lengths.size else np.zeros(1, np.int64)
-    bits = max(8, -(-int(columns - 1).bit_length() // 8) * 8)
+    bits = int(columns - 1).bit_length()
     short = (most <= _SHORT) | ((columns > 8 * _WIDE) & (most * _FEW <= columns))
-    short &= most < 1 << (63 - bits)
-    if not short.any():
+    short |= not has_rows
+    # A word holds a column and a slot of the table, which are twice the products, and 16 at least.
+    short &= most < (1 << (63 - bits) if bits <= 60 else 0)
+    if not (short.any() if has_rows else short.all()):
         return None
     size = 1 << max(5, int(2 * most[short].max() - 1).bit_length())
     by_hash = partial(_numba_hash.hash_rows, *ring, *a, *b, sort, np.uint64(bits))
@@ -446,7 +479,10 @@ def _one_phase(result, multiply, bounds, upper, scratch, share=None, parts=None)
 
     def kernel(first, last, buffer):
         start, stop, low, high, _ = pieces[first] if first < last else (0, 0, 0, 0, 0)
-        out = free.pop() if free else result.entries(largest)
+        try:
+            out = free.pop()
+        except IndexError:
+            out = result.entries(largest)
         if high:
             return share(start, low, high, *out, *buffer), out
         return multiply(start, stop, *out, indptr, 0, *buffer), out
@@ -502,30 +538,34 @@ def _counted(count, bounds, scratch):
 class _Result(NamedTuple):
     """How the arrays of one result are made and cut."""
 
-    dtype: np.dtype
+    dtype: np.dtype  # of the sums
     columns: int
+    itemsize: int  # of the values in the end
     max_memory: int | None
 
+    def check(self, entries, rows):
+        check_memory(entries, (rows, self.columns), self.itemsize, self.max_memory)
+
     def bytes(self, entries, rows):
-        return int(entries) * (self.dtype.itemsize + (4 if self.columns < 2**31 else 8)) + 4 * rows
+        index = 4 if fits_int32(self.columns) else 8
+        return int(entries) * (self.dtype.itemsize + index) + 4 * rows
 
     def entries(self, size):
         # One more: a gathered entry is written before it is known to be there.
-        index = np.int32 if self.columns < 2**31 else np.int64
+        index = np.int32 if fits_int32(self.columns) else np.int64
         return np.empty(size + 1, dtype=self.dtype), np.empty(size + 1, dtype=index)
 
     def indptr(self, rows, upper):
-        indptr = np.empty(rows + 1, dtype=np.int32 if upper < 2**31 else np.int64)
+        indptr = np.empty(rows + 1, dtype=np.int32 if fits_int32(upper) else np.int64)
         indptr[0] = 0
         return indptr
 
     def finish(self, data, indices, indptr):
         size = int(indptr[-1])
-        check_memory(size, indptr.size - 1, self.dtype.itemsize, self.max_memory)
+        self.check(size, indptr.size - 1)
         data.resize(size, refcheck=False)
         indices.resize(size, refcheck=False)
-        narrow = max(indptr.size - 1, self.columns, size) < 2**31
-        index = np.int32 if narrow else np.int64
+        index = np.int32 if fits_int32(indptr.size - 1, self.columns, size) else np.int64
         return data, indices.astype(index, copy=False), indptr.astype(index, copy=False)
 
 

@@ -156,6 +156,17 @@ def _place_of(stamps, a_indices, t, count):
 
 
 @njit(nogil=True, inline="always")
+def _looked_up(stamps, a_indices, t, count, sources, bases, here):
+    # Where the pattern of a row is kept, or will be, and whether it is there: first `here`, where
+    # that of the row before is.
+    repeats = count == sources[here] and _repeats(stamps, a_indices, t, count, bases, here)
+    if not repeats:
+        here = _place_of(stamps, a_indices, t, count)
+        repeats = count == sources[here] and _repeats(stamps, a_indices, t, count, bases, here)
+    return here, repeats
+
+
+@njit(nogil=True, inline="always")
 def _group(summary):
     # Words of the summary for each bit of the one word above, as a power of two.
     group, size = np.uint64(0), np.uint64(summary.size)
@@ -297,7 +308,7 @@ def part_of_row(
 
 @njit(nogil=True, cache=True)
 def complement_rows(
-    ring, zero, a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, ascending,
+    ring, zero, a_data, a_indices, a_indptr, b_data, b_indices, b_indptr,
     mask_indices, mask_indptr, start, stop, out_data, out_indices, out_indptr, place,
     sums, bits, summary,
 ):  # fmt: skip
@@ -324,7 +335,7 @@ def complement_rows(
 
 @njit(nogil=True, cache=True)
 def repeat_rows(
-    ring, zero, a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, stamps, ascending,
+    ring, zero, a_data, a_indices, a_indptr, b_data, b_indices, b_indptr, stamps,
     start, stop, out_data, out_indices, out_indptr, place, sums, bits, summary,
 ):  # fmt: skip
     # The same for matrices of grids: a row whose sources are those of an earlier row, shifted,
@@ -344,12 +355,7 @@ def repeat_rows(
         count = t_end - t
         may, repeats = _ZERO < count <= _SOURCES, False
         if may:
-            repeats = count == sources[here] and _repeats(stamps, a_indices, t, count, bases, here)
-            if not repeats:
-                here = _place_of(stamps, a_indices, t, count)
-                repeats = count == sources[here] and _repeats(
-                    stamps, a_indices, t, count, bases, here
-                )
+            here, repeats = _looked_up(stamps, a_indices, t, count, sources, bases, here)
         at, first = here * _PRODUCTS, b_indices.dtype.type(0)
         if may:
             first = b_indices.dtype.type(stamps[np.uint64(a_indices[t])])
@@ -468,12 +474,7 @@ def count_repeats(
         t, count = np.uint64(a_indptr[i]), np.uint64(a_indptr[i + _ONE] - a_indptr[i])
         may, repeats = _ZERO < count <= _SOURCES, False
         if may:
-            repeats = count == sources[here] and _repeats(stamps, a_indices, t, count, bases, here)
-            if not repeats:
-                here = _place_of(stamps, a_indices, t, count)
-                repeats = count == sources[here] and _repeats(
-                    stamps, a_indices, t, count, bases, here
-                )
+            here, repeats = _looked_up(stamps, a_indices, t, count, sources, bases, here)
         if repeats:
             counts[i + _ONE] = entries[here]
         else:

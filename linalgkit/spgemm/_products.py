@@ -13,8 +13,8 @@ from array_api_compat import array_namespace
 from .. import _checks
 from .._engine import Engines
 from ._containers import CSR, Operand, read
-from ._csr import check_csr, for_patterns, index_dtype, like
-from ._semirings import promote
+from ._csr import MOST_COLUMNS, Names, bytes_of, for_patterns, like, only
+from ._semirings import absent, promote
 
 engine = Engines(__package__)
 
@@ -46,7 +46,9 @@ def matmul(
         From ``scipy.sparse`` or ``cupyx.scipy.sparse`` (any format; CSR and CSC
         are used as they are), pydata/sparse (``COO``, ``GCXS``), a Dask array of
         such blocks, or any object with `data`, `indices`, `indptr` and `shape`.
-        Indices may be unsorted or repeated.
+        Indices may be unsorted or repeated; what COO stores at one place is added as
+        the semiring adds. All places of a stored diagonal (DIA) or block (BSR) are
+        entries, zeros that fill them up too.
     b : sparse array or matrix, shape (k, n)
         From the same library.
     semiring : str, default "plus_times"
@@ -67,8 +69,8 @@ def matmul(
     conj_a, conj_b : bool, default False
         Multiply by its complex conjugate.
     sort : bool, default True
-        Sort the rows of the result. Only products with very many columns are
-        faster without.
+        Sort the rows of the result. False leaves them as they come, which only
+        products with very many columns do in another order, and faster.
     prune : bool, default False
         Drop entries equal to what an absent one means (0; infinity for
         ``"min_plus"``), as SciPy's ``@`` does. By default the pattern of the
@@ -76,10 +78,13 @@ def matmul(
     accumulate : dtype, optional
         Add in at least this precision; the result has the promoted dtype of the
         operands all the same. By default sums run in that dtype itself, and of
-        half precision in float32.
+        half precision in float32. Sums of integers are exact but for wrapping, and
+        a floating `accumulate` leaves them so.
     max_memory : int, optional
-        Bytes that the result may take. Also bounds what is reserved beyond it:
-        past half of them, the entries are counted first.
+        Bytes that the result may take. The engines for NumPy and CuPy arrays also
+        reserve no more: past half of them, the entries are counted first (a masked
+        product on the host reserves all places of its mask). The reference engine,
+        which serves other libraries, has expanded all products before it looks.
 
     Returns
     -------
@@ -87,16 +92,16 @@ def matmul(
         Of the kind of `a`: an array if `a` is one, a matrix if `a` is one; CSR, or
         CSC if both operands are CSC (or transposed CSR); a named tuple `CSR` if `a`
         is only an object with three arrays (CuPy's containers hold no integers: counts come
-        as float64 there). Every row (column) is sorted and free of
-        duplicates. Indices are int32 while shape and number of entries fit, else
+        as float64 there). Every row (column) is free of duplicates, and sorted unless
+        `sort` is False. Indices are int32 while shape and number of entries fit, else
         int64.
 
     Raises
     ------
     TypeError
         An operand is dense or not a sparse container, the operands come from
-        different libraries, or the semiring does not know their dtype (lengths of
-        bool, an order of complex numbers).
+        different libraries, the semiring does not know their dtype (lengths of
+        bool, an order of complex numbers), or a flag is neither True nor False.
     ValueError
         Shapes that do not fit, an unknown semiring, invalid index arrays.
     MemoryError
@@ -110,11 +115,15 @@ def matmul(
 
     Notes
     -----
-    Time O(m + nnz(a) + products), memory nnz(result) entries and one row of n
-    values a thread (a hash table instead where n is very large and rows are
-    short). With NumPy data the result has the same bits as SciPy's
-    after ``sort_indices()``, for any number of threads: products are added in
-    stored order, in the dtype that NumPy promotes the two data types to
+    Time O(m + nnz(a) + products), memory nnz(result) entries and, on the host, one
+    row of n values a thread. Where n is very large and rows are short, or where
+    there is no room for such a row, a hash table takes its place. Masked products
+    have no table: of very many columns they are left to the reference engine where
+    8 n bytes are more than there are, and it takes memory for every product. By
+    choice there are no other ways to add up a row: no insertion into short rows, no
+    merge of two rows, no panels of columns. With NumPy data the result has the same
+    bits as SciPy's after ``sort_indices()``, for any number of threads: products are
+    added in stored order, in the dtype that NumPy promotes the two data types to
     (integers wrap). NaN and Inf propagate as in a dense product of stored
     entries. A masked product does the work that hits the mask; where the mask is
     far sparser than the products it takes inner products instead. Nothing is
@@ -148,6 +157,16 @@ def matmul(
            [11.,  0., 12.],
            [ 5., 12.,  0.]])
     """
+    _checks.flags(
+        complement=complement,
+        mask_values=mask_values,
+        transpose_a=transpose_a,
+        transpose_b=transpose_b,
+        conj_a=conj_a,
+        conj_b=conj_b,
+        sort=sort,
+        prune=prune,
+    )
     options = {"semiring": semiring, "prune": prune, "accumulate": accumulate}
     options |= {"complement": complement, "sort": sort, "max_memory": max_memory}
     if any(_is_dask(x) for x in (a, b, mask)):
@@ -219,21 +238,22 @@ def csr_matmul(
     prune : bool, default False
         Drop entries equal to what an absent one means (0 for plus-times).
     accumulate : dtype, optional
-        Add in at least this precision.
+        Add in at least this precision, as in `matmul`.
     max_memory : int, optional
-        Bytes that the result may take.
+        Bytes that the result may take, as in `matmul`.
 
     Returns
     -------
     CSR
-        Named tuple ``(data, indices, indptr)`` of arrays of the same library;
-        every row sorted and free of duplicates.
+        Named tuple ``(data, indices, indptr)`` of arrays of the same library; every
+        row free of duplicates, and sorted unless `sort` is False.
 
     Raises
     ------
     TypeError
         Arrays of different libraries, indices that are not integers, a dtype that
-        the semiring does not know, or index arrays under a JAX transformation.
+        the semiring does not know, a flag that is neither True nor False, or index
+        arrays under a JAX transformation.
     ValueError
         Shapes that do not fit, row pointers that decrease, indices out of range, an
         unknown semiring.
@@ -264,6 +284,7 @@ def csr_matmul(
     >>> spgemm.csr_matmul(*one_row, *one_column, shape=(1, 1), semiring="min_plus").data
     array([7.])
     """
+    _checks.flags(complement=complement, sort=sort, prune=prune)
     named = {"a_data": a_data, "a_indices": a_indices, "a_indptr": a_indptr}
     named |= {"b_data": b_data, "b_indices": b_indices, "b_indptr": b_indptr}
     if mask_indices is not None or mask_indptr is not None:
@@ -297,6 +318,7 @@ def csr_matmul(
         (arrays["a_data"], *patterns[:2], arrays["b_data"], *patterns[2:4]),
         patterns[4:],
         shape=(m, n),
+        names=Names(),
         semiring=semiring,
         complement=complement,
         sort=sort,
@@ -318,21 +340,25 @@ def multiply(
     complement: bool = False,
     sort: bool = True,
     prune: bool = False,
+    names: tuple[str, str] = ("a", "b"),
 ) -> Operand:
-    """Multiply operands that fit, in the layout that converts least."""
+    """Multiply operands that fit, in the layout that converts least; `names` are for messages."""
     _checks.library_of(left.data, right.data, *([] if mask is None else [mask.data]))
     shape = left.shape[0], right.shape[1]
     layout = "csc" if left.layout == right.layout == "csc" else "csr"
     if layout == "csc":  # columns of A B are rows of (A B)^T = B^T A^T
         operands, turned = (*right.parts, *left.parts), shape[::-1]
+        called = Names(*names[::-1], (right.line, left.line, _line(mask)))
     else:
-        rows = left.in_layout("csr", "a"), right.in_layout("csr", "b")
+        rows = left.in_layout("csr", names[0]), right.in_layout("csr", names[1])
         operands, turned = (*rows[0].parts, *rows[1].parts), shape
+        called = Names(*names, (left.line, right.line, _line(mask)))
     masking = (None, None) if mask is None else mask.in_layout(layout, "mask").parts[1:]
     parts = _multiply(
         operands,
         masking,
         shape=turned,
+        names=called,
         semiring=semiring,
         accumulate=accumulate,
         max_memory=max_memory,
@@ -355,12 +381,10 @@ def read_mask(mask: Any, shape: tuple[int, int], complement: bool, values: bool)
         raise ValueError(f"mask must have the result's shape {shape}; got {pattern.shape}.")
     if not values:
         return pattern
-    xp = array_namespace(pattern.indices)
-    check_csr("mask", *pattern.parts, shape[pattern.layout == "csr"])
+    pattern.check("mask")
     (kept,) = for_patterns(pattern.data != 0)
-    before = xp.cumulative_sum(xp.astype(kept, index_dtype(xp)), include_initial=True)
-    indptr = xp.take(before, xp.astype(pattern.indptr, index_dtype(xp)))
-    return pattern._replace(data=pattern.data[kept], indices=pattern.indices[kept], indptr=indptr)
+    indptr, indices = only(kept, pattern.indptr, pattern.indices)
+    return pattern._replace(data=indices, indices=indices, indptr=indptr)
 
 
 def _multiply(
@@ -368,6 +392,7 @@ def _multiply(
     mask: tuple[Any, Any],
     *,
     shape: tuple[int, int],
+    names: Names,
     semiring: str,
     accumulate: Any,
     max_memory: int | None,
@@ -379,7 +404,12 @@ def _multiply(
     a_data, a_indices, a_indptr, b_data, b_indices, b_indptr = operands
     if max_memory is not None:
         max_memory = _checks.size("max_memory", max_memory)
+    if shape[1] > MOST_COLUMNS:
+        raise ValueError(f"indices count up to 2**63 - 1; got a shape of {shape}.")
     promoted = promote(a_data, b_data, semiring, accumulate)
+    itemsize = 0  # not asked for
+    if max_memory is not None:
+        itemsize = bytes_of(promoted.dtype, array_namespace(promoted.a_data))
     data, indices, indptr = engine(promoted.a_data, promoted.b_data).csr_matmul(
         promoted.a_data,
         a_indices,
@@ -394,10 +424,20 @@ def _multiply(
         sort=sort,
         prune=prune,
         max_memory=max_memory,
+        itemsize=itemsize,
+        names=names,
     )
     if data.dtype != promoted.dtype:
-        data = array_namespace(data).astype(data, promoted.dtype)
+        xp = array_namespace(data)
+        data = xp.astype(data, promoted.dtype)
+        if prune:  # what was rounded to the value of an absent entry
+            (kept,) = for_patterns(data != absent(promoted.semiring, data.dtype, xp))
+            indptr, data, indices = only(kept, indptr, data, indices)
     return data, indices, indptr
+
+
+def _line(mask: Operand | None) -> str:
+    return "row" if mask is None else mask.line
 
 
 def _is_dask(value: Any) -> bool:

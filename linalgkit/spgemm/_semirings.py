@@ -45,6 +45,7 @@ def neutral(semiring: str, dtype: Any, xp: Any) -> Any:
     multiply = SEMIRINGS[semiring].multiply
     if multiply == "pair":
         raise ValueError("plus_pair has no neutral element: every product is 1.")
+    _check_known(semiring, dtype, xp)
     if multiply in ("times", "and"):
         return True if xp.isdtype(dtype, "bool") else 1
     if multiply == "plus":
@@ -81,17 +82,12 @@ def promote(a_data: Any, b_data: Any, semiring: str, accumulate: Any) -> Promote
         a_data, b_data, dtype = a_data != 0, b_data != 0, xp.bool
     elif semiring == "plus_pair" and is_bool:
         dtype = xp.int64
-    elif semiring in ("min_plus", "max_plus") and is_bool:
-        raise TypeError(f"{semiring} adds lengths, and bool is none; convert the data first.")
-    elif semiring not in ("plus_times", "plus_pair") and xp.isdtype(dtype, "complex floating"):
-        raise TypeError(f"{semiring} needs an order, and complex numbers have none.")
+    else:
+        _check_known(semiring, dtype, xp)
+    dtype = _native(dtype)
     computed = dtype
     if accumulate is not None:
-        wished = _dtype("accumulate", accumulate, xp)
-        if not xp.isdtype(dtype, "bool"):  # whose "or" is exact
-            computed = xp.result_type(wished, dtype)
-        if xp.isdtype(wished, "complex floating") and computed != dtype:
-            raise ValueError(f"accumulate must be real for real operands; got {accumulate!r}.")
+        computed = _at_least(_dtype("accumulate", accumulate, xp), dtype, xp)
     if "float16" in str(computed):  # and bfloat16: stored so, summed in single precision
         computed = xp.float32
     if a_data.dtype != computed:
@@ -99,6 +95,37 @@ def promote(a_data: Any, b_data: Any, semiring: str, accumulate: Any) -> Promote
     if b_data.dtype != computed:
         b_data = xp.astype(b_data, computed)
     return Promoted(a_data, b_data, semiring, dtype)
+
+
+def _check_known(semiring: str, dtype: Any, xp: Any) -> None:
+    """Raise TypeError where a semiring cannot add or multiply values of a dtype."""
+    if semiring in ("plus_times", "or_and", "plus_pair"):
+        return
+    if semiring in ("min_plus", "max_plus") and xp.isdtype(dtype, "bool"):
+        raise TypeError(f"{semiring} adds lengths, and bool is none; convert the data first.")
+    if xp.isdtype(dtype, "complex floating"):
+        raise TypeError(f"{semiring} needs an order, and complex numbers have none.")
+
+
+def _at_least(wished: Any, dtype: Any, xp: Any) -> Any:
+    """Return the dtype to add in where a wider one is wished for.
+
+    Sums of bool are exact, and those of integers but for wrapping, which no float does.
+    """
+    is_integral = xp.isdtype(dtype, "integral")
+    if xp.isdtype(dtype, "bool") or (is_integral and xp.isdtype(wished, "real floating")):
+        return dtype
+    if xp.isdtype(wished, "complex floating") and not xp.isdtype(dtype, "complex floating"):
+        raise ValueError(f"accumulate must be real for real operands; got {wished}.")
+    computed = xp.result_type(wished, dtype)
+    if is_integral and not xp.isdtype(computed, "integral"):  # of uint64 and int64, float64
+        return dtype
+    return computed
+
+
+def _native(dtype: Any) -> Any:
+    """Return the dtype in the byte order of this machine; only NumPy has others."""
+    return dtype if getattr(dtype, "isnative", True) else dtype.newbyteorder("=")
 
 
 def _are_alike(a_data: Any, b_data: Any) -> bool:
@@ -110,7 +137,8 @@ def _are_alike(a_data: Any, b_data: Any) -> bool:
 
 def _dtype(name: str, value: Any, xp: Any) -> Any:
     """Return a dtype of the library from its name or from itself."""
-    value = {float: "float64", int: "int64", complex: "complex128"}.get(value, value)
+    if isinstance(value, type):
+        value = {float: "float64", int: "int64", complex: "complex128"}.get(value, value)
     found = getattr(xp, value, None) if isinstance(value, str) else value
     try:
         if xp.isdtype(found, "numeric"):

@@ -7,12 +7,12 @@ Exact products per row in one pass over A; upper bounds; and Cohen's estimate of
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace
+from array_api_compat import array_namespace, is_cupy_array, is_torch_array, to_device
 
 from .. import _checks
 from .._engine import Engines
 from ._containers import Operand, read
-from ._csr import check_csr, like
+from ._csr import like
 
 engine = Engines(__package__)
 
@@ -50,7 +50,7 @@ def row_flops(a: Any, b: Any, /) -> Any:
 
     Notes
     -----
-    Time O(m + k + nnz(a)).
+    Time O(m + k + nnz(a) + nnz(b)): the indices of both are checked.
 
     Examples
     --------
@@ -89,7 +89,7 @@ def nnz_upper_bound(a: Any, b: Any, /) -> int:
 
     Notes
     -----
-    Time O(m + k + nnz(a)).
+    Time O(m + k + nnz(a) + nnz(b)): the indices of both are checked.
 
     Examples
     --------
@@ -134,7 +134,8 @@ def estimate_nnz(a: Any, b: Any, /, *, rng: Any = None) -> float:
     -----
     Every column draws 64 exponential keys; the smallest of the keys of a row's columns
     is exponential too, with the number of columns as its rate, and minima of minima need
-    no product. Time O(64 (nnz(a) + nnz(b))), memory O(64 (m + k)); computed on the host.
+    no product. Time O(64 (nnz(a) + nnz(b))), memory
+    O(64 (m + k + n)), however many entries there are; computed on the host.
 
     Examples
     --------
@@ -169,10 +170,12 @@ def _read_both(a: Any, b: Any) -> tuple[Operand, Operand]:
             f"a product needs a of shape (m, k) and b of shape (k, n); got {left.shape} and "
             f"{right.shape}."
         )
-    check_csr("a", *left.parts, left.shape[1])
-    check_csr("b", *right.parts, right.shape[1])
+    left.check("a")
+    right.check("b")
     return left, right
 
 
 def _host(array: Any) -> np.ndarray:
-    return np.asarray(array.get() if hasattr(array, "get") else array)
+    if is_torch_array(array) or is_cupy_array(array):
+        array = to_device(array, "cpu")
+    return np.asarray(array)

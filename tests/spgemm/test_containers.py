@@ -6,10 +6,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from spgemm.cases import random
+from spgemm.cases import OPERATIONS, random
 
 import linalgkit
 from linalgkit import spgemm
+from linalgkit.spgemm._containers import read
 
 ENGINES = ("array_api", "numba")
 FORMATS = ("csr", "csc", "coo", "bsr", "lil", "dia", "dok")
@@ -102,12 +103,79 @@ def test_operands_of_one_layout_are_not_converted(monkeypatch):
         assert results[name].format == ("csc" if in_columns else "csr")
 
 
+def same(ours, theirs):
+    """Assert equal patterns and bits."""
+    for part in ("data", "indices", "indptr"):
+        left, right = getattr(ours, part), getattr(theirs, part)
+        assert left.dtype == right.dtype
+        assert left.tobytes() == right.tobytes()
+
+
+@pytest.mark.parametrize("kind", ["array", "matrix"])
 @pytest.mark.parametrize("engine", ENGINES)
-def test_real_operands_are_not_copied_to_be_conjugated(engine):
-    a = random((5, 5), 0.5, 1)
+@pytest.mark.parametrize("semiring", OPERATIONS)
+def test_what_coo_holds_at_one_place_is_added_as_the_semiring_adds(semiring, engine, kind):
+    rng = np.random.default_rng(0)
+    rows, columns = rng.integers(0, 6, 60), rng.integers(0, 5, 60)
+    coo = getattr(sp, f"coo_{kind}")((rng.standard_normal(60), (rows, columns)), shape=(6, 5))
+    order = np.argsort(rows, kind="stable")
+    indptr = np.searchsorted(rows[order], np.arange(7))
+    csr = getattr(sp, f"csr_{kind}")((coo.data[order], columns[order], indptr), shape=(6, 5))
+    other, mask = random((5, 6), 0.6, 1), random((6, 6), 0.5, 2)
+    before = coo.data.copy(), coo.row.copy(), coo.col.copy()
     with linalgkit.use_engine(engine):
-        result = spgemm.matmul(a, a, conj_a=True, conj_b=True)
-        assert result.data.tobytes() == spgemm.matmul(a, a).data.tobytes()
+        for options in ({}, {"mask": mask}, {"transpose_a": True, "transpose_b": True}):
+            found = [spgemm.matmul(x, other, semiring=semiring, **options) for x in (coo, csr)]
+            same(*found)
+            assert isinstance(found[0], sp.sparray if kind == "array" else sp.spmatrix)
+        same(*(spgemm.matmul(other, x, semiring=semiring) for x in (coo, csr)))
+    for array, copy in zip((coo.data, coo.row, coo.col), before, strict=True):
+        np.testing.assert_array_equal(array, copy)
+
+
+def test_the_shorter_of_two_roads_is_taken_in_any_format():
+    roads = sp.coo_array(([4.0, 3.0], ([0, 0], [1, 1])), shape=(2, 2))
+    assert spgemm.shortest_paths_minplus(roads, [0]).tolist() == [[0.0, 3.0]]
+    one = sp.eye_array(2, format="csr")
+    assert spgemm.matmul(one, roads, semiring="plus_pair").data.tolist() == [2.0]
+
+
+@pytest.mark.parametrize("kind", ["array", "matrix"])
+@pytest.mark.parametrize("shape", [(4, 6), (6, 4), (5, 5), (9, 2), (1, 1)])
+@pytest.mark.parametrize("width", [1, 4, 9])
+def test_diagonals_are_stored_with_their_zeros(width, shape, kind):
+    offsets = [2, -1, 0, 3, -7]
+    data = (np.arange(5 * width).reshape(5, width) % 3).astype(float)
+    dia = getattr(sp, f"dia_{kind}")((data, offsets), shape=shape)
+    expected = {
+        (column - offset, column): data[k, column]
+        for k, offset in enumerate(offsets)
+        for column in range(min(width, shape[1]))
+        if 0 <= column - offset < shape[0]
+    }
+    one = sp.eye_array(shape[1], format="csr")
+    result = spgemm.matmul(dia, one)
+    assert isinstance(result, sp.sparray if kind == "array" else sp.spmatrix)
+    found = result.tocoo()
+    places = list(zip(found.row.tolist(), found.col.tolist(), strict=True))
+    assert dict(zip(places, found.data.tolist(), strict=True)) == expected
+    assert len(places) == len(expected)
+    assert result.indices.dtype == result.indptr.dtype == np.int32
+
+
+def test_a_diagonal_of_zeros_means_staying():
+    stay, roads = sp.diags_array(np.zeros(2)), sp.csr_array([[0.0, 5.0], [5.0, 0.0]])
+    assert (spgemm.matmul(stay, roads, semiring="min_plus") != roads).nnz == 0
+    empty = sp.dia_array((3, 2))
+    assert spgemm.matmul(empty, roads).shape == (3, 2)
+    assert spgemm.matmul(empty, roads).nnz == 0
+
+
+def test_real_operands_are_not_copied_to_be_conjugated():
+    operand = read("a", random((5, 5), 0.5, 1))
+    assert operand.conjugated().data is operand.data
+    whole = read("a", random((5, 5), 0.5, 1, "complex128"))
+    np.testing.assert_array_equal(whole.conjugated().data, whole.data.conj())
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -364,3 +432,73 @@ def test_coordinates_damaged_by_hand_raise(axis, value):
     broken.coords[axis][2] = value
     with pytest.raises(ValueError, match=rf"a.coords\[{axis}\] must lie in \[0, 4\)"):
         spgemm.matmul(broken, sp.eye_array(4))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("size", [3, 5000])
+def test_errors_name_the_operand_that_is_broken_whatever_is_swapped(size, engine):
+    good = sp.csr_array(sp.eye_array(size))
+    wrong, falling = good.copy(), good.copy()
+    wrong.indices[1] = size + 4
+    falling.indptr[1] = 3
+    turns = {"transpose_a": True, "transpose_b": True}
+    ways = [  # formats of a and b, options, what the lines of both are
+        ("csr", "csr", {}, "row", "row"),
+        ("csc", "csc", {}, "column", "column"),
+        ("csr", "csr", turns, "row", "row"),
+        ("csc", "csc", turns, "column", "column"),
+        ("csr", "csc", {"transpose_a": True}, "row", "column"),
+        ("csr", "csc", {"transpose_b": True}, "row", "column"),
+        ("csr", "csc", {}, "row", "column"),
+    ]
+
+    def in_layout(matrix, layout):
+        kind = getattr(sp, f"{layout}_array")
+        result = kind(matrix.shape)
+        result.data, result.indices, result.indptr = matrix.data, matrix.indices, matrix.indptr
+        return result
+
+    with linalgkit.use_engine(engine):
+        for left, right, options, line_a, line_b in ways:
+            for bad, message in [
+                (wrong, rf"{{}}_indices must lie in \[0, {size}\); entry 1 is {size + 4}"),
+                (falling, "{}_indptr must not decrease; {} 1 goes from 3 to 2"),
+            ]:
+                with pytest.raises(ValueError, match=message.format("a", line_a)):
+                    spgemm.matmul(in_layout(bad, left), in_layout(good, right), **options)
+                with pytest.raises(ValueError, match=message.format("b", line_b)):
+                    spgemm.matmul(in_layout(good, left), in_layout(bad, right), **options)
+        for layout, line in [("csr", "row"), ("csc", "column")]:
+            for operands in ("csr", "csc"):
+                eye = in_layout(good, operands)
+                message = f"mask_indptr must not decrease; {line} 1 goes from 3 to 2"
+                with pytest.raises(ValueError, match=message):
+                    spgemm.matmul(eye, eye, mask=in_layout(falling, layout))
+
+
+def test_objects_of_short_indices_in_mixed_layouts(duck):
+    a = random((3, 300), 0.2, 1)
+    a.indices %= 200
+    a.sum_duplicates()
+    expected = (a.T @ random((3, 4), 0.9, 2)).toarray()
+    short = duck(a)
+    short.indices = duck.library.asarray(a.indices.astype(np.uint8))
+    short.indptr = duck.library.asarray(a.indptr.astype(np.uint8))
+    result = spgemm.matmul(short, duck(random((3, 4), 0.9, 2)), transpose_a=True)
+    arrays = tuple(map(duck.library.asnumpy, result))
+    found = sp.csr_array(arrays, shape=(300, 4)).toarray()
+    np.testing.assert_allclose(found, expected, atol=1e-14)
+
+
+@pytest.mark.parametrize("value", ["no", 1, None, 0.0])
+def test_flags_are_true_or_false(value):
+    eye = sp.eye_array(3, format="csr")
+    arrays = eye.data, eye.indices, eye.indptr
+    names = ["complement", "sort", "prune"]
+    for name in names:
+        with pytest.raises(TypeError, match=f"{name} must be True or False; got"):
+            spgemm.csr_matmul(*arrays, *arrays, shape=(3, 3), **{name: value})
+    names += ["mask_values", "transpose_a", "transpose_b", "conj_a", "conj_b"]
+    for name in names:
+        with pytest.raises(TypeError, match=f"{name} must be True or False; got"):
+            spgemm.matmul(eye, eye, **{name: value})

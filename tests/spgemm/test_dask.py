@@ -398,3 +398,15 @@ def test_a_worker_process_is_killed_and_the_work_is_done(client, blocks, da):
     assert sum(part.done() for part in parts) < len(parts)
     same(client.compute(product, sync=True), spgemm.matmul(a, b))
     assert process not in client.run(os.getpid).values()
+
+
+@pytest.mark.usefixtures("synchronous")
+@pytest.mark.parametrize("axis", [0, 1])
+def test_inner_blocks_of_diagonals_keep_their_zeros(axis, da):
+    stays = [da.from_array(sp.diags_array(np.zeros(3)), asarray=False) for _ in range(2)]
+    both = da.concatenate(stays, axis=axis)
+    other = random((6, 4), 0.8, 1) if axis else random((3, 4), 0.8, 1)
+    result = spgemm.matmul(both, other, semiring="min_plus").compute()
+    joined = sp.vstack([sp.csr_array((np.zeros(3), np.arange(3), np.arange(4)))] * 2)
+    joined = sp.csr_array(joined.T if axis else joined)
+    same(result, spgemm.matmul(joined, other, semiring="min_plus"))

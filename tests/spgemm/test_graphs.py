@@ -302,3 +302,66 @@ def test_distances_in_a_large_graph_with_any_number_of_workers():
             found.append(spgemm.shortest_paths_minplus(square, sources))
     np.testing.assert_allclose(found[0], expected, rtol=1e-12)
     assert found[0].tobytes() == found[1].tobytes() == found[2].tobytes()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_negative_cycles_matter_where_a_source_reaches_them(engine):
+    # 0 -> 1 -> 2, 3 -> 4 -> 3 at a loss, 5 -> 3.
+    ends = [0, 1, 3, 4, 5], [1, 2, 4, 3, 3]
+    graph = sp.csr_array(([1.0, 1.0, 1.0, -2.0, 1.0], ends), shape=(6, 6))
+    with linalgkit.use_engine(engine):
+        apart = spgemm.shortest_paths_minplus(graph, [0, 1])
+        assert apart[:, :3].tolist() == [[0.0, 1.0, 2.0], [np.inf, 0.0, 1.0]]
+        assert np.isinf(apart[:, 3:]).all()
+        for sources in ([3], [5], [0, 5], None):  # 5 reaches the cycle and is not on it
+            with pytest.raises(ValueError, match="cycle of negative length"):
+                spgemm.shortest_paths_minplus(graph, sources)
+        walk = spgemm.shortest_paths_minplus(graph, [5], max_edges=3)
+        assert walk[0, 3:].tolist() == [0.0, 2.0, 0.0]
+
+
+def test_a_negative_cycle_that_passes_no_source_is_found_by_the_number_of_rounds(monkeypatch):
+    from linalgkit.spgemm import _graphs
+
+    calls, multiply = [], _graphs.multiply
+    monkeypatch.setattr(_graphs, "multiply", lambda *x, **y: calls.append(1) or multiply(*x, **y))
+    n = 50  # a path into a cycle of the last two nodes
+    ends = [*range(n - 1), n - 1], [*range(1, n), n - 2]
+    graph = sp.csr_array(([1.0] * (n - 1) + [-2.0], ends), shape=(n, n))
+    with pytest.raises(ValueError, match="cycle of negative length"):
+        spgemm.shortest_paths_minplus(graph, [0])
+    assert len(calls) == n
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_infinite_lengths(engine):
+    ends = [0, 0, 1, 2], [1, 2, 3, 3]
+    graph = sp.csr_array(([np.inf, 1.0, 1.0, 1.0], ends), shape=(4, 4))
+    with linalgkit.use_engine(engine):
+        found = spgemm.shortest_paths_minplus(graph, [0])
+        assert found.tolist() == [[0.0, np.inf, 1.0, 2.0]]
+        # Of a path -inf + inf the length is NaN, which would hide that of 2.
+        graph.data[:] = [-np.inf, 1.0, np.inf, 1.0]
+        with pytest.raises(ValueError, match="a must have no length of minus infinity; entry 0"):
+            spgemm.shortest_paths_minplus(graph, [0])
+
+
+@pytest.mark.parametrize("index", [np.int32, np.int64])
+def test_rounds_convert_no_indices(index, monkeypatch):
+    from linalgkit.spgemm import _graphs, _numba_operands
+
+    graph = weighted(300, 3)
+    expected = csgraph.dijkstra(graph, indices=[0, 7]), spgemm.k_hop(graph, 3).toarray()
+    graph.indices, graph.indptr = graph.indices.astype(index), graph.indptr.astype(index)
+    widths, multiply = set(), _graphs.multiply
+
+    def watched(left, right, **options):
+        operands = [left, right] + ([options["mask"]] if "mask" in options else [])
+        widths.update(x.dtype for operand in operands for x in operand.parts[1:])
+        return multiply(left, right, **options)
+
+    monkeypatch.setattr(_graphs, "multiply", watched)
+    monkeypatch.setattr(_numba_operands, "_in_32_bits", lambda _: pytest.fail("converted"))
+    np.testing.assert_array_equal(spgemm.shortest_paths_minplus(graph, [0, 7]), expected[0])
+    np.testing.assert_array_equal(spgemm.k_hop(graph, 3).toarray(), expected[1])
+    assert widths == {np.dtype(np.int32)}

@@ -284,3 +284,24 @@ def test_inner_products_are_chosen_by_the_columns_that_the_mask_stores():
         assert (saved > 0) == by_dots[0]
         chosen.append(int(by_dots[0]))
     assert chosen == [1, 0]
+
+
+@pytest.mark.parametrize("complement", [False, True])
+@pytest.mark.parametrize("n", [2**45, 2**57 + 1, 2**63 - 1])
+def test_more_columns_than_memory_has_room_for(n, complement):
+    # Columns as hashes of 64 bits are: the same few, once by their value and once by their rank.
+    rng = np.random.default_rng(0)
+    names = np.sort(rng.integers(0, n, 300, dtype=np.int64))
+    a, b, mask = random((60, 200), 0.1, 1), random((200, 300), 0.1, 2), random((60, 300), 0.2, 3)
+    arrays = a.data, a.indices, a.indptr, b.data
+    ranked = spgemm.csr_matmul(
+        *arrays, b.indices, b.indptr, shape=(60, 300),
+        mask_indices=mask.indices, mask_indptr=mask.indptr, complement=complement,
+    )  # fmt: skip
+    named = spgemm.csr_matmul(
+        *arrays, names[b.indices], b.indptr, shape=(60, n),
+        mask_indices=names[mask.indices], mask_indptr=mask.indptr, complement=complement,
+    )  # fmt: skip
+    np.testing.assert_array_equal(named.indptr, ranked.indptr)
+    np.testing.assert_array_equal(named.indices, names[ranked.indices])
+    assert named.data.tobytes() == ranked.data.tobytes()

@@ -249,17 +249,14 @@ def test_index_width_of_the_result_is_what_it_needs(index):
     a.indices, a.indptr = a.indices.astype(index), a.indptr.astype(index)
     result = spgemm.matmul(a, a)
     assert result.indices.dtype == result.indptr.dtype == np.int32
-    wide = sp.csr_array((np.ones(2), np.array([0, 2**40]), np.array([0, 1, 2])), shape=(2, 2**41))
-    raw = spgemm.csr_matmul(
-        np.ones(2),
-        np.array([0, 1]),
-        np.array([0, 2]),
-        wide.data[:1],
-        wide.indices[:1],
-        np.array([0, 1, 1]),
-        shape=(1, 3),
-    )
-    assert raw.indices.dtype == np.int32
+    rows = np.ones(2), np.array([0, 1]), np.array([0, 2])
+    for columns, expected in [(2**31 - 1, np.int32), (2**31, np.int64), (2**41, np.int64)]:
+        places = np.array([0, columns - 1]).astype(np.uint32 if columns <= 2**31 else np.int64)
+        wide = spgemm.csr_matmul(
+            *rows, np.ones(2), places, np.array([0, 1, 2], dtype=index), shape=(1, columns)
+        )
+        assert wide.indices.dtype == wide.indptr.dtype == expected
+        assert wide.indices.tolist() == [0, columns - 1]
 
 
 @settings(max_examples=60, deadline=None)
@@ -297,3 +294,58 @@ def test_dtypes_that_kernels_do_not_know_are_served_by_the_reference(engine):
         result = spgemm.csr_matmul(data, index, indptr, data, index, indptr, shape=(2, 2))
     assert result.data.dtype == np.float16
     assert result.data.tolist() == [2.25, 4.0]
+
+
+@pytest.mark.parametrize("engine", ["numba", "array_api"])
+@pytest.mark.parametrize("semiring", ["plus_times", "min_plus"])
+@pytest.mark.parametrize("n", [2**45, 2**56, 2**57 + 1, 2**60, 2**61, 2**63 - 1])
+def test_columns_that_are_64_bit_hashes(n, semiring, engine):
+    # The same few, once by their value and once by their rank; short rows, and some of up to 200.
+    rng = np.random.default_rng(0)
+    names = np.sort(rng.integers(0, n, 400, dtype=np.int64))
+    names[-1] = n - 1
+    b = random((200, 400), 0.05, 2)
+    for a in (random((60, 200), 0.005, 1), random((60, 200), 0.03, 1), random((9, 200), 0.2, 1)):
+        arrays = a.data, a.indices, a.indptr, b.data
+        ways = {"semiring": semiring}
+        ranked = spgemm.csr_matmul(*arrays, b.indices, b.indptr, shape=(a.shape[0], 400), **ways)
+        with linalgkit.use_engine(engine):
+            for prune in (False, True):
+                named = spgemm.csr_matmul(
+                    *arrays, names[b.indices], b.indptr, shape=(a.shape[0], n), prune=prune, **ways
+                )
+                np.testing.assert_array_equal(named.indptr, ranked.indptr)
+                np.testing.assert_array_equal(named.indices, names[ranked.indices])
+                assert named.data.tobytes() == ranked.data.tobytes()
+
+
+def test_long_rows_of_more_columns_than_memory_has_room_for():
+    n, each = 2**45, 50_000
+    rng = np.random.default_rng(0)
+    names = np.unique(rng.integers(0, n, each, dtype=np.int64))
+    row = rng.standard_normal(names.size), names, np.array([0, names.size])
+    one = np.full(1, 2.0), np.zeros(1, dtype=int), np.arange(2)
+    twice = np.array([2.0, 3.0]), np.zeros(2, dtype=int), np.array([0, 2])
+    for left, factor in ((one, 2.0), (twice, 5.0)):
+        for options in ({}, {"max_memory": names.size * 16 + 16}):
+            result = spgemm.csr_matmul(*left, *row, shape=(1, n), **options)
+            np.testing.assert_array_equal(result.indices, names)
+            np.testing.assert_allclose(result.data, factor * row[0], rtol=1e-15)
+
+
+def test_more_columns_than_64_bits_count_are_refused():
+    one = np.ones(1), np.zeros(1, dtype=int), np.arange(2)
+    for engine in ("numba", "array_api"):
+        with linalgkit.use_engine(engine):
+            assert spgemm.csr_matmul(*one, *one, shape=(1, 2**63 - 1)).data.tolist() == [1.0]
+            with pytest.raises(ValueError, match=r"indices count up to 2\*\*63 - 1"):
+                spgemm.csr_matmul(*one, *one, shape=(1, 2**63))
+
+
+def test_products_of_integers_are_associative():
+    a, b, c = (random((30, 30), 0.2, seed, "int64") for seed in range(3))
+    left = spgemm.matmul(spgemm.matmul(a, b), c)
+    right = spgemm.matmul(a, spgemm.matmul(b, c))
+    np.testing.assert_array_equal(left.indptr, right.indptr)
+    np.testing.assert_array_equal(left.indices, right.indices)
+    np.testing.assert_array_equal(left.data, right.data)  # also where they wrap

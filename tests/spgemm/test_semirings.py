@@ -316,3 +316,99 @@ def test_half_precision_never_adds_in_half(engine):
             result = spgemm.csr_matmul(*row, *column, shape=(1, 1), accumulate=accumulate)
             assert result.data.dtype == np.float16
             assert result.data[0] == 4096  # in half precision it stays at 2048
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_integers_are_never_added_as_floats(engine):
+    large, one = sp.csr_array(np.array([[2**53 + 1]])), sp.csr_array(np.array([[1]]))
+    top = sp.csr_array(np.array([[2**31 - 1, 2**31 - 1]], dtype=np.int32))
+    ones = sp.csr_array(np.ones((2, 1), dtype=np.int32))
+    with linalgkit.use_engine(engine):
+        for accumulate in ("float64", float, np.float32, "int32", "uint64"):
+            assert spgemm.matmul(large, one, accumulate=accumulate)[0, 0] == 2**53 + 1
+            result = spgemm.matmul(top, ones, accumulate=accumulate)
+            assert result.dtype == np.int32
+            assert result.data.tolist() == [-2]
+        # No sum wraps in a wider integer, which "min" can tell: what wraps would be the least.
+        two = sp.csr_array(np.array([[100, 1]], dtype=np.int8))
+        lengths = sp.csr_array(np.array([[100], [1]], dtype=np.int8))
+        assert spgemm.matmul(two, lengths, semiring="min_plus").data.tolist() == [-56]
+        wide = spgemm.matmul(two, lengths, semiring="min_plus", accumulate="int16")
+        assert wide.data.tolist() == [2]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_accumulate_of_complex_numbers_may_be_complex(engine):
+    a = sp.csr_array(np.full((1, 3), 1 + 1j, dtype=np.complex64))
+    with linalgkit.use_engine(engine):
+        for accumulate in ("complex128", "float64", complex):
+            result = spgemm.matmul(a, a, transpose_b=True, accumulate=accumulate)
+            assert result.dtype == np.complex64
+            assert result.data.tolist() == [6j]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("wrong", [[], {}, np.zeros(2), "no dtype"])
+def test_accumulate_that_is_no_dtype_is_refused_in_our_words(wrong, engine):
+    a = sp.csr_array(np.ones((2, 2)))
+    with (
+        linalgkit.use_engine(engine),
+        pytest.raises(ValueError, match="accumulate must be a numeric dtype"),
+    ):
+        spgemm.matmul(a, a, accumulate=wrong)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_prune_drops_what_only_the_narrower_result_rounds_to_absent(engine):
+    small = np.array([1e-4, 1.0], dtype=np.float16)
+    a = small, np.array([0, 0]), np.array([0, 1, 2])
+    b = small[:1], np.array([0]), np.array([0, 1])
+    with linalgkit.use_engine(engine):
+        kept = spgemm.csr_matmul(*a, *b, shape=(2, 1))
+        assert kept.data.tolist() == [0.0, small[0]]
+        pruned = spgemm.csr_matmul(*a, *b, shape=(2, 1), prune=True)
+        assert pruned.data.dtype == np.float16
+        assert pruned.data.tolist() == [small[0]]
+        assert pruned.indices.tolist() == [0]
+        assert pruned.indptr.tolist() == [0, 0, 1]
+        single = tuple(x.astype(np.float32) if x.dtype.kind == "f" else x for x in a)
+        single[0][0] = 1e-30
+        options = {"shape": (2, 1), "accumulate": "float64", "prune": True}
+        tiny = spgemm.csr_matmul(*single, single[0], *a[1:], **options)
+        assert tiny.data.tolist() == [single[0][0]]
+        assert tiny.indptr.tolist() == [0, 0, 1]
+        # Lengths past the largest half are infinite, and infinite ones absent.
+        far = np.array([6e4], dtype=np.float16), np.array([0]), np.array([0, 1])
+        ways = {"shape": (1, 1), "semiring": "min_plus"}
+        assert spgemm.csr_matmul(*far, *far, **ways).data.tolist() == [np.inf]
+        assert spgemm.csr_matmul(*far, *far, prune=True, **ways).data.size == 0
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("k", [0, 1, 2])
+def test_powers_of_what_a_semiring_does_not_know_are_refused_in_the_same_words(k, engine):
+    whole = sp.csr_array(np.eye(2) * 1j)
+    truth = sp.csr_array(np.eye(2, dtype=bool))
+    with linalgkit.use_engine(engine):
+        for semiring in ("min_plus", "max_plus", "max_min", "min_max"):
+            with pytest.raises(TypeError, match=f"{semiring} needs an order, and complex"):
+                spgemm.matrix_power(whole, k, semiring=semiring)
+        for semiring in ("min_plus", "max_plus"):
+            with pytest.raises(TypeError, match=f"{semiring} adds lengths, and bool is none"):
+                spgemm.matrix_power(truth, k, semiring=semiring)
+
+
+@pytest.mark.parametrize("dtype", ["f8", "f4", "c16", "i4", "u2"])
+def test_foreign_byte_order_goes_to_the_kernels(dtype, monkeypatch):
+    from linalgkit.spgemm import _array_api
+
+    a = operand((30, 30), 1, np.dtype(dtype).name)
+    foreign = a.copy()
+    foreign.data = a.data.astype(a.data.dtype.newbyteorder())
+    expected = spgemm.matmul(a, a)
+    monkeypatch.setattr(_array_api, "csr_matmul", lambda *_, **__: pytest.fail("not a kernel"))
+    for left, right in [(foreign, foreign), (foreign, a), (a, foreign)]:
+        result = spgemm.matmul(left, right)
+        assert result.dtype == a.dtype
+        assert result.dtype.isnative
+        assert result.data.tobytes() == expected.data.tobytes()
