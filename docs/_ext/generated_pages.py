@@ -2,8 +2,8 @@
 
 The capability table comes from ``linalgkit.capabilities()``, the performance tables from the
 results that ``asv_bench/compare.py`` stored, the figures of growth from ``growth_<room>.py`` there,
-the table of equations from ``growth_kronecker_pde.py``, the table of exactness from
-``exact_householder.py``. All is reStructuredText to be included.
+the table of equations from ``growth_kronecker_pde.py``, the tables of exactness and of accuracy from
+``exact_householder.py`` and ``exact_mfac.py``. All is reStructuredText to be included.
 """
 
 import json
@@ -47,6 +47,7 @@ def _write(app: Any) -> None:
         "growth.rst": growth_figures([r for r in results if "panels" in r], target),
         "exactness.rst": exactness_table(r for r in results if "automata" in r),
         "equations.rst": equations_table(r for r in results if "rows" in r),
+        "accuracy.rst": accuracy_table(r for r in results if "accuracy" in r),
     }
     for name, lines in pages.items():
         text = "\n".join(lines) + "\n"
@@ -150,6 +151,26 @@ def _error_and_time(entry: dict[str, Any] | None) -> str:
     return _lines(f"{entry['error']:.1e}", f"{_number(entry['ms'])} ms")
 
 
+def accuracy_table(results: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """Yield where it was run, a row per question, size and damping with an error per dtype."""
+    for result in results:
+        names = list(dict.fromkeys(name for row in result["accuracy"] for name in row["errors"]))
+        yield from (" ".join(_machine(result)), "")
+        yield from _table(
+            ["", "m, d", "damping", *names],
+            [
+                [row["what"], f"{row['m']}, {row['d']}", f"{row['damping']:.0e}"]
+                + [_error(row["errors"].get(name, NONE)) for name in names]
+                for row in result["accuracy"]
+            ],
+            "timings",
+        )
+
+
+def _error(value: float | str | None) -> str:
+    return "refused" if value is None else value if isinstance(value, str) else f"{value:.1e}"
+
+
 def _draw_growth(result: dict[str, Any], path: Path) -> None:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -197,7 +218,8 @@ def _machine(result: dict[str, Any]) -> Iterator[str]:
         threads = machine.get("blas_threads")
         yield f"BLAS: {machine['blas']}" + (f", {_count(threads, 'thread')}." if threads else ".")
     if machine.get("copy_gb_s"):
-        yield f"Memory copies, read and written, at {machine['copy_gb_s']:.3g} GB/s."
+        read = f"; reads at {machine['read_gb_s']:.3g} GB/s" if machine.get("read_gb_s") else ""
+        yield f"Memory copies, read and written, at {machine['copy_gb_s']:.3g} GB/s{read}."
     if machine.get("gemm_gflop_s"):
         yield f"Dense float64 products at {machine['gemm_gflop_s']:.3g} GFLOP/s."
     if machine.get("thp"):

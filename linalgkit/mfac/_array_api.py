@@ -139,12 +139,13 @@ def cholesky(matrix):
 
 @compiled()
 def cholesky_solve(factor, right):
-    """Return M⁻¹ b for a vector b."""
+    """Return M⁻¹ b for b (m,) or (m, k)."""
     xp = array_namespace(factor)
-    half = _solve_lower(factor, right[:, None])
+    half = _solve_lower(factor, right[:, None] if right.ndim == 1 else right)
     # The transpose is lower triangular with rows and columns in reverse.
     flipped = xp.flip(factor.T, axis=(0, 1))
-    return xp.flip(_solve_lower(flipped, xp.flip(half, axis=0)), axis=0)[:, 0]
+    solved = xp.flip(_solve_lower(flipped, xp.flip(half, axis=0)), axis=0)
+    return xp.reshape(solved, right.shape)
 
 
 @compiled()

@@ -134,6 +134,69 @@ def test_optimiser_on_the_device(require):
     np.testing.assert_allclose(*results, rtol=1e-10)
 
 
+@pytest.mark.parametrize("storage", ["float64", "float16", "bfloat16"])
+@pytest.mark.parametrize(("begin", "end"), [("cpu", "cuda"), ("cuda", "cpu"), ("cuda", "cuda")])
+def test_the_state_of_the_optimiser_moves_to_another_device(begin, end, storage, require):
+    torch = require("torch")
+    from linalgkit.mfac.optim import MFAC
+
+    start = torch.linspace(-1, 1, 40, dtype=torch.float64)
+    start[::5] = 0
+    options = {"lr": 0.1, "n_gradients": 3, "damping": 0.1, "momentum": 0.5, "storage": storage}
+
+    def after(p, optimizer, steps):
+        for _ in range(steps):
+            optimizer.zero_grad()
+            ((p - 0.5) ** 4).sum().backward()
+            optimizer.step()
+        return p.detach().cpu().numpy()
+
+    p = torch.nn.Parameter(start.to(begin, copy=True))
+    optimizer = MFAC([p], **options, sparse=True)
+    after(p, optimizer, 4)
+    q = torch.nn.Parameter(p.detach().to(end, copy=True))
+    other = MFAC([q], **options)
+    other.load_state_dict(optimizer.state_dict())
+    found, expected = after(q, other, 4), after(p, optimizer, 4)
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    assert (found[::5] == 0).all()
+
+
+def test_optimiser_on_another_device_than_the_current_one(require):
+    torch = require("torch")
+    from linalgkit.mfac.optim import MFAC
+
+    if torch.cuda.device_count() < 2:
+        pytest.skip("one device")
+    results = []
+    for device in ("cuda:0", "cuda:1"):
+        p = torch.nn.Parameter(torch.linspace(-1, 1, 5000, dtype=torch.float64, device=device))
+        optimizer = MFAC([p], lr=0.1, n_gradients=4, damping=0.1)
+        for _ in range(6):
+            optimizer.zero_grad()
+            (p**4).sum().backward()
+            optimizer.step()
+        other = MFAC([p], lr=0.1, n_gradients=4, damping=0.1)
+        other.load_state_dict(optimizer.state_dict())
+        for part in (*other.window.state()["gradients"], other.window.state()["gram"]):
+            assert part.device.id == p.device.index
+        results.append(p.detach().cpu().numpy())
+    np.testing.assert_array_equal(*results)
+
+
+@pytest.mark.parametrize("storage", ["float64", "float32", "bfloat16"])
+def test_a_gradient_that_overflows_the_window_is_refused(storage):
+    import cupy as cp
+
+    fisher = SlidingWindowFisher(3, 50, damping=0.1, storage=storage, like=cp.empty(0))
+    fisher.push(cp.ones(50))
+    before = fisher.solve(cp.ones(50))
+    with pytest.raises(ValueError, match="g is too large"):
+        fisher.push_solve(cp.full(50, 1e200))
+    cp.testing.assert_array_equal(fisher.solve(cp.ones(50)), before)
+    assert fisher.solve(cp.ones((50, 0))).shape == (50, 0)
+
+
 def test_dense_truth():
     import cupy as cp
 

@@ -54,6 +54,16 @@ def test_like_one_array(chunks, storage, da):
     assert fisher.logdet() == pytest.approx(whole.logdet())
 
 
+def test_by_threads(da, require):
+    gradients, x = problem()
+    whole = empirical_fisher(gradients, damping=0.1)
+    with require("dask").config.set(scheduler="threads", num_workers=3):
+        fisher = empirical_fisher(da.from_array(gradients, (M, 7)), damping=0.1)
+        solved, diagonal = fisher.solve(da.from_array(x, (7, 2))), fisher.diagonal_inverse()
+        np.testing.assert_allclose(solved.compute(), whole.solve(x), rtol=1e-12)
+        np.testing.assert_allclose(diagonal.compute(), whole.diagonal_inverse(), rtol=1e-12)
+
+
 @pytest.mark.usefixtures("synchronous")
 def test_leaves(da):
     gradients, x = problem()
