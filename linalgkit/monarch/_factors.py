@@ -98,8 +98,8 @@ def dft_factors(
 
     The permutation is needed: no Monarch matrix with these blocks is F itself (for n = 64 the
     nearest has a relative error of 0.94). Angles are integers mod n, so each entry is within one
-    eps of the truth. Memory p k² + k p². The discrete cosine transform is no Monarch matrix, with or
-    without such permutations (for n = 64 the nearest has a relative error of 0.5 at least);
+    eps of the truth. Memory p k² + k p². The discrete cosine transform is no Monarch matrix, with
+    or without such permutations (for n = 64 the nearest has a relative error of 0.5 at least);
     ``scipy.fft.dct`` computes it.
 
     Examples
