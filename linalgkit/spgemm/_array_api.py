@@ -142,14 +142,14 @@ def plan_products(plan):
 
 def execute_plan(a_data, b_data, plan, *, semiring):
     """Compute the values of a plan's product."""
-    left, right, place = plan._products_like(a_data)
+    left, right, place = plan._products.like(a_data)
     return sum_products(a_data, left, b_data, right, place, plan.nnz, semiring=semiring)
 
 
 def execute_plan_vjp(cotangent, a_data, b_data, plan, *, wrt):
     """Gradients: every product passes its cotangent to its two factors."""
     xp = array_namespace(a_data)
-    left, right, place = plan._products_like(a_data)
+    left, right, place = plan._products.like(a_data)
     with np.errstate(all="ignore"):
         passed = xp.take(cotangent, place)
         return tuple(

@@ -421,3 +421,36 @@ def test_dask_array_whose_blocks_are_on_the_device(require):
             assert isinstance(found, type(on_device(b)))
             same_bits(found.get(), sp.csr_matrix(a[r]) @ sp.csr_matrix(b))
         same_bits(result.compute().tocsr().get(), sp.csr_matrix(a) @ sp.csr_matrix(b))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
+def test_what_a_mask_leaves_out_takes_no_part_in_gradients(dtype):
+    import cupy as cp
+
+    one, long = (sp.csr_array(np.array([x], dtype)) for x in ([1.0], [2.0, np.inf]))
+    mask = sp.csr_array(np.array([[1.0, 0.0]]))
+    for a, b, allowed in ((one, long, mask), (long.T.tocsr(), one, mask.T.tocsr())):
+        planned = spgemm.plan(raw(a), raw(b), mask=raw(allowed))
+        values = cp.ones(1, dtype), cp.asarray(a.data), cp.asarray(b.data)
+        found = {x.size: x.get().tolist() for x in planned.execute_vjp(*values)}
+        assert found == {1: [2.0], 2: [1.0, 0.0]}
+
+
+def test_a_plan_on_the_device_takes_values_there():
+    a = random((9, 9), 0.4, 1)
+    planned = spgemm.plan(raw(a), raw(a))
+    for call in (planned.execute, lambda *x: planned.execute_vjp(np.ones(planned.nnz), *x)):
+        with pytest.raises(TypeError, match="a plan whose pattern is on a GPU takes values there"):
+            call(a.data, a.data)
+
+
+def test_containers_on_the_device_that_are_sorted_in_place_leave_plans_alone():
+    a = random((30, 30), 0.3, 1)
+    shuffled = raw(a)
+    for begin, end in zip(a.indptr[:-1], a.indptr[1:], strict=True):
+        shuffled.indices[begin:end] = shuffled.indices[begin:end][::-1]
+    planned = spgemm.plan(shuffled, shuffled)
+    expected = planned.execute(shuffled.data, shuffled.data).get()
+    fresh = spgemm.plan(shuffled, shuffled)
+    shuffled.indices[:] = 0
+    assert fresh.execute(shuffled.data, shuffled.data).get().tobytes() == expected.tobytes()
