@@ -44,7 +44,7 @@ _MESSAGES = (
 
 @dataclass(frozen=True, eq=False)
 class PDEResult:
-    """What `solve_pde` found.
+    """What `solve_pde` found. It can be pickled, whatever the functions of the equation are.
 
     Parameters
     ----------
@@ -214,7 +214,7 @@ def solve_pde(
     TypeError
         The arrays come from different libraries, are complex, or have no values (under ``jit``).
     LinAlgError
-        The conditions depend on each other, or no trial had a solution.
+        The conditions depend on each other or leave no function free, or no trial had a solution.
 
     Warns
     -----

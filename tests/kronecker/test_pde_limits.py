@@ -17,6 +17,7 @@ from linalgkit.kronecker import (
     dominant_frequencies,
     solve_pde,
 )
+from linalgkit.kronecker._array_api_frequencies import _uneven_transform
 from linalgkit.kronecker._array_api_pde_search import (
     MOST_FUNCTIONS,
     Judge,
@@ -108,6 +109,15 @@ def test_frequencies_of_uneven_grids_take_little_memory():
     single = np.linspace(0, 1, nodes, dtype=np.float32)  # even, but for its rounding
     (found,) = dominant_frequencies(np.sin(700 * single.astype(float)), single, max_terms=1)
     np.testing.assert_allclose(2 * np.pi * found, [700], atol=0.01)
+
+
+def test_transform_of_uneven_nodes():
+    """Against the sum itself."""
+    angles = np.sort(default_rng(0).random(200)) * np.pi / 4
+    columns = default_rng(1).standard_normal((200, 3))
+    direct = np.exp(-1j * np.arange(300)[:, None] * angles) @ columns
+    found = _uneven_transform(angles, 300)(columns)
+    np.testing.assert_allclose(found, direct, rtol=0, atol=1e-5 * np.abs(direct).max())
 
 
 def test_functions_are_bounded():
