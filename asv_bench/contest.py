@@ -17,6 +17,9 @@ SHORTEST_SAMPLE = 5e-3
 # Another program had the core: a sample with less than this of its contestant's best share of
 # the processors is not counted, for us and for peers alike.
 LEAST_SHARE = 0.95
+# Seconds that OpenBLAS's threads may wait in a loop for more work, 2^28 ticks, on the cores of
+# whoever runs next (measured: F⁻¹x by two threads 20 ms after a product of BLAS, 14 ms else).
+SETTLED = 0.15
 # Seconds; who takes longer has only the warm-up timed.
 SLOW = 2.0
 QUEUED = 20
@@ -185,6 +188,8 @@ def _sample(call: Call, repeats: int, table: Table) -> _Sample:
     # the host took back meanwhile (150 or 840 ms for another).
     if _malloc_trim is not None:
         _malloc_trim(0)
+    if not table.wait:
+        time.sleep(SETTLED)
     call()
     wait = table.wait or (lambda: None)
     wait()

@@ -28,6 +28,7 @@ sys.path.append(str(machine.REPOSITORY / "tests"))
 from mfac.cases import published_dynamic, published_static
 
 PACKAGES = ("numpy", "scipy", "numba", "jax")
+FACTS = ("cpu", "cores", "python", "blas", "blas_threads", "versions")  # nothing is timed
 DIGITS = 50
 SIZES = ((64, 400), (64, 48), (128, 48))  # gradients, parameters: the last ones by QR of F's factor
 DAMPINGS = (1e-2, 1e-4, 1e-6, 1e-8)  # of the squared length of the longest gradient
@@ -39,10 +40,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--no-write", action="store_true", help="only print")
     options = parser.parse_args()
+    facts = machine.facts(PACKAGES, "numba")
     report = {
         "room": "mfac",
         "date": datetime.date.today().isoformat(),
-        "machine": machine.facts(PACKAGES, "numba"),
+        "machine": {key: facts[key] for key in FACTS},
         "accuracy": [row for m, d in SIZES for ratio in DAMPINGS for row in rows_of(m, d, ratio)],
     }
     if not options.no_write:

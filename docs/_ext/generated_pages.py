@@ -157,7 +157,7 @@ def accuracy_table(results: Iterable[dict[str, Any]]) -> Iterator[str]:
         names = list(dict.fromkeys(name for row in result["accuracy"] for name in row["errors"]))
         yield from (" ".join(_machine(result)), "")
         yield from _table(
-            ["", "m, d", "damping", *names],
+            ["what", "m, d", "damping", *names],
             [
                 [row["what"], f"{row['m']}, {row['d']}", f"{row['damping']:.0e}"]
                 + [_error(row["errors"].get(name, NONE)) for name in names]

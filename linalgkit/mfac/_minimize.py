@@ -113,7 +113,8 @@ def mfac_minimize(
     -----
     With ``g = ∇f + weight_decay x`` the window gets g, and ``u = F⁻¹ g`` with g within it;
     ``v = μ v + (1 - μ) u`` with momentum, else ``v = u``; ``x -= lr v``. As the window is divided
-    by m from the beginning, the first steps are those of a larger damping.
+    by m from the beginning, the first steps are those of a larger damping. The relative error of u
+    is 1e-7 with x0 in float32, and in float64 what `SlidingWindowFisher` tells.
 
     For nearly orthogonal gradients u is about ``m g / (m λ + |g|²)``: steps get larger as gradients
     get smaller, until the damping takes over.

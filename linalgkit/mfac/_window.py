@@ -86,13 +86,15 @@ class SlidingWindowFisher:
     ``F = λ I + Gᵀ G / m``. `push` reads the window once; `solve` reads it twice. For the gradient
     that has just come, ``F⁻¹ g_j = m Gᵀ M⁻¹ e_j`` needs no subtraction and one more read:
     `push_solve`. The published recurrences compute it as ``g / λ`` less a sum that takes all digits
-    away; in float32 they are wrong by more than the result for small dampings. Here results are
-    within a relative 1e-6 of float64. The Cholesky factor of M is made anew after each push, for
-    m³ / 3 operations, so that nothing drifts. With 2 d ≤ m it is F itself that is factorised, for
-    2 m d² operations.
+    away; in float32 they are wrong by more than the result for small dampings. The Cholesky factor
+    of M is made anew after each push, for m³ / 3 operations, so that nothing drifts. With
+    2 d ≤ m it is F itself that is factorised, for 2 m d² operations.
 
-    With half precision in storage F is the matrix of the rounded gradients, and `push_solve` solves
-    for the rounded one.
+    Relative errors, for damping of 1e-8 squared gradient lengths and more: 1e-7 of float32 results,
+    in half precision too, where F is the matrix of the rounded gradients and `push_solve` solves
+    for the rounded one; 1e-15 in float64, but 1e-9 with m / 2 < d ≤ m, where the Gram matrix has
+    fewer digits than F. JAX that was not told to know more than float32 sums in it: 1e-6, but
+    nothing is right with m / 2 < d ≤ m and so small a damping (`asv_bench/exact_mfac.py`).
 
     Examples
     --------
