@@ -315,7 +315,7 @@ class SmallBlocks:
             return 0.0
         factor, unit = self.factors[block : block + 1, ...], np.eye(self._block)[column]
         x = array_namespace(factor).asarray(unit, dtype=factor.dtype, device=device(factor))
-        return float(engine(factor, x).block_solve(factor, x, dtype=factor.dtype)[row])
+        return float(_on_host(engine(factor, x).block_solve(factor, x, dtype=factor.dtype))[row])
 
     def inverse_columns(self, places: np.ndarray) -> list[Any]:
         xp, place = array_namespace(self._part), device(self._part)
@@ -337,7 +337,10 @@ class SmallBlocks:
 
     def norm(self) -> float:
         filled = self.factors.shape[0] * self._block - self._part.shape[1]  # by λ, the last block
-        return max(0.0, float(_sum_of_squares(self.factors)) - filled * self._damping**2) ** 0.5
+        return (
+            max(0.0, float(_on_host(_sum_of_squares(self.factors))) - filled * self._damping**2)
+            ** 0.5
+        )
 
     @property
     def factors(self) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace, device, is_numpy_array
 
+from .._operator import _on_host
 from .._xp import compiled
 
 
@@ -34,7 +35,7 @@ def checked(result: Any, gram: Any, shift: float) -> Any:
 
 def check_triangle(triangle: Any, inverse: Any, damping: float) -> None:
     """Raise LinAlgError where F = Rᵀ R and its inverse leave no digits of each other."""
-    size, other = (float(_norm(x)) for x in (triangle, inverse))
+    size, other = (float(_on_host(_norm(x))) for x in (triangle, inverse))
     if not size * other < float(array_namespace(triangle).finfo(triangle.dtype).eps) ** -0.6:
         raise np.linalg.LinAlgError(
             f"the damping, {damping:.3g}, is lost beside the gradients, which have "

@@ -9,6 +9,7 @@ from numba import njit
 
 from .._intrinsics import INNER, OUTER, widen
 from .._tiles import ROW, TALL, VECTOR, by_rows, fetch_rows, lanes_of, transpose_square
+from ._numba_rows import squared
 
 PANELS = 8  # in the second-level cache together
 _FAST = {"reassoc", "contract", "nsz"}  # NaN and Inf stay what they are
@@ -81,15 +82,15 @@ def _to_panels(begin, end, kind, g, panels, lengths):
             panel, found = panels[j // lanes, i], lengths[j : j + lanes]
             if j + lanes <= count:
                 for k in range(lanes):
-                    value = np.float64(widen(kind, row[j + k]))
+                    value = widen(kind, row[j + k])
                     panel[k] = value
-                    found[k] += value * value
+                    found[k] += squared(kind, value)
             else:
                 panel[:] = 0
                 for k in range(count - j):
-                    value = np.float64(widen(kind, row[j + k]))
+                    value = widen(kind, row[j + k])
                     panel[k] = value
-                    found[k] += value * value
+                    found[k] += squared(kind, value)
 
 
 @njit(nogil=True, cache=True, fastmath=_FAST, **INNER)

@@ -12,7 +12,7 @@ import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 
 from .._intrinsics import OUTER, widen
 from .._tiles import fetch_rows
@@ -89,6 +89,18 @@ def _rows(builder, first, across, left):
         is_left = builder.icmp_signed("<", _WORD(i), left)
         number = builder.select(is_left, _WORD(i), builder.sub(left, _WORD(1)))
         yield is_left, number, builder.add(first, builder.mul(across, number))
+
+
+def squared(kind, value):
+    """Return the square of a widened number: in float64, but of float16 it fits float32."""
+    raise NotImplementedError("for compiled kernels")
+
+
+@overload(squared, inline="always")
+def _squared(kind, value):
+    if len(kind) == 1:
+        return lambda kind, value: value * value
+    return lambda kind, value: np.float64(value) * np.float64(value)
 
 
 @intrinsic
@@ -216,8 +228,7 @@ def add_squared_lengths(start, stop, kind, g, sums):
     for i in range(g.shape[0]):
         row, total = g[i, start:stop], 0.0
         for k in range(row.size):
-            value = np.float64(widen(kind, row[k]))  # a square has twice the exponent
-            total += value * value
+            total += squared(kind, widen(kind, row[k]))
         sums[i] += total
 
 

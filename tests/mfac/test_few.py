@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 from functools import cache
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from mfac.cases import dense, pulled_back
 from linalgkit._testing import library as library_of
 from linalgkit.mfac import (
     SlidingWindowFisher,
+    _few,
     block_fisher,
     empirical_fisher,
     fisher_solve,
@@ -120,6 +122,36 @@ def test_any_damping(ratio, rank):
     np.testing.assert_allclose(
         fisher.inverse_columns([2]), inverse[:, [2]].astype(float), rtol=1e-9
     )
+
+
+@pytest.mark.parametrize("name", ["numpy", "array_api_strict", "torch", "jax"])
+def test_pieces_of_rows_one_after_the_other(name, require, monkeypatch):
+    """Of more rows than are widened at a time; the digits are those of all at once."""
+    monkeypatch.setattr(_few, "_ENTRIES", 1)
+    used, g = library(name, require), gradients_of(110, 5, 2)
+    shapes, stack = [], _few._stacked
+
+    def seen(above, rows, damping, divisor):
+        found = stack(above, rows, damping, divisor)
+        shapes.append(tuple(found.shape))
+        return found
+
+    monkeypatch.setattr(_few, "_stacked", seen)
+    damping = 1e-12 * float(np.max(np.sum(g**2, axis=1)))
+    fisher = empirical_fisher(used.asarray(g), damping=damping)
+    assert shapes == [(20, 5), *[(25, 5)] * 4, (20, 5)]
+    truth = np.diag(exact_inverse(g, damping)).astype(float)
+    np.testing.assert_allclose(used.asnumpy(fisher.diagonal_inverse()), truth, rtol=1e-13)
+
+
+@pytest.mark.parametrize("engine", ["numba", "array_api"])
+def test_factors_solve_for_vectors_and_matrices(engine):
+    g = gradients_of(7, 7)
+    matrix, right = g @ g.T + np.eye(7), np.random.default_rng(0).standard_normal((7, 3))
+    module = import_module(f"linalgkit.mfac._{engine}")
+    for b in (right, right[:, 0]):
+        found = module.cholesky_solve(np.linalg.cholesky(matrix), b)
+        np.testing.assert_allclose(found, np.linalg.solve(matrix, b), rtol=1e-9)
 
 
 @pytest.mark.parametrize("ratio", [1e-6, 1e-13])

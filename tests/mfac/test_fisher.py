@@ -565,7 +565,7 @@ BAD = {
         "damping of at least",
     ),
     "lost damping of a product, few": (
-        lambda: fisher_solve(np.ones(3), np.ones((5, 3)), damping=1e-30), np.linalg.LinAlgError,
+        lambda: fisher_solve(np.ones(3), np.ones((8, 3)), damping=1e-30), np.linalg.LinAlgError,
         "is lost beside the gradients",
     ),
     "lost damping of its gradients": (
