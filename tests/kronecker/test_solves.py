@@ -495,7 +495,7 @@ def test_other_byte_orders_and_half_precision(kind):
     wide = [matrix_of("pos", rng, "d", n) / n for n in (3, 2)]
     factors, b = [a.astype(kind) for a in wide], rng.standard_normal(6).astype(kind)
     plain, c = [a.astype("d") for a in factors], b.astype("d")
-    skew = [a + np.triu(a) for a in factors], [a + np.triu(a) for a in plain]
+    skew = [(a + np.triu(a)).astype(kind) for a in factors], [a + np.triu(a) for a in plain]
     dtype = np.dtype(kind).newbyteorder("=")
     atol = 1e-12 if kind == ">f8" else 5e-2
     for call in (
@@ -504,7 +504,7 @@ def test_other_byte_orders_and_half_precision(kind):
         lambda a, s, b: kronecker.shifted_solve(a, b, 0.5),
         lambda a, s, b: kronecker.kronsum_solve(a, b),
         lambda a, s, b: kronecker.kronsum_solve(s, b),
-        lambda a, s, b: kronecker.kronsum_solve(s[:1] * 3, np.resize(b, 27)),
+        lambda a, s, b: kronecker.kronsum_solve(s[:1] * 3, np.resize(b, 27).astype(b.dtype)),
         lambda a, s, b: kronecker.kronsum_solve_generalized(a, a, b),
         lambda a, s, b: kronecker.kronsum_expm_multiply(a, b, -0.5),
         lambda a, s, b: kronecker.kron_eigh(a).eigenvalues[0],
