@@ -109,7 +109,7 @@ for axis, (name, (ours, low)) in zip(axes.flat, errors.items(), strict=False):
         handles = axis.get_legend_handles_labels()
     axis.set_title(name, fontsize=10)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.set(xlim=(0, 1), ylim=(-0.03, 1.05))
+    axis.set(xlim=(0, 1), xticks=(0, 0.25, 0.5, 0.75), ylim=(-0.03, 1.05))
 for axis in (*axes[1, :3], axes[0, 3]):
     axis.set_xlabel("parameters / dense")
     axis.tick_params(labelbottom=True)

@@ -130,7 +130,7 @@ def test_arrays_of_two_libraries(require):
     for operator in (m, m.T, higher, higher.T, BlockDiagonal(cubes[0])):
         n = operator.shape[0]
         for multiply in (operator.matmat, operator.rmatmat):
-            with pytest.raises(TypeError, match=r"torch.*numpy|numpy.*torch"):
+            with pytest.raises(TypeError, match=r"is an array of (torch|numpy)"):
                 multiply(np.ones((n, 1)))
 
 
