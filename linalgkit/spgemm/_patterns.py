@@ -33,8 +33,6 @@ def own(*operands: Operand) -> list[Operand]:
             is_there = is_on_device(array)
             seen = array if is_there else np.asarray(array)
             copies[id(array)] = array_namespace(seen).asarray(seen, copy=True)
-                xp.asarray(array, copy=True) if is_there else np.asarray(array).copy()
-            )
         return copies[id(array)]
 
     return [x._replace(indices=copy(x.indices), indptr=copy(x.indptr)) for x in operands]
