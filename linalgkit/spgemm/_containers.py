@@ -185,14 +185,15 @@ def _swapped(data: Any, indices: Any, indptr: Any, minor: int) -> tuple[Any, Any
 def _scipy_wrap(like: Any) -> Callable:
     sparse = sys.modules["scipy.sparse"]
     kind = "array" if isinstance(like, sparse.sparray) else "matrix"
-    other = getattr(sparse, f"{_other(like.format)}_{kind}")
-    return partial(_as_scipy, like.format, type(like), other)
+    both = [
+        type(like) if like.format == layout else getattr(sparse, f"{layout}_{kind}")
+        for layout in LAYOUTS
+    ]
+    return partial(_as_scipy, *both)
 
 
-def _as_scipy(
-    given: str, one: Any, other: Any, parts: Any, shape: tuple[int, int], layout: str
-) -> Any:
-    return (one if layout == given else other)(tuple(parts), shape=shape)
+def _as_scipy(rows: Any, columns: Any, parts: Any, shape: tuple[int, int], layout: str) -> Any:
+    return (rows if layout == "csr" else columns)(tuple(parts), shape=shape)
 
 
 def _cupyx_wrap(parts: Any, shape: tuple[int, int], layout: str) -> Any:
