@@ -7,7 +7,7 @@ from array_api_compat import array_namespace
 from .. import _checks
 from .._engine import Engines
 from ._containers import Operand, read
-from ._csr import check_csr, index_dtype
+from ._csr import index_dtype
 from ._products import multiply, read_mask
 from ._semirings import SEMIRINGS, neutral
 
@@ -68,7 +68,10 @@ def galerkin(r: Any, a: Any, p: Any, /, *, prune: bool = False) -> Any:
            [-1.,  2., -1.],
            [ 0., -1.,  2.]])
     """
-    left, middle, right = read_three(r, a, p)
+    middle, right = read("a", a), read("p", p)
+    (left, middle, right), layout = fitting(None if r is None else read("r", r), middle, right)
+    left = left.in_layout(layout, "r")
+    middle, right = middle.in_layout(layout, "a"), right.in_layout(layout, "p")
     if left_first(left, middle, right):
         product = multiply(multiply(left, middle, prune=prune), right, prune=prune)
     else:
@@ -131,30 +134,33 @@ def matrix_power(a: Any, k: int, /, *, semiring: str = "plus_times", mask: Any =
     return _power(base, k, semiring, pattern).container()
 
 
-def read_three(r: Any, a: Any, p: Any) -> tuple[Operand, Operand, Operand]:
-    """Read the factors of a triple product; without the left one, the right one's transpose."""
-    middle, right = read("a", a), read("p", p)
-    left = right.transposed() if r is None else read("r", r)
-    _checks.library_of(left.data, middle.data, right.data)
-    if left.shape[1] != middle.shape[0] or middle.shape[1] != right.shape[0]:
+def fitting(
+    r: Operand | None, a: Operand, p: Operand
+) -> tuple[tuple[Operand, Operand, Operand], str]:
+    """Return the factors of a triple product and a layout for all; raise unless they are sound.
+
+    Without `r` the left factor is the transpose of `p`. Two products that have each factor in the
+    same layout convert none of them twice, nor what is between them.
+    """
+    left, given = (p.transposed(), {"a": a, "p": p}) if r is None else (r, {"r": r, "a": a, "p": p})
+    _checks.library_of(left.data, a.data, p.data)
+    if left.shape[1] != a.shape[0] or a.shape[1] != p.shape[0]:
         raise ValueError(
             f"galerkin needs r of shape (m, n), a of shape (n, n') and p of shape (n', m'); got "
-            f"{left.shape}{' (p transposed)' if r is None else ''}, {middle.shape} and "
-            f"{right.shape}."
+            f"{left.shape}{' (p transposed)' if r is None else ''}, {a.shape} and {p.shape}."
         )
-    if middle.layout == right.layout == "csr":
-        left = left.in_layout("csr", "r")  # once, whichever order is taken
-    return left, middle, right
+    for name, operand in given.items():
+        operand.check(name)
+    in_columns = all(operand.layout == "csc" for operand in given.values())
+    return (left, a, p), "csc" if in_columns else "csr"
 
 
 def left_first(left: Operand, middle: Operand, right: Operand) -> bool:
-    """Tell whether (R A) P has fewer products than R (A P)."""
+    """Tell whether (R A) P has fewer products than R (A P), of sound factors in one layout."""
 
-    def cost(first: Operand, second: Operand, names: str, entries: int, rows: int) -> float:
-        if first.layout == second.layout == "csc":  # as many as of the transposes
-            first, second, names = second.transposed(), first.transposed(), names[::-1]
-        first, second = first.in_layout("csr", names[0]), second.in_layout("csr", names[1])
-        check_csr(names[0], *first.parts, first.shape[1])
+    def cost(first: Operand, second: Operand, entries: int, rows: int) -> float:
+        if first.layout == "csc":  # as many as of the transposes
+            first, second = second.transposed(), first.transposed()
         xp = array_namespace(second.indptr)
         used = first.indices[: int(first.indptr[-1])]
         count, index = used.shape[0], index_dtype(xp)
@@ -169,8 +175,8 @@ def left_first(left: Operand, middle: Operand, right: Operand) -> bool:
         total = count * float(xp.mean(xp.astype(met, xp.float64)))
         return total * (1 + entries / max(rows, 1))  # each entry then meets a row of the third
 
-    from_left = cost(left, middle, "ra", right.indices.shape[0], right.shape[0])
-    from_right = cost(middle, right, "ap", left.indices.shape[0], left.shape[1])
+    from_left = cost(left, middle, right.indices.shape[0], right.shape[0])
+    from_right = cost(middle, right, left.indices.shape[0], left.shape[1])
     return from_left <= 1.1 * from_right  # equal where R is P's transpose and A symmetric
 
 

@@ -2,6 +2,9 @@
 
 import sys
 from collections.abc import Callable
+from functools import cache, partial
+from importlib import import_module
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,8 +25,14 @@ LAYOUTS = ("csr", "csc")
 _LINES = {"csr": "row", "csc": "column"}
 
 
-class CSR(NamedTuple):
-    """Compressed sparse rows as three arrays, in SciPy's order of names.
+class _Arrays(NamedTuple):
+    data: Any
+    indices: Any
+    indptr: Any
+
+
+class CSR(_Arrays):
+    """Compressed sparse rows: a tuple of three arrays, in SciPy's order, that knows its shape.
 
     Parameters
     ----------
@@ -33,11 +42,50 @@ class CSR(NamedTuple):
         Their columns.
     indptr : array of int, shape (rows + 1,)
         Row i has the entries ``indptr[i]`` to ``indptr[i + 1]``.
+    shape : (int, int), optional
+        Of the matrix, which the arrays alone do not tell. Products have it.
+
+    Notes
+    -----
+    It unpacks into the three arrays, and with its shape it is an operand of all functions of the
+    room. In JAX it is a pytree of the arrays. What torch.func returns has lost the shape.
     """
 
-    data: Any
-    indices: Any
-    indptr: Any
+    shape: tuple[int, int] | None
+
+    def __new__(
+        cls, data: Any, indices: Any, indptr: Any, shape: tuple[int, int] | None = None
+    ) -> "CSR":
+        if sys.modules.get("jax") is not None:
+            with _lock:
+                _make_pytree()
+        made = super().__new__(cls, data, indices, indptr)
+        made.shape = shape
+        return made
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return (*self, self.shape)
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()[:-1]}, shape={self.shape})"
+
+    def _replace(self, **parts: Any) -> "CSR":
+        return CSR(**(self._asdict() | {"shape": self.shape} | parts))
+
+
+_lock = Lock()
+
+
+@cache
+def _make_pytree() -> None:
+    """Tell JAX what it would lose: of a named tuple it keeps the fields alone."""
+    from jax.tree_util import register_pytree_node
+
+    def made(shape: Any, arrays: Any) -> CSR:
+        data, indices, indptr = arrays
+        return CSR(data, indices, indptr, shape)
+
+    register_pytree_node(CSR, lambda csr: (tuple(csr), csr.shape), made)
 
 
 class Operand(NamedTuple):
@@ -150,37 +198,41 @@ def _swapped(data: Any, indices: Any, indptr: Any, minor: int) -> tuple[Any, Any
 def _scipy_wrap(like: Any) -> Callable:
     sparse = sys.modules["scipy.sparse"]
     kind = "array" if isinstance(like, sparse.sparray) else "matrix"
+    both = [
+        type(like) if like.format == layout else getattr(sparse, f"{layout}_{kind}")
+        for layout in LAYOUTS
+    ]
+    return partial(_as_scipy, *both)
 
-    def wrap(parts: Any, shape: tuple[int, int], layout: str) -> Any:
-        container = type(like) if like.format == layout else getattr(sparse, f"{layout}_{kind}")
-        return container(tuple(parts), shape=shape)
 
-    return wrap
+def _as_scipy(rows: Any, columns: Any, parts: Any, shape: tuple[int, int], layout: str) -> Any:
+    return (rows if layout == "csr" else columns)(tuple(parts), shape=shape)
 
 
 def _cupyx_wrap(parts: Any, shape: tuple[int, int], layout: str) -> Any:
+    from cupyx.scipy import sparse
+
     data, indices, indptr = parts
     if data.dtype.kind in "iu":  # which CuPy's containers do not hold
         data = data.astype("float64")
     # The constructor from three arrays waits for the device; that from a shape does not.
-    kind = getattr(sys.modules["cupyx.scipy.sparse"], f"{layout}_matrix")
-    container = kind(shape, dtype=data.dtype)
+    container = getattr(sparse, f"{layout}_matrix")(shape, dtype=data.dtype)
     container.data, container.indices, container.indptr = data, indices, indptr
     return container
 
 
 def _raw_wrap(parts: Any, shape: tuple[int, int], layout: str) -> CSR:
+    data, indices, indptr = parts
     if layout == "csc":
-        data, indices, indptr = parts
-        return CSR(*_swapped(data, indices, indptr, shape[0]))
-    return CSR(*parts)
+        data, indices, indptr = _swapped(data, indices, indptr, shape[0])
+    return CSR(data, indices, indptr, shape)
 
 
 def _jax_wrap(parts: Any, shape: tuple[int, int], layout: str) -> CSR:
     from jax.numpy import asarray
 
     data, indices, indptr = _raw_wrap(parts, shape, layout)
-    return CSR(asarray(data), asarray(indices), asarray(indptr))
+    return CSR(asarray(data), asarray(indices), asarray(indptr), shape)
 
 
 def _compressed(name: str, value: Any) -> tuple[Any, Any, Any]:
@@ -250,6 +302,8 @@ def _read_parts(name: str, value: Any) -> Operand:
         "Plan.execute on a plan made outside of the transformation",
         **{f"{name}.indices": indices, f"{name}.indptr": indptr},
     )
+    if value.shape is None:
+        raise ValueError(f"{name} has no shape; make it CSR(data, indices, indptr, shape).")
     if len(value.shape) != 2:
         raise ValueError(f"{name} must have two axes; got shape {tuple(value.shape)}.")
     shape = (
@@ -270,12 +324,14 @@ def _read_pydata(name: str, value: Any) -> Operand:
         raise ValueError(f"{name} must have fill_value 0; got {value.fill_value}.")
     is_coo = isinstance(value, sparse.COO)
     rows = sparse.GCXS(value, compressed_axes=(0,)) if is_coo else value
-
-    def wrap(parts: Any, shape: tuple[int, int], layout: str) -> Any:
-        result = sparse.GCXS(tuple(parts), shape=shape, compressed_axes=(LAYOUTS.index(layout),))
-        return result.tocoo() if is_coo else result
-
     layout = LAYOUTS[rows.compressed_axes[0]]
     parts = rows.data, rows.indices, rows.indptr
     _check_parts(name, parts, rows.shape, layout)
+    wrap = partial(_as_pydata, is_coo)
     return Operand(*parts, rows.shape, layout, wrap, _LINES[layout])
+
+
+def _as_pydata(is_coo: bool, parts: Any, shape: tuple[int, int], layout: str) -> Any:
+    sparse = import_module("sparse")
+    result = sparse.GCXS(tuple(parts), shape=shape, compressed_axes=(LAYOUTS.index(layout),))
+    return result.tocoo() if is_coo else result

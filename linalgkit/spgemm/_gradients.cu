@@ -13,19 +13,18 @@ __device__ long long row_of(const long long* indptr, long long rows, long long e
     return low;
 }
 
-// Value at a column of a sorted row, 0 where it has none.
-template <typename T>
-__device__ T value_at(const T* data, const int* indices, long long low, long long end,
-                      int column) {
+// Where a column stands in a sorted row, -1 where it does not.
+__device__ long long place_of(const int* indices, long long low, long long end, int column) {
     long long high = end;
     while (low < high) {
         const long long middle = (low + high) >> 1;
         if (indices[middle] < column) low = middle + 1; else high = middle;
     }
-    return low < end && indices[low] == column ? data[low] : T{};
+    return low < end && indices[low] == column ? low : -1;
 }
 
-// Gradient at the entries of A, dC B^H, by a warp each; its lanes' sums are added as a tree.
+// Gradient at the entries of A, dC B^H, by a warp each; its lanes' sums are added as a tree. What a
+// mask left out takes no part, whatever B holds.
 template <typename T>
 __global__ void pull_to_a(const T* cotangent, const int* indices, const long long* indptr,
                           const int* a_indices, const long long* a_indptr, long long rows,
@@ -36,9 +35,10 @@ __global__ void pull_to_a(const T* cotangent, const int* indices, const long lon
     const long long row = row_of(a_indptr, rows, t);
     const int k = a_indices[t], lane = threadIdx.x & 31;
     T mine{};
-    for (long long q = b_indptr[k] + lane; q < b_indptr[k + 1]; q += 32)
-        mine = mine + value_at(cotangent, indices, indptr[row], indptr[row + 1], b_indices[q]) *
-                          conjugate(b_data[q]);
+    for (long long q = b_indptr[k] + lane; q < b_indptr[k + 1]; q += 32) {
+        const long long p = place_of(indices, indptr[row], indptr[row + 1], b_indices[q]);
+        if (p >= 0) mine = mine + cotangent[p] * conjugate(b_data[q]);
+    }
     __shared__ T sums[256];
     sums[threadIdx.x] = mine;
     for (int step = 16; step; step >>= 1) {
@@ -62,8 +62,8 @@ __global__ void pull_to_b(const T* cotangent, const int* indices, const long lon
     T mine{};
     for (long long s = column_indptr[k]; s < column_indptr[k + 1]; ++s) {
         const long long row = column_rows[s];
-        mine = mine + conjugate(a_data[column_entries[s]]) *
-                          value_at(cotangent, indices, indptr[row], indptr[row + 1], b_indices[q]);
+        const long long p = place_of(indices, indptr[row], indptr[row + 1], b_indices[q]);
+        if (p >= 0) mine = mine + conjugate(a_data[column_entries[s]]) * cotangent[p];
     }
     gradient[q] = mine;
 }

@@ -326,7 +326,7 @@ def csr_matmul(
         accumulate=accumulate,
         max_memory=max_memory,
     )
-    return CSR(data, like(indices, data), like(indptr, data))
+    return CSR(data, like(indices, data), like(indptr, data), (m, n))
 
 
 def multiply(

@@ -1,5 +1,7 @@
 """Containers in and out: every format, library, transpose and conjugate; corrupt ones refused."""
 
+import copy
+import pickle
 from itertools import product
 from types import SimpleNamespace
 
@@ -232,6 +234,93 @@ def test_objects_with_three_arrays(duck, transposes):
     np.testing.assert_allclose(
         sp.csr_array(arrays, shape=(6, 6)).toarray(), left @ right, atol=1e-14
     )
+
+
+def test_results_for_objects_with_three_arrays_are_operands_again(duck):
+    shapes = (5, 6), (6, 9), (9, 4)
+    a, b, c = (random(shape, 0.5, seed) for seed, shape in enumerate(shapes))
+    first = spgemm.matmul(duck(a), duck(b))
+    assert first.shape == (5, 9)
+    chain = spgemm.matmul(first, duck(c))
+    assert isinstance(chain, spgemm.CSR)
+    assert chain.shape == (5, 4)
+
+    def dense(csr):
+        return sp.csr_array(tuple(map(duck.library.asnumpy, csr)), shape=csr.shape).toarray()
+
+    np.testing.assert_allclose(dense(chain), (a @ b @ c).toarray(), atol=1e-14)
+    turned = spgemm.matmul(first, first, transpose_a=True)
+    np.testing.assert_allclose(dense(turned), ((a @ b).T @ (a @ b)).toarray(), atol=1e-14)
+    assert turned.shape == (9, 9)
+    plan = spgemm.plan(first, duck(c))
+    planned = plan.to_sparse(plan.execute(first.data, duck(c).data))
+    np.testing.assert_allclose(dense(planned), dense(chain), atol=1e-14)
+    raw = spgemm.csr_matmul(*duck_parts(duck(a)), *duck_parts(duck(b)), shape=(5, 9))
+    assert raw.shape == (5, 9)
+    square = duck(random((6, 6), 0.5, 3))
+    for result in (
+        spgemm.galerkin(None, square, square),
+        spgemm.matrix_power(square, 3),
+        spgemm.k_hop(square, 2),
+    ):
+        assert result.shape == (6, 6)
+        assert spgemm.matmul(result, result).shape == (6, 6)
+
+
+def duck_parts(operand):
+    return operand.data, operand.indices, operand.indptr
+
+
+def test_three_arrays_with_a_shape_are_still_three():
+    csr = spgemm.CSR(np.ones(1), np.zeros(1, int), np.array([0, 1]), (1, 3))
+    data, indices, indptr = csr
+    assert csr == (data, indices, indptr)
+    assert csr._fields == ("data", "indices", "indptr")
+    assert repr(csr).endswith("indptr=array([0, 1]), shape=(1, 3))")
+    doubled = csr._replace(data=2 * data)
+    assert doubled.shape == (1, 3)
+    assert doubled.data == 2
+    for again in (pickle.loads(pickle.dumps(csr)), copy.copy(csr), copy.deepcopy(csr)):
+        assert type(again) is spgemm.CSR
+        assert again.shape == (1, 3)
+        np.testing.assert_array_equal(np.concatenate(again), np.concatenate(csr))
+    with pytest.raises(ValueError, match=r"a has no shape; make it CSR\(data"):
+        spgemm.matmul(spgemm.CSR(*csr), csr)
+
+
+def test_csr_is_a_pytree_that_keeps_its_shape(require):
+    jax = require("jax")
+    a = random((5, 5), 0.5, 1)
+    parts = {part: jax.numpy.asarray(getattr(a, part)) for part in ("data", "indices", "indptr")}
+    csr = spgemm.matmul(*2 * [SimpleNamespace(**parts, shape=a.shape)])
+    assert len(jax.tree_util.tree_leaves(csr)) == 3
+    doubled = jax.jit(lambda x: jax.tree_util.tree_map(lambda part: 2 * part, x))(csr)
+    assert isinstance(doubled, spgemm.CSR)
+    assert doubled.shape == (5, 5)
+    np.testing.assert_array_equal(doubled.data, 2 * csr.data)
+
+    def loss(x):
+        return (x.data**2).sum()
+
+    gradient = jax.grad(loss, allow_int=True)(csr)
+    assert gradient.shape == (5, 5)
+    np.testing.assert_array_equal(gradient.data, 2 * csr.data)
+
+
+def test_torch_transforms_take_apart_and_make_csr(require):
+    torch = require("torch")
+    a = random((5, 5), 0.5, 1)
+    index = [torch.asarray(x) for x in (a.indices, a.indptr)]
+    data = torch.asarray(a.data)
+
+    def call(values):
+        return spgemm.csr_matmul(values, *index, values, *index, shape=(5, 5))
+
+    both = torch.func.vmap(lambda values: call(values).data)(torch.stack([data, -data]))
+    np.testing.assert_allclose(both[1], call(data).data, atol=1e-14)
+    result = torch.func.vmap(call, out_dims=spgemm.CSR(0, None, None))(torch.stack([data, -data]))
+    assert isinstance(result, spgemm.CSR)
+    np.testing.assert_allclose(result.data, both)
 
 
 def test_objects_with_entries_past_the_last_row(duck):

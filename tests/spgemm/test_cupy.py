@@ -421,3 +421,91 @@ def test_dask_array_whose_blocks_are_on_the_device(require):
             assert isinstance(found, type(on_device(b)))
             same_bits(found.get(), sp.csr_matrix(a[r]) @ sp.csr_matrix(b))
         same_bits(result.compute().tocsr().get(), sp.csr_matrix(a) @ sp.csr_matrix(b))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
+def test_what_a_mask_leaves_out_takes_no_part_in_gradients(dtype):
+    import cupy as cp
+
+    one, long = (sp.csr_array(np.array([x], dtype)) for x in ([1.0], [2.0, np.inf]))
+    mask = sp.csr_array(np.array([[1.0, 0.0]]))
+    for a, b, allowed in ((one, long, mask), (long.T.tocsr(), one, mask.T.tocsr())):
+        planned = spgemm.plan(raw(a), raw(b), mask=raw(allowed))
+        values = cp.ones(1, dtype), cp.asarray(a.data), cp.asarray(b.data)
+        found = {x.size: x.get().tolist() for x in planned.execute_vjp(*values)}
+        assert found == {1: [2.0], 2: [1.0, 0.0]}
+
+
+def test_a_plan_on_the_device_takes_values_there():
+    a = random((9, 9), 0.4, 1)
+    planned = spgemm.plan(raw(a), raw(a))
+    for call in (planned.execute, lambda *x: planned.execute_vjp(np.ones(planned.nnz), *x)):
+        with pytest.raises(TypeError, match="a plan whose pattern is on a GPU takes values there"):
+            call(a.data, a.data)
+
+
+def test_containers_on_the_device_that_are_sorted_in_place_leave_plans_alone():
+    a = random((30, 30), 0.3, 1)
+    shuffled = raw(a)
+    for begin, end in zip(a.indptr[:-1], a.indptr[1:], strict=True):
+        shuffled.indices[begin:end] = shuffled.indices[begin:end][::-1]
+    planned = spgemm.plan(shuffled, shuffled)
+    expected = planned.execute(shuffled.data, shuffled.data).get()
+    fresh = spgemm.plan(shuffled, shuffled)
+    shuffled.indices[:] = 0
+    assert fresh.execute(shuffled.data, shuffled.data).get().tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("layouts", [("csr", "csr"), ("csc", "csr")])
+@pytest.mark.parametrize("where", ["host", "device"])
+def test_plans_of_tensors_go_through_the_kernels(where, layouts, require, monkeypatch):
+    torch, cp = require("torch"), require("cupy")
+    from linalgkit import _torch
+
+    ran, run = [], _torch._run
+    monkeypatch.setattr(_torch, "_run", lambda *a: ran.append(a[1]) or run(*a))
+    a, b = (random((40, 40), 0.2, s, layout=x) for s, x in zip((1, 2), layouts, strict=True))
+    if where == "device":  # as rows: tensors are always read so
+        a, b = a.tocsr(), b.tocsr()
+        operands = [
+            SimpleNamespace(
+                **{k: torch.asarray(getattr(x, k), device="cuda") for k in spgemm.CSR._fields},
+                shape=x.shape,
+            )
+            for x in (a, b)
+        ]
+        planned = spgemm.plan(*operands)
+    else:
+        planned = spgemm.plan(a, b)
+    leaves = [torch.tensor(x.data, device="cuda", requires_grad=True) for x in (a, b)]
+    result = planned.execute(*leaves)
+    assert result.device.type == "cuda"
+    host = spgemm.plan(a, b)
+    assert result.detach().cpu().numpy().tobytes() == host.execute(a.data, b.data).tobytes()
+    weights = torch.arange(1.0, planned.nnz + 1, dtype=torch.float64, device="cuda")
+    gradients = torch.autograd.grad((result * weights).sum(), leaves)
+    assert ran == ["execute_plan", "execute_plan_vjp"]
+    expected = host.execute_vjp(weights.cpu().numpy(), a.data, b.data)
+    for got, wanted in zip(gradients, expected, strict=True):
+        np.testing.assert_allclose(got.cpu().numpy(), wanted, atol=1e-12)
+    for got, wanted in zip(planned.execute_vjp(weights, *leaves), gradients, strict=True):
+        torch.testing.assert_close(got, wanted)
+    assert torch.autograd.gradgradcheck(planned.execute, leaves)
+    with pytest.raises(TypeError, match="a_data is an array of torch, b_data of cupy"):
+        planned.execute(leaves[0], cp.asarray(b.data))
+
+
+def test_tensors_find_what_plans_keep_on_their_device(require, monkeypatch):
+    torch = require("torch")
+    a, b = random((40, 40), 0.2, 1, layout="csc"), random((40, 40), 0.2, 2)
+    planned = spgemm.plan(a, b)
+    leaves = [torch.tensor(x.data, device="cuda", requires_grad=True) for x in (a, b)]
+
+    def call(semiring):
+        return torch.autograd.grad(planned.execute(*leaves, semiring=semiring).sum(), leaves)
+
+    expected = [call(name) for name in ("plus_times", "min_plus")]
+    copies, asarray = [], torch.asarray
+    monkeypatch.setattr(torch, "asarray", lambda *x, **y: copies.append(x) or asarray(*x, **y))
+    torch.testing.assert_close([call(name) for name in ("plus_times", "min_plus")], expected)
+    assert not copies

@@ -284,8 +284,9 @@ def test_pattern_from_torch_serves_numpy_and_torch(require):
     expected = spgemm.matmul(a, a).data
     np.testing.assert_allclose(plan.execute(parts["data"], parts["data"]), expected)
     assert isinstance(plan.to_sparse(plan.execute(parts["data"], parts["data"])), spgemm.CSR)
-    with linalgkit.use_engine("array_api"):
-        np.testing.assert_allclose(plan.execute(a.data, a.data), expected)
+    for engine in (None, *ENGINES):
+        with linalgkit.use_engine(engine):
+            np.testing.assert_allclose(plan.execute(a.data, a.data), expected)
 
 
 def test_pattern_from_jax_serves_jit_at_once_and_numpy(require):
