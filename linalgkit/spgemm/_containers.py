@@ -198,11 +198,11 @@ def _swapped(data: Any, indices: Any, indptr: Any, minor: int) -> tuple[Any, Any
 def _scipy_wrap(like: Any) -> Callable:
     sparse = sys.modules["scipy.sparse"]
     kind = "array" if isinstance(like, sparse.sparray) else "matrix"
-    both = [
+    rows, columns = (
         type(like) if like.format == layout else getattr(sparse, f"{layout}_{kind}")
         for layout in LAYOUTS
-    ]
-    return partial(_as_scipy, *both)
+    )
+    return partial(_as_scipy, rows, columns)
 
 
 def _as_scipy(rows: Any, columns: Any, parts: Any, shape: tuple[int, int], layout: str) -> Any:

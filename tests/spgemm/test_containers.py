@@ -1,7 +1,8 @@
 """Containers in and out: every format, library, transpose and conjugate; corrupt ones refused."""
 
-import copy
 import pickle
+from copy import copy as shallow
+from copy import deepcopy
 from itertools import product
 from types import SimpleNamespace
 
@@ -280,7 +281,7 @@ def test_three_arrays_with_a_shape_are_still_three():
     doubled = csr._replace(data=2 * data)
     assert doubled.shape == (1, 3)
     assert doubled.data == 2
-    for again in (pickle.loads(pickle.dumps(csr)), copy.copy(csr), copy.deepcopy(csr)):
+    for again in (pickle.loads(pickle.dumps(csr)), shallow(csr), deepcopy(csr)):
         assert type(again) is spgemm.CSR
         assert again.shape == (1, 3)
         np.testing.assert_array_equal(np.concatenate(again), np.concatenate(csr))
