@@ -99,6 +99,8 @@ class Kind(NamedTuple):
 
 # (room, function) -> Kind; `_torch` finds gradients by it.
 registry: dict[tuple[str, str], Kind] = {}
+# Likewise engine functions behind methods, whose options hold the object.
+methods: dict[tuple[str, str], Kind] = {}
 
 
 class Engine:
@@ -196,6 +198,10 @@ class Engines:
         numbers of axes that the other arrays have without any, all arrays take them together.
         """
         return lambda function: self._record(function, Kind("traced", vjp, batched, ranks))
+
+    def method(self, function: str, *, vjp: str) -> None:
+        """Name the vjp of an engine function that stands behind a method of an object."""
+        methods[self.room, function] = Kind("traced", vjp)
 
     def eager(self, function: Function) -> Function:
         """Mark a public function whose result size or stopping depends on values."""

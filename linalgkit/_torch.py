@@ -21,7 +21,7 @@ import torch
 from torch.autograd import forward_ad
 
 from ._checks import as_dtype_of
-from ._engine import ON_DEVICE, Engine, EngineError, Engines, Kind, registry
+from ._engine import ON_DEVICE, Engine, EngineError, Engines, Kind, methods, registry
 
 _ARRAYS = 8  # of a function, at most; Functions in compiled code take a fixed number
 _COTANGENTS = 4
@@ -47,6 +47,8 @@ def dispatch(room: str, function: str, *arrays: Any, **options: Any) -> Any:
             return getattr(reference, function)(*arrays, **options)
     else:
         is_fast = _is_served(room, function, kinds, len(arrays))
+        if _is_method(room, function):  # through the operators goes nothing but text
+            is_fast = is_fast and _needs_no_operator(arrays)
         origin = _origin(room, function, len(arrays))
         if not is_fast:
             return _reference(room, function)(*arrays, **options)
@@ -54,12 +56,14 @@ def dispatch(room: str, function: str, *arrays: Any, **options: Any) -> Any:
             return _run(room, function, arrays, options)
     if not origin:
         key = f"{room}.{function}"
-        outputs = _applied(_Call, key, _text(options), len(arrays), *_padded(arrays))
+        options = _packed(room, function, options)
+        outputs = _applied(_Call, key, options, len(arrays), *_padded(arrays))
         return outputs[0] if len(outputs) == 1 else outputs
     names, wanted = origin[1:], options.pop("wrt")
     wrt = tuple([k for k, name in enumerate(names) if name in wanted and arrays[k + 1] is not None])
     cotangents = arrays[0] if isinstance(arrays[0], tuple) else (arrays[0],)
-    found = _pulled(f"{room}.{origin[0]}", _text(options), wrt, cotangents, arrays[1:])
+    options = _packed(room, function, options)
+    found = _pulled(f"{room}.{origin[0]}", options, wrt, cotangents, arrays[1:])
     return tuple([found[wrt.index(k)] if k in wrt else None for k in range(len(arrays) - 1)])
 
 
@@ -76,11 +80,18 @@ def _origin(room: str, function: str, count: int) -> tuple[str, ...] | None:
 
     `count` is how many arrays it is called with, the cotangent or the tuple of them as one.
     """
-    kind = registry.get((room, function))
+    kinds = registry | methods
+    kind = kinds.get((room, function))
     if kind is not None and kind.vjp is not None:
         return ()
-    pairs = [f for (r, f), k in registry.items() if r == room and k.vjp == function]
+    pairs = [f for (r, f), k in kinds.items() if r == room and k.vjp == function]
     return (pairs[0], *_names(room, pairs[0], count - 1)) if pairs else None
+
+
+@cache
+def _is_method(room: str, function: str) -> bool:
+    """Tell whether a function, or what it is the vjp of, stands behind a method."""
+    return any(r == room and function in (f, k.vjp) for (r, f), k in methods.items())
 
 
 @cache
@@ -109,6 +120,7 @@ def _is_served(
 def _constant_plan(room: str, function: str, kinds: Any, count: int) -> Any:
     # Compiled transforms look past autograd Functions, and an operator alone has gradient zero.
     is_plain = not torch._C._are_functorch_transforms_active() and forward_ad._current_level < 0
+    is_plain = is_plain and not _is_method(room, function)
     is_fast = is_plain and _is_served(room, function, kinds, count)
     return is_fast, _origin(room, function, count)
 
@@ -119,7 +131,8 @@ class _Call(torch.autograd.Function):
     @staticmethod
     def forward(key, options, count, a, b, c, d, e, f, g, h):
         arrays = [a, b, c, d, e, f, g, h][:count]
-        if not torch.compiler.is_compiling() and _is_plain(arrays):  # saves the operator's cost
+        is_compiling = torch.compiler.is_compiling()
+        if not is_compiling and (_holds(options) or _is_plain(arrays)):  # saves the operator's cost
             return _call_eagerly(key, arrays, options)
         return tuple(torch.ops.linalgkit.call.default(key, arrays, options))
 
@@ -151,7 +164,8 @@ class _Pull(torch.autograd.Function):
     @staticmethod
     def forward(key, options, wrt, cotangents, count, s, t, u, v, a, b, c, d, e, f, g, h):
         outer, inner = [s, t, u, v][:cotangents], [a, b, c, d, e, f, g, h][:count]
-        if not torch.compiler.is_compiling() and _is_plain([*outer, *inner]):
+        is_compiling = torch.compiler.is_compiling()
+        if not is_compiling and (_holds(options) or _is_plain([*outer, *inner])):
             return _pull_eagerly(key, outer, inner, options, wrt)
         return tuple(torch.ops.linalgkit.pull.default(key, outer, inner, options, list(wrt)))
 
@@ -230,6 +244,21 @@ def _padded(arrays):
     return (*arrays, *[None] * (_ARRAYS - len(arrays)))
 
 
+class _Held:
+    """Options with an object among them, which is kept alive for the backward pass."""
+
+    def __init__(self, options):
+        self.options = options
+
+
+def _packed(room, function, options):
+    return _Held(options) if _is_method(room, function) else _text(options)
+
+
+def _holds(options):
+    return isinstance(options, _Held)
+
+
 def _text(options):
     return "{" + ",".join([f"{name!r}:{_literal(value)}" for name, value in options.items()]) + "}"
 
@@ -245,8 +274,12 @@ def _literal(value):
     return repr(value)
 
 
+def _options(packed):
+    return packed.options if _holds(packed) else _parsed(packed)
+
+
 @cache
-def _options(text):
+def _parsed(text):
     return ast.literal_eval(text)
 
 
@@ -457,6 +490,26 @@ def _is_plain(arrays: Sequence[Any]) -> bool:
     )
 
 
+def keeps_tensors() -> bool:
+    """Tell whether tensors made now may be kept: they belong to no transform, mode or trace."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch.is_inference_mode_enabled()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack()
+    )
+
+
+def _needs_no_operator(arrays: Sequence[Any]) -> bool:
+    """Tell whether Functions end in plain tensors: no mode, no tangents, no subclass."""
+    kinds = {type(array) for array in _flat(arrays) if array is not None}
+    return (
+        kinds <= {torch.Tensor, torch.nn.Parameter}
+        and torch._C._len_torch_dispatch_stack() == 0
+        and forward_ad._current_level < 0
+    )
+
+
 @cache
 def _engine(room: str, name: str) -> Engine:
     return Engines(room)._load(name)
@@ -478,4 +531,5 @@ def _names(room: str, function: str, count: int) -> tuple[str, ...]:
 
 def _kind(key: str) -> Kind:
     room, _, function = key.rpartition(".")
-    return registry[room, function]
+    found = registry.get((room, function))
+    return methods[room, function] if found is None else found

@@ -140,13 +140,18 @@ def plan_products(plan):
     return left, right, xp.take(place, xp.argsort(order))
 
 
-def execute_plan(a_data, b_data, plan, *, semiring):
+def execute_plan(a_data, b_data, *, plan):
     """Compute the values of a plan's product."""
+    return execute_plan_in(a_data, b_data, plan=plan, semiring="plus_times")
+
+
+def execute_plan_in(a_data, b_data, *, plan, semiring):
+    """Compute them in any semiring."""
     left, right, place = plan._products.like(a_data)
     return sum_products(a_data, left, b_data, right, place, plan.nnz, semiring=semiring)
 
 
-def execute_plan_vjp(cotangent, a_data, b_data, plan, *, wrt):
+def execute_plan_vjp(cotangent, a_data, b_data, *, plan, wrt):
     """Gradients: every product passes its cotangent to its two factors."""
     xp = array_namespace(a_data)
     left, right, place = plan._products.like(a_data)
@@ -157,8 +162,8 @@ def execute_plan_vjp(cotangent, a_data, b_data, plan, *, wrt):
             if wanted
             else None
             for wanted, data, here, other, there in (
-                (wrt[0], a_data, left, b_data, right),
-                (wrt[1], b_data, right, a_data, left),
+                ("a_data" in wrt, a_data, left, b_data, right),
+                ("b_data" in wrt, b_data, right, a_data, left),
             )
         )
 

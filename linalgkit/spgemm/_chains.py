@@ -7,7 +7,7 @@ from array_api_compat import array_namespace
 from .. import _checks
 from .._engine import Engines
 from ._containers import Operand, read
-from ._csr import check_csr, index_dtype
+from ._csr import index_dtype
 from ._products import multiply, read_mask
 from ._semirings import SEMIRINGS, neutral
 
@@ -150,7 +150,7 @@ def fitting(
             f"{left.shape}{' (p transposed)' if r is None else ''}, {a.shape} and {p.shape}."
         )
     for name, operand in given.items():
-        check_csr(name, *operand.parts, operand.shape[operand.layout == "csr"])
+        operand.check(name)
     in_columns = all(operand.layout == "csc" for operand in given.values())
     return (left, a, p), "csc" if in_columns else "csr"
 

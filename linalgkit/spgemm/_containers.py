@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from functools import cache, partial
+from importlib import import_module
 from threading import Lock
 from typing import Any, NamedTuple
 
@@ -80,9 +81,11 @@ def _make_pytree() -> None:
     """Tell JAX what it would lose: of a named tuple it keeps the fields alone."""
     from jax.tree_util import register_pytree_node
 
-    register_pytree_node(
-        CSR, lambda csr: (tuple(csr), csr.shape), lambda shape, arrays: CSR(*arrays, shape)
-    )
+    def made(shape: Any, arrays: Any) -> CSR:
+        data, indices, indptr = arrays
+        return CSR(data, indices, indptr, shape)
+
+    register_pytree_node(CSR, lambda csr: (tuple(csr), csr.shape), made)
 
 
 class Operand(NamedTuple):
@@ -195,14 +198,15 @@ def _swapped(data: Any, indices: Any, indptr: Any, minor: int) -> tuple[Any, Any
 def _scipy_wrap(like: Any) -> Callable:
     sparse = sys.modules["scipy.sparse"]
     kind = "array" if isinstance(like, sparse.sparray) else "matrix"
-    other = getattr(sparse, f"{_other(like.format)}_{kind}")
-    return partial(_as_scipy, like.format, type(like), other)
+    rows, columns = (
+        type(like) if like.format == layout else getattr(sparse, f"{layout}_{kind}")
+        for layout in LAYOUTS
+    )
+    return partial(_as_scipy, rows, columns)
 
 
-def _as_scipy(
-    given: str, one: Any, other: Any, parts: Any, shape: tuple[int, int], layout: str
-) -> Any:
-    return (one if layout == given else other)(tuple(parts), shape=shape)
+def _as_scipy(rows: Any, columns: Any, parts: Any, shape: tuple[int, int], layout: str) -> Any:
+    return (rows if layout == "csr" else columns)(tuple(parts), shape=shape)
 
 
 def _cupyx_wrap(parts: Any, shape: tuple[int, int], layout: str) -> Any:
@@ -218,10 +222,10 @@ def _cupyx_wrap(parts: Any, shape: tuple[int, int], layout: str) -> Any:
 
 
 def _raw_wrap(parts: Any, shape: tuple[int, int], layout: str) -> CSR:
+    data, indices, indptr = parts
     if layout == "csc":
-        data, indices, indptr = parts
-        parts = _swapped(data, indices, indptr, shape[0])
-    return CSR(*parts, shape)
+        data, indices, indptr = _swapped(data, indices, indptr, shape[0])
+    return CSR(data, indices, indptr, shape)
 
 
 def _jax_wrap(parts: Any, shape: tuple[int, int], layout: str) -> CSR:
@@ -328,7 +332,6 @@ def _read_pydata(name: str, value: Any) -> Operand:
 
 
 def _as_pydata(is_coo: bool, parts: Any, shape: tuple[int, int], layout: str) -> Any:
-    from sparse import GCXS
-
-    result = GCXS(tuple(parts), shape=shape, compressed_axes=(LAYOUTS.index(layout),))
+    sparse = import_module("sparse")
+    result = sparse.GCXS(tuple(parts), shape=shape, compressed_axes=(LAYOUTS.index(layout),))
     return result.tocoo() if is_coo else result

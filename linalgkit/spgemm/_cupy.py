@@ -141,13 +141,18 @@ def count_triangles(indices, indptr):
     return pairs.sum()
 
 
-def execute_plan(a_data, b_data, plan, *, semiring):
+def execute_plan(a_data, b_data, *, plan):
     """Compute the values of a plan's product: its columns are known."""
+    return execute_plan_in(a_data, b_data, plan=plan, semiring="plus_times")
+
+
+def execute_plan_in(a_data, b_data, *, plan, semiring):
+    """Compute them in any semiring."""
     import cupy as cp
 
     rows, columns = plan._result.indptr.shape[0] - 1, plan._second.shape[1]
     if _number(a_data.dtype, semiring) is None or not _fits(rows, columns, plan._first.shape[1]):
-        return _array_api.execute_plan(a_data, b_data, plan, semiring=semiring)
+        return _array_api.execute_plan_in(a_data, b_data, plan=plan, semiring=semiring)
     known = _Known.of(plan)
     data = cp.empty(plan.nnz, dtype=a_data.dtype)
     values = cp.ascontiguousarray(a_data), cp.ascontiguousarray(b_data)
@@ -158,7 +163,7 @@ def execute_plan(a_data, b_data, plan, *, semiring):
     return data
 
 
-def execute_plan_vjp(cotangent, a_data, b_data, plan, *, wrt):
+def execute_plan_vjp(cotangent, a_data, b_data, *, plan, wrt):
     """Gradients: every stored entry collects what its products pass on, in a fixed order."""
     import cupy as cp
 
@@ -166,17 +171,17 @@ def execute_plan_vjp(cotangent, a_data, b_data, plan, *, wrt):
     sizes = plan._result.indptr.shape[0] - 1, plan._second.shape[1], plan._first.shape[1]
     of_one_type = cotangent.dtype == a_data.dtype == b_data.dtype
     if number is None or not of_one_type or not _fits(*sizes):
-        return _array_api.execute_plan_vjp(cotangent, a_data, b_data, plan, wrt=wrt)
+        return _array_api.execute_plan_vjp(cotangent, a_data, b_data, plan=plan, wrt=wrt)
     known = _Known.of(plan)
     a, b, c = known.a, known.b, known.c
     result = cp.ascontiguousarray(cotangent), c.indices, c.indptr
     to_a, to_b = (GRADIENTS[name] for name in pulling(number))
     of_a = of_b = None
-    if wrt[0]:
+    if "a_data" in wrt:
         of_a = cp.zeros_like(a_data, order="C")
         others = cp.ascontiguousarray(b_data), b.indices, b.indptr
         _launch(to_a, 32 * a.stored, *result, a.indices, a.indptr, a.rows, *others, a.stored, of_a)
-    if wrt[1]:
+    if "b_data" in wrt:
         of_b = cp.zeros_like(b_data, order="C")
         others = cp.ascontiguousarray(a_data), *known.columns_of_a
         _launch(to_b, b.stored, *result, *others, b.indices, b.indptr, b.rows, b.stored, of_b)

@@ -81,7 +81,7 @@ class GalerkinPlan:
 
     @property
     def indices(self) -> Any:
-        """Of the result: compressed rows, or columns where all factors are. Not to be written to."""
+        """Of the result: compressed rows, or columns if all factors are. Not to be written to."""
         return self.outer.indices
 
     @property
@@ -179,8 +179,9 @@ class GalerkinPlan:
         >>> a = csr_array([[2.0, -1.0], [-1.0, 2.0]])
         >>> p = csr_array([[1.0], [0.5]])
         >>> plan = spgemm.plan_galerkin(None, a, p)
-        >>> plan.execute_vjp(np.ones(1), None, a.data, p.data)
-        GalerkinGradients(r_data=None, a_data=array([1.  , 0.5 , 0.5 , 0.25]), p_data=array([3., 0.]))
+        >>> found = plan.execute_vjp(np.ones(1), None, a.data, p.data)
+        >>> found.a_data, found.p_data
+        (array([1.  , 0.5 , 0.5 , 0.25]), array([3., 0.]))
         """
         wanted = _checks.wanted(wrt, GalerkinGradients._fields)
         values = self._checked(r_data, a_data, p_data)
@@ -237,13 +238,14 @@ class GalerkinPlan:
         return values
 
 
-
 def _pulled(
     plan: Plan, cotangent: Any, first: Any, second: Any, needed: tuple[bool, bool]
 ) -> DataGradients:
     """Pull back through one product what is needed; without a need there may be no cotangent."""
-    names = [name for name, is_needed in zip(DataGradients._fields, needed, strict=True) if is_needed]
-    return plan.execute_vjp(cotangent, first, second, wrt=names) if names else DataGradients(None, None)
+    names = [name for name, wish in zip(DataGradients._fields, needed, strict=True) if wish]
+    if not names:
+        return DataGradients(None, None)
+    return plan.execute_vjp(cotangent, first, second, wrt=names)
 
 
 @engine.eager

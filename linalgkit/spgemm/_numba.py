@@ -30,10 +30,17 @@ from ._numba_operands import (
     operand,
     running_products,
 )
-from ._numba_plans import execute_plan, execute_plan_vjp, plan_slots
+from ._numba_plans import execute_plan, execute_plan_in, execute_plan_vjp, plan_slots
 from ._semirings import absent
 
-__all__ = ["count_triangles", "csr_matmul", "execute_plan", "execute_plan_vjp", "plan_slots"]
+__all__ = [
+    "count_triangles",
+    "csr_matmul",
+    "execute_plan",
+    "execute_plan_in",
+    "execute_plan_vjp",
+    "plan_slots",
+]
 
 DTYPES = "?bhilqBHILQfdFD"
 

@@ -99,8 +99,13 @@ def plan_slots(plan, *, only_if_small):
     return slots
 
 
-def execute_plan(a_data, b_data, plan, *, semiring, out=None):
+def execute_plan(a_data, b_data, *, plan, out=None):
     """Compute the values of a plan's product; every row by one thread, in stored order."""
+    return execute_plan_in(a_data, b_data, plan=plan, semiring="plus_times", out=out)
+
+
+def execute_plan_in(a_data, b_data, *, plan, semiring, out=None):
+    """Compute them in any semiring."""
     patterns = _patterns(plan)
     zero = a_data.dtype.type(absent(semiring, a_data.dtype, np))
     ring = RINGS[semiring], zero
@@ -126,7 +131,7 @@ def execute_plan(a_data, b_data, plan, *, semiring, out=None):
     return out
 
 
-def execute_plan_vjp(cotangent, a_data, b_data, plan, *, wrt):
+def execute_plan_vjp(cotangent, a_data, b_data, *, plan, wrt):
     """Gradients: rows of A, and rows of B, each by one thread."""
     patterns = _patterns(plan)
     dtype = np.result_type(cotangent, a_data, b_data)
@@ -134,7 +139,7 @@ def execute_plan_vjp(cotangent, a_data, b_data, plan, *, wrt):
         kernel_array(x.astype(dtype, copy=False)) for x in (cotangent, a_data.conj(), b_data.conj())
     )
     left = right = None
-    if wrt[0]:
+    if "a_data" in wrt:
         left = np.zeros(a_data.size, dtype=dtype)
 
         def kernel(start, stop, scratch):
@@ -147,7 +152,7 @@ def execute_plan_vjp(cotangent, a_data, b_data, plan, *, wrt):
             return np.zeros(patterns.columns, dtype), np.zeros(patterns.columns, np.uint8)
 
         _threads.run_chunks(kernel, patterns.bounds, scratch=scratch)
-    if wrt[1]:
+    if "b_data" in wrt:
         right = np.zeros(b_data.size, dtype=dtype)
         _threads.run_chunks(
             _kernels.right_gradient, patterns.bounds_of_b, cotangent, a_conj,

@@ -31,8 +31,8 @@ def own(*operands: Operand) -> list[Operand]:
     def copy(array: Any) -> Any:
         if id(array) not in copies:
             is_there = is_on_device(array)
-            xp = array_namespace(array)
-            copies[id(array)] = xp.asarray(array, copy=True) if is_there else np.array(array)
+            seen = array if is_there else np.asarray(array)
+            copies[id(array)] = array_namespace(seen).asarray(seen, copy=True)
         return copies[id(array)]
 
     return [x._replace(indices=copy(x.indices), indptr=copy(x.indptr)) for x in operands]
@@ -42,9 +42,7 @@ def on_host(operand: Operand) -> Operand:
     """Return an operand with index arrays in NumPy's unless they are on a device."""
     if is_on_device(operand.indices):
         return operand
-    return operand._replace(
-        indices=np.asarray(operand.indices), indptr=np.asarray(operand.indptr)
-    )
+    return operand._replace(indices=np.asarray(operand.indices), indptr=np.asarray(operand.indptr))
 
 
 def is_on_device(array: Any) -> bool:
@@ -83,15 +81,23 @@ class Kept:
 
     def like(self, array: Any) -> tuple[Any, ...]:
         """Return them in the library of an array."""
-        if not is_jax_array(array):
-            return tuple(None if x is None else like(x, array) for x in self.arrays)
-        if "jax" not in self._there:  # kept for all calls: no constants of one that is traced
-            import jax
+        place = _place(array)
+        if place is None:
+            return self._found(array)
+        if place not in self._there:
+            if place == "jax":
+                import jax
 
-            with jax.ensure_compile_time_eval():
-                found = [None if x is None else jax.numpy.asarray(x) for x in self.arrays]
-            self._there["jax"] = tuple(found)
-        return self._there["jax"]
+                with jax.ensure_compile_time_eval():  # no constants of one call that is traced
+                    self._there[place] = self._found(jax.numpy.zeros(0))
+            else:
+                self._there[place] = self._found(array)
+                if is_cupy_array(array):  # other streams may use them
+                    array.device.synchronize()
+        return self._there[place]
+
+    def _found(self, array: Any) -> tuple[Any, ...]:
+        return tuple(None if x is None else like(x, array) for x in self.arrays)
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_there": {}}
@@ -121,6 +127,19 @@ class Orders:
     def _back(self) -> Kept:
         orders = self._there.arrays
         return Kept(*(None if x is None else array_namespace(x).argsort(x) for x in orders))
+
+
+def _place(array: Any) -> str | None:
+    """Name where copies are kept for all calls; None where there are none, or only for one call."""
+    if is_jax_array(array):
+        return "jax"
+    if is_cupy_array(array):
+        return f"cupy {array.device.id}"
+    if is_torch_array(array) and array.device.type != "cpu":
+        from .._torch import keeps_tensors
+
+        return str(array.device) if keeps_tensors() else None
+    return None
 
 
 def _taken(values: tuple[Any, ...], orders: Kept) -> tuple[Any, ...]:

@@ -12,13 +12,14 @@ from array_api_compat import array_namespace
 from .. import _checks
 from .._engine import Engines
 from ._containers import Operand
-from ._csr import check_csr, like
+from ._csr import like
 from ._patterns import Kept, Orders, compressed, in_order, is_on_device, on_host, own
 from ._products import multiply, read_mask
 from ._semirings import promote
 from ._sizes import flops
 
 engine = Engines(__package__)
+engine.method("execute_plan", vjp="execute_plan_vjp")
 
 
 class DataGradients(NamedTuple):
@@ -77,14 +78,14 @@ class Plan:
         self._sizes = tuple(int(x.data.shape[0]) for x in (left, right))
         self.layout = "csc" if left.layout == right.layout == "csc" else "csr"
         self._turned = self.layout == "csc"  # computed as the product of the transposes
+        named = [("a", left), ("b", right)]
         if self._turned:
             named = [("b", right.transposed()), ("a", left.transposed())]
-        else:
-            named = [("a", left), ("b", right)]
-        (first, first_order), (second, second_order) = (in_order(x, "csr", name) for name, x in named)
-        self._orders = Orders(first_order, second_order)
-        for (name, _), x in zip(named, (first, second), strict=True):
-            check_csr(name, *x.parts, x.shape[1])
+        ordered = [in_order(operand, "csr", name) for name, operand in named]
+        first, second = (operand for operand, _ in ordered)
+        self._orders = Orders(*(order for _, order in ordered))
+        first.check(named[0][0])
+        second.check(named[1][0])
         xp = array_namespace(first.indices)
         if mask is not None:
             mask = on_host(mask)
@@ -166,25 +167,30 @@ class Plan:
 
         Notes
         -----
-        Traced: works under ``jit``, ``grad`` and ``vmap`` of torch and JAX. On NumPy arrays
-        O(flops) time without search or sort, on CuPy arrays without sort; elsewhere the reference
-        engine takes memory for every product.
+        Traced: works under ``jit``, ``grad`` and ``vmap`` of torch and JAX. On NumPy arrays and
+        CPU tensors O(flops) time without search or sort, on CuPy arrays and CUDA tensors without
+        sort. Elsewhere the reference engine takes memory for every product: in JAX; in torch for
+        other semirings, second derivatives, forward mode and ``torch.compile``.
         """
         a_data, b_data = values_of(a_data=a_data, b_data=b_data)
         check_length("a_data", a_data, self._sizes[0])
         check_length("b_data", b_data, self._sizes[1])
         promoted = promote(a_data, b_data, semiring, None)
         a_data, b_data = self._ordered(promoted.a_data, promoted.b_data)
-        serving = engine(a_data, b_data)
+        options: dict[str, Any] = {"plan": self}
         if out is not None:
             self._check_out(out, a_data, b_data, promoted.dtype)
-            if serving.name == "numba" and out.flags.carray and out.dtype == a_data.dtype:
-                return serving.execute_plan(
-                    a_data, b_data, self, semiring=promoted.semiring, out=out
-                )
-        data = serving.execute_plan(a_data, b_data, self, semiring=promoted.semiring)
+            is_fit = out.flags.carray and out.dtype == a_data.dtype
+            if is_fit and engine(a_data, b_data).name == "numba":
+                options["out"] = out
+        if promoted.semiring == "plus_times":
+            data = engine(a_data, b_data).execute_plan(a_data, b_data, **options)
+        else:
+            options["semiring"] = promoted.semiring
+            data = engine(a_data, b_data).execute_plan_in(a_data, b_data, **options)
         if out is not None:
-            out[:] = data
+            if data is not out:
+                out[:] = data
             return out
         if data.dtype != promoted.dtype:
             data = array_namespace(data).astype(data, promoted.dtype)
@@ -241,20 +247,21 @@ class Plan:
         ):
             check_length(name, array, size)
         wanted = _checks.wanted(wrt, DataGradients._fields)
-        cotangent, a_data, b_data = arrays
         xp = array_namespace(*arrays)
         dtype = xp.result_type(*arrays)
         if not xp.isdtype(dtype, ("real floating", "complex floating")):
             raise TypeError(f"gradients need floating-point values; got {dtype}.")
         half = "float16" in str(dtype)
         computed = xp.float32 if half else dtype
-        values = self._ordered(*(xp.astype(x, computed, copy=False) for x in arrays[1:]))
-        roles = DataGradients._fields[::-1] if self._turned else DataGradients._fields
+        cotangent, a_data, b_data = (xp.astype(x, computed, copy=False) for x in arrays)
+        values = self._ordered(a_data, b_data)
+        names = DataGradients._fields  # of the engine's operands too, which may be the other two
+        roles = names[::-1] if self._turned else names
         first, second = engine(cotangent, *values).execute_plan_vjp(
-            xp.astype(cotangent, computed, copy=False),
+            cotangent,
             *values,
-            self,
-            wrt=tuple(name in wanted for name in roles),
+            plan=self,
+            wrt=tuple(name for name, role in zip(names, roles, strict=True) if role in wanted),
         )
         found = dict(zip(roles, self._orders.back(first, second), strict=True))
         return DataGradients(
@@ -288,8 +295,8 @@ class Plan:
         """From the operands' order of values to that of the computation."""
         if self._is_on_device and not is_on_device(a_data):
             raise TypeError(
-                "a plan whose pattern is on a GPU takes values there; make it from arrays on the host "
-                "for values anywhere."
+                "a plan whose pattern is on a GPU takes values there; make it from arrays on the "
+                "host for values anywhere."
             )
         return self._orders.there(*((b_data, a_data) if self._turned else (a_data, b_data)))
 
@@ -321,7 +328,9 @@ def plan(
     ----------
     a : sparse array or matrix, shape (m, k)
         In rows or columns (CSR, CSC; ``a.T`` for a transpose, which copies nothing), from any
-        library that `matmul` takes; only the pattern counts, and a copy of it is kept.
+        library that `matmul` takes; only the pattern counts, and a copy of it is kept. Values
+        come in the order that they have now: sort first what is to be sorted (SciPy sorts in
+        place where it needs to, as in ``spsolve``).
     b : sparse array or matrix, shape (k, n)
         From the same library.
     mask : sparse array or matrix, shape (m, n), optional

@@ -454,3 +454,58 @@ def test_containers_on_the_device_that_are_sorted_in_place_leave_plans_alone():
     fresh = spgemm.plan(shuffled, shuffled)
     shuffled.indices[:] = 0
     assert fresh.execute(shuffled.data, shuffled.data).get().tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("layouts", [("csr", "csr"), ("csc", "csr")])
+@pytest.mark.parametrize("where", ["host", "device"])
+def test_plans_of_tensors_go_through_the_kernels(where, layouts, require, monkeypatch):
+    torch, cp = require("torch"), require("cupy")
+    from linalgkit import _torch
+
+    ran, run = [], _torch._run
+    monkeypatch.setattr(_torch, "_run", lambda *a: ran.append(a[1]) or run(*a))
+    a, b = (random((40, 40), 0.2, s, layout=x) for s, x in zip((1, 2), layouts, strict=True))
+    if where == "device":  # as rows: tensors are always read so
+        a, b = a.tocsr(), b.tocsr()
+        operands = [
+            SimpleNamespace(
+                **{k: torch.asarray(getattr(x, k), device="cuda") for k in spgemm.CSR._fields},
+                shape=x.shape,
+            )
+            for x in (a, b)
+        ]
+        planned = spgemm.plan(*operands)
+    else:
+        planned = spgemm.plan(a, b)
+    leaves = [torch.tensor(x.data, device="cuda", requires_grad=True) for x in (a, b)]
+    result = planned.execute(*leaves)
+    assert result.device.type == "cuda"
+    host = spgemm.plan(a, b)
+    assert result.detach().cpu().numpy().tobytes() == host.execute(a.data, b.data).tobytes()
+    weights = torch.arange(1.0, planned.nnz + 1, dtype=torch.float64, device="cuda")
+    gradients = torch.autograd.grad((result * weights).sum(), leaves)
+    assert ran == ["execute_plan", "execute_plan_vjp"]
+    expected = host.execute_vjp(weights.cpu().numpy(), a.data, b.data)
+    for got, wanted in zip(gradients, expected, strict=True):
+        np.testing.assert_allclose(got.cpu().numpy(), wanted, atol=1e-12)
+    for got, wanted in zip(planned.execute_vjp(weights, *leaves), gradients, strict=True):
+        torch.testing.assert_close(got, wanted)
+    assert torch.autograd.gradgradcheck(planned.execute, leaves)
+    with pytest.raises(TypeError, match="a_data is an array of torch, b_data of cupy"):
+        planned.execute(leaves[0], cp.asarray(b.data))
+
+
+def test_tensors_find_what_plans_keep_on_their_device(require, monkeypatch):
+    torch = require("torch")
+    a, b = random((40, 40), 0.2, 1, layout="csc"), random((40, 40), 0.2, 2)
+    planned = spgemm.plan(a, b)
+    leaves = [torch.tensor(x.data, device="cuda", requires_grad=True) for x in (a, b)]
+
+    def call(semiring):
+        return torch.autograd.grad(planned.execute(*leaves, semiring=semiring).sum(), leaves)
+
+    expected = [call(name) for name in ("plus_times", "min_plus")]
+    copies, asarray = [], torch.asarray
+    monkeypatch.setattr(torch, "asarray", lambda *x, **y: copies.append(x) or asarray(*x, **y))
+    torch.testing.assert_close([call(name) for name in ("plus_times", "min_plus")], expected)
+    assert not copies

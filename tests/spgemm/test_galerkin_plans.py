@@ -133,9 +133,7 @@ def test_wrong_cotangents_are_refused():
 @pytest.mark.parametrize("transposed", [True, False])
 @pytest.mark.parametrize("layouts", list(product(["csr", "csc"], repeat=3)))
 @pytest.mark.parametrize("size", SIZES)
-def test_no_factor_is_converted_twice_and_none_without_need(
-    size, layouts, transposed, monkeypatch
-):
+def test_no_factor_is_converted_twice_and_none_without_need(size, layouts, transposed, monkeypatch):
     r, a, p = factors(SIZES[size], layouts)
     given = (p, a) if transposed else (r, a, p)
     expected = (p.T if transposed else r).toarray() @ a.toarray() @ p.toarray()
