@@ -2,8 +2,8 @@
 
 The capability table comes from ``linalgkit.capabilities()``, the performance tables from the
 results that ``asv_bench/compare.py`` stored, the figures of growth from ``growth_<room>.py`` there,
-the table of equations from ``growth_kronecker_pde.py``, the tables of exactness and of accuracy from
-``exact_householder.py`` and ``exact_mfac.py``. All is reStructuredText to be included.
+the table of equations from ``growth_kronecker_pde.py``, the tables of exactness and of accuracy
+from ``exact_householder.py`` and ``exact_mfac.py``. All is reStructuredText to be included.
 """
 
 import json
