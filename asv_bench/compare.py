@@ -94,7 +94,8 @@ def _print_machine(report: dict[str, Any]) -> None:
     print(f"BLAS:       {facts['blas']}, {facts['blas_threads']} threads")
     print(f"huge pages: {facts['thp']}")
     print(
-        f"roofs:      copy {facts['copy_gb_s']} GB/s (read + written), "
+        f"roofs:      copy {facts['copy_gb_s']} GB/s (read + written), read "
+        f"{facts['read_gb_s']} GB/s, "
         f"float64 GEMM {facts['gemm_gflop_s']} GFLOP/s"
     )
     compiling = report["compile_s"]

@@ -25,6 +25,7 @@ PACKAGES = (
     "scipy",
     "numba",
     "pykronecker",
+    "linear_operator",
     "jax",
     "torch",
     "cupy-cuda13x",
@@ -85,6 +86,13 @@ def tables(engine: str) -> list[Table]:
             "kronsum_solve_generalized",
             ("eigh(A, B), tensordot", "cholesky, solve_sylvester"),
             {f"elements, {n}^{d}": partial(elements_contest, n, d) for n, d in ELEMENTS},
+        ),
+        Table(
+            "A Gaussian process on a grid, solved with noise, float64",
+            "shifted_solve",
+            ("linear_operator", "eigh, tensordot"),
+            {f"{n}^{d}": partial(noise_contest, n, d) for n, d in COVARIANCES},
+            set_threads=_set_threads,
         ),
         Table(
             "Gradients of a noisy covariance's solve, float64",
@@ -214,15 +222,53 @@ def elements_contest(n: int, d: int) -> Contest:
     return Contest(ours, peers, by_eigh, _differs)
 
 
+def covariances(n: int, d: int) -> list[np.ndarray]:
+    """Return covariances of processes of different lengths along the axes."""
+    t = np.linspace(0, 1, n)
+    return [np.exp(-abs(t[:, None] - t) / (0.3 + 0.1 * k)) for k in range(d)]
+
+
+def noise_contest(n: int, d: int) -> Contest:
+    """Solve with the covariance and the same noise at all points."""
+    factors, b = covariances(n, d), np.random.default_rng(0).standard_normal(n**d)
+
+    def by_eigh() -> np.ndarray:
+        values, vectors = zip(*map(np.linalg.eigh, factors), strict=True)
+        c = by_tensordot([v.T for v in vectors], b)
+        c /= reduce(np.multiply.outer, values).ravel() + 0.1
+        return by_tensordot(list(vectors), c)
+
+    peers: dict[str, Call] = {"eigh, tensordot": by_eigh}
+    try:
+        import torch
+        from linear_operator import operators
+    except ImportError:
+        pass
+    else:
+        leaves, data = [torch.from_numpy(a) for a in factors], torch.from_numpy(b)[:, None]
+        variance = torch.tensor([0.1], dtype=torch.float64)
+
+        def by_linear_operator() -> np.ndarray:
+            # Made anew: it keeps its decompositions, and covariances change from call to call.
+            covariance = operators.KroneckerProductLinearOperator(
+                *map(operators.DenseLinearOperator, leaves)
+            )
+            noise = operators.ConstantDiagLinearOperator(variance, n**d)
+            whole = operators.KroneckerProductAddedDiagLinearOperator(covariance, noise)
+            return whole.solve(data).numpy()
+
+        peers["linear_operator"] = by_linear_operator
+    ours = partial(kronecker.shifted_solve, factors, b, 0.1)
+    return Contest(ours, peers, by_eigh, _differs)
+
+
 def gradient_contest(n: int, d: int) -> Contest:
     """Pull a gradient back through the solve, to the covariances and to the data."""
-    rng = np.random.default_rng(0)
-    t = np.linspace(0, 1, n)
-    factors = [np.exp(-abs(t[:, None] - t) / (0.3 + 0.1 * k)) for k in range(d)]
-    b, g = rng.standard_normal((2, n**d))
+    factors = covariances(n, d)
+    b, g = np.random.default_rng(0).standard_normal((2, n**d))
 
     def ours() -> np.ndarray:
-        found = kronecker.shifted_solve_vjp(g, factors, b, 0.1)
+        found = kronecker.shifted_solve_vjp(g, factors, b, 0.1, wrt=("factors", "b"))
         return np.concatenate([part.ravel() for part in (*found.factors, found.b)])
 
     def in_closed_form() -> np.ndarray:

@@ -142,7 +142,8 @@ def product_contest(storage: str | None, m: int, d: int) -> Contest:
 
     limit = 1e-6 if storage is None else 1e-2
     peers = {"two reads": reads, "NumPy, chunks": plain}
-    return Contest(partial(fisher.solve, x), peers, expected, partial(_differs, limit))
+    read = 2 * fisher.gradients.nbytes
+    return Contest(partial(fisher.solve, x), peers, expected, partial(_differs, limit), read=read)
 
 
 def step_contest(m: int, d: int) -> Contest:

@@ -32,6 +32,7 @@ class Contest(NamedTuple):
     expected: Call
     differs: Callable[[Any, Any], str]  # (result, expected): what is wrong, "" if nothing
     operands: Any = None  # what must be read at least once, where a floor is stated
+    read: int = 0  # bytes that ours reads, where the rate is told
 
 
 class Table(NamedTuple):
@@ -86,6 +87,8 @@ def run_table(table: Table, cases: list[str], rounds: int, copy_gb_s: float = 0)
                         moved = bytes_of(contest.operands) + bytes_of(contest.ours())
                         floor = {"floor_ms": _digits(moved / copy_gb_s / 1e6)}
                 measured, note = _race(contest, workers, rounds, table)
+            if contest.read:
+                note.append(f"ours reads {contest.read / median(measured['']) / 1e6:.3g} GB/s")
             row = {"case": case, "workers": workers, "note": "; ".join([*notes, *note])}
             rows.append(row | floor | _figures(measured, table.peers))
     rows.sort(key=lambda row: (cases.index(row["case"]), row["workers"]))

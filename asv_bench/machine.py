@@ -30,7 +30,7 @@ def facts(packages: Iterable[str], engine: str) -> dict[str, Any]:
     libraries.sort(key=lambda info: "numpy" not in info["filepath"])
     blas = libraries[0] if libraries else {}
     device = _gpu() if engine == "cupy" else ""
-    copy, gemm = _gpu_roofs() if engine == "cupy" else _cpu_roofs(cores)
+    copy, read, gemm = _gpu_roofs() if engine == "cupy" else _cpu_roofs(cores)
     return {
         "cpu": _cpu() + (f"; {device}" if device else ""),
         "cores": cores,
@@ -40,6 +40,7 @@ def facts(packages: Iterable[str], engine: str) -> dict[str, Any]:
         ),
         "blas_threads": blas.get("num_threads", 1),
         "copy_gb_s": round(copy, 1),
+        "read_gb_s": round(read, 1),
         "gemm_gflop_s": round(gemm, 1),
         "thp": _transparent_huge_pages(),
         "versions": _versions(packages),
@@ -71,27 +72,29 @@ def _first_result(first_call: str, cache: str) -> float:
     return float(run.stdout)
 
 
-def _cpu_roofs(cores: int) -> tuple[float, float]:
-    """Copy in GB/s (bytes read and written) and float64 GEMM in GFLOP/s, on all cores."""
+def _cpu_roofs(cores: int) -> tuple[float, float, float]:
+    """Copy (bytes read and written) and read in GB/s, float64 GEMM in GFLOP/s, on all cores."""
     source, target = np.ones(2**26), np.ones(2**26)  # 1 GiB in all: larger than caches
     with ThreadPoolExecutor(cores) as pool:
         parts = np.array_split(target, cores), np.array_split(source, cores)
         copy = _best(lambda: list(pool.map(np.copyto, *parts)))
+        read = _best(lambda: list(pool.map(np.sum, parts[1])))
     factor = np.ones((2048, 2048))
     gemm = _best(lambda: factor @ factor)
-    return 2 * source.nbytes / copy / 1e9, 2 * 2048**3 / gemm / 1e9
+    return 2 * source.nbytes / copy / 1e9, source.nbytes / read / 1e9, 2 * 2048**3 / gemm / 1e9
 
 
-def _gpu_roofs() -> tuple[float, float]:
+def _gpu_roofs() -> tuple[float, float, float]:
     """Measure the same on the current device."""
     import cupy
 
     wait = cupy.cuda.get_current_stream().synchronize
     source, target = cupy.ones(2**27), cupy.ones(2**27)
     copy = _best(lambda: (cupy.copyto(target, source), wait()))
+    read = _best(lambda: (source.sum(), wait()))
     factor = cupy.ones((8192, 8192))
     gemm = _best(lambda: (factor @ factor, wait()))
-    return 2 * source.nbytes / copy / 1e9, 2 * 8192**3 / gemm / 1e9
+    return 2 * source.nbytes / copy / 1e9, source.nbytes / read / 1e9, 2 * 8192**3 / gemm / 1e9
 
 
 def _best(call: Callable[[], Any]) -> float:

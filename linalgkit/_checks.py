@@ -92,6 +92,17 @@ def real(**named: Any) -> None:
             raise TypeError(f"{name} must be real; got dtype {array.dtype}.")
 
 
+def finite(**named: Any) -> None:
+    """Raise ValueError that names the argument and the first index of NaN or an infinity."""
+    for name, array in named.items():
+        xp = array_namespace(array)
+        good = xp.isfinite(array)
+        if not bool(xp.all(good)):
+            first = int(xp.argmin(xp.astype(xp.reshape(good, (-1,)), xp.int8)))
+            place = tuple(int(i) for i in np.unravel_index(first, array.shape))
+            raise ValueError(f"{name} must be finite; entry {place} is {array[place]}.")
+
+
 def as_dtype_of(gradient: Any, original: Any) -> Any:
     """Return a gradient in the dtype of its argument, the real part for a real one.
 

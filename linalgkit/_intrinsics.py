@@ -179,7 +179,7 @@ def _bfloat(typingctx, bits):
 
 
 def widen(kind, value):
-    """Return a stored number in float64; `kind` is one of `STORAGE`."""
+    """Return a stored number in float32 or float64; `kind` is one of `STORAGE`."""
     raise NotImplementedError("for compiled kernels")
 
 

@@ -193,7 +193,9 @@ def _with_sequences(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _on_host(value: Any) -> np.ndarray:
-    """Return a NumPy array of any library's array, wherever it lies."""
+    """Return a NumPy array of any library's array, wherever it lies; TypeError for bfloat16."""
+    if "bfloat16" in str(getattr(value, "dtype", "")):
+        raise TypeError("NumPy has no bfloat16; convert to float32, which has all of its numbers.")
     if hasattr(value, "detach"):  # torch's
         value = value.detach().resolve_conj().cpu().numpy()
     elif hasattr(value, "get") and hasattr(value, "shape"):  # CuPy's

@@ -40,6 +40,17 @@ def adjoint(x: Any) -> Any:
     return xp.conj(x) if xp.isdtype(x.dtype, "complex floating") else x
 
 
+def padded(x: Any, size: int, axis: int, *, ahead: bool = False) -> Any:
+    """Bring an axis to `size` entries by zeros behind those of x, or ahead of them."""
+    if x.shape[axis] == size:
+        return x
+    xp = array_namespace(x)
+    shape = list(x.shape)
+    shape[axis] = size - x.shape[axis]
+    zeros = xp.zeros(tuple(shape), dtype=x.dtype, device=device(x))
+    return xp.concat([zeros, x] if ahead else [x, zeros], axis=axis)
+
+
 def segment_sum(values: Any, segments: Any, count: int) -> Any:
     """Sum `values` (n,) into `count` segments named by `segments` (n,), in order of position."""
     xp = array_namespace(values, segments)

@@ -204,6 +204,14 @@ def test_wanted():
             _checks.wanted(value, ("x", "left"))
 
 
+def test_finite(library):
+    _, xp = library
+    x = xp.asarray([[1.0, 2.0], [3.0, float("-inf")]])
+    _checks.finite(x=x[0, :], y=xp.asarray([0.0 + 1j]))
+    with pytest.raises(ValueError, match=r"y must be finite; entry \(1, 1\) is .*-inf"):
+        _checks.finite(x=x[0, :], y=x)
+
+
 def test_flags():
     _checks.flags(prune=True, sort=np.bool_(False))
     for value in ("yes", None, 1, np.ones(2), {}):

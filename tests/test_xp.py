@@ -271,6 +271,19 @@ def test_scan_gradient_in_torch(require):
     assert items.grad.tolist() == [24.0, 12.0, 8.0, 6.0]
 
 
+def test_padded(lib):
+    x = np.arange(1.0, 7).reshape(2, 3)
+    there = lib.asarray(x)
+    assert _xp.padded(there, 3, 1) is there
+    for axis, size, expected in (
+        (0, 4, np.pad(x, ((0, 2), (0, 0)))),
+        (-1, 5, np.pad(x, ((0, 0), (0, 2)))),
+    ):
+        np.testing.assert_array_equal(lib.asnumpy(_xp.padded(there, size, axis)), expected)
+    ahead = _xp.padded(there, 5, 1, ahead=True)
+    np.testing.assert_array_equal(lib.asnumpy(ahead), np.pad(x, ((0, 0), (2, 0))))
+
+
 def test_moveaxis(lib):
     x = np.arange(24.0).reshape(2, 3, 4)
     for source, destination in itertools.product(range(-3, 3), repeat=2):

@@ -65,6 +65,7 @@ class Sylvester:
 
 CONTESTS = {
     "elements": (compare_kronecker.elements_contest, 100, 2),
+    "noise": (compare_kronecker.noise_contest, 50, 2),
     "gradient": (compare_kronecker.gradient_contest, 50, 2),
     "faces": (compare_kronecker.faces_contest, 20_000, (16, 16)),
     "equation": (compare_kronecker.equation_contest, "P1"),
@@ -78,12 +79,15 @@ class Contests:
         list(CONTESTS),
         [
             "ours",
+            "eigh, tensordot",
+            "linear_operator",
             "eigh(A, B), tensordot",
             "cholesky, solve_sylvester",
             "torch autograd through eigh",
             "matrix of all products",
             "einsum",
             "Chebyshev collocation",
+            "finite differences",
         ],
     )
     param_names = ("case", "call")

@@ -2,7 +2,8 @@
 
 The capability table comes from ``linalgkit.capabilities()``, the performance tables from the
 results that ``asv_bench/compare.py`` stored, the figures of growth from ``growth_<room>.py`` there,
-the table of exactness from ``exact_householder.py``. All is reStructuredText to be included.
+the table of equations from ``growth_kronecker_pde.py``, the tables of exactness and of accuracy from
+``exact_householder.py`` and ``exact_mfac.py``. All is reStructuredText to be included.
 """
 
 import json
@@ -45,6 +46,8 @@ def _write(app: Any) -> None:
         "performance.rst": performance_tables(r for r in results if "tables" in r),
         "growth.rst": growth_figures([r for r in results if "panels" in r], target),
         "exactness.rst": exactness_table(r for r in results if "automata" in r),
+        "equations.rst": equations_table(r for r in results if "rows" in r),
+        "accuracy.rst": accuracy_table(r for r in results if "accuracy" in r),
     }
     for name, lines in pages.items():
         text = "\n".join(lines) + "\n"
@@ -125,6 +128,49 @@ def exactness_table(results: Iterable[dict[str, Any]]) -> Iterator[str]:
         )
 
 
+def equations_table(results: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """Yield where it was run, and a row per equation: errors, with times, of ours and of peers."""
+    for result in results:
+        rows = result["rows"]
+        peers = list(dict.fromkeys(peer for row in rows for peer in row["peers"]))
+        yield from (" ".join(_machine(result)), "")
+        header = ["equation", "functions", "linalgkit", *(peer.replace("_", " ") for peer in peers)]
+        cells = []
+        for row in rows:
+            named = [row["case"], "×".join(map(str, row["functions"]))]
+            solvers = [row, *(row["peers"].get(peer) for peer in peers)]
+            published = row["published"]
+            last = NONE if published is None else f"{published:.1e}"
+            cells.append([*named, *map(_error_and_time, solvers), last])
+        yield from _table([*header, "published"], cells, "timings")
+
+
+def _error_and_time(entry: dict[str, Any] | None) -> str:
+    if entry is None:
+        return NONE
+    return _lines(f"{entry['error']:.1e}", f"{_number(entry['ms'])} ms")
+
+
+def accuracy_table(results: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """Yield where it was run, a row per question, size and damping with an error per dtype."""
+    for result in results:
+        names = list(dict.fromkeys(name for row in result["accuracy"] for name in row["errors"]))
+        yield from (" ".join(_machine(result)), "")
+        yield from _table(
+            ["", "m, d", "damping", *names],
+            [
+                [row["what"], f"{row['m']}, {row['d']}", f"{row['damping']:.0e}"]
+                + [_error(row["errors"].get(name, NONE)) for name in names]
+                for row in result["accuracy"]
+            ],
+            "timings",
+        )
+
+
+def _error(value: float | str | None) -> str:
+    return "refused" if value is None else value if isinstance(value, str) else f"{value:.1e}"
+
+
 def _draw_growth(result: dict[str, Any], path: Path) -> None:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -172,13 +218,17 @@ def _machine(result: dict[str, Any]) -> Iterator[str]:
         threads = machine.get("blas_threads")
         yield f"BLAS: {machine['blas']}" + (f", {_count(threads, 'thread')}." if threads else ".")
     if machine.get("copy_gb_s"):
-        yield f"Memory copies, read and written, at {machine['copy_gb_s']:.3g} GB/s."
+        read = f"; reads at {machine['read_gb_s']:.3g} GB/s" if machine.get("read_gb_s") else ""
+        yield f"Memory copies, read and written, at {machine['copy_gb_s']:.3g} GB/s{read}."
     if machine.get("gemm_gflop_s"):
         yield f"Dense float64 products at {machine['gemm_gflop_s']:.3g} GFLOP/s."
     if machine.get("thp"):
         yield f"Transparent huge pages: {machine['thp']}."
     if result.get("rounds"):
-        yield f"Medians of {_count(result['rounds'], 'interleaved round')}."
+        if "rows" in result:  # of equations
+            yield f"The least times of {_count(result['rounds'], 'round')}."
+        else:
+            yield f"Medians of {_count(result['rounds'], 'interleaved round')}."
     first = result.get("compile_s", {})
     if first.get("cold") is not None and first.get("warm") is not None:
         yield (

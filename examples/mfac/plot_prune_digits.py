@@ -60,8 +60,8 @@ print(fisher)
 print(f"the network reads {accuracy(leaves):.1f} % of the test images")
 
 # %%
-# Five ways to choose
-# -------------------
+# Six ways to choose
+# ------------------
 # *Magnitude* removes the smallest weights. The *diagonal* weighs each by its own curvature. Both
 # leave the others where they are. :func:`prune <linalgkit.mfac.prune>` weighs with the diagonal of
 # the inverse, and moves the others: as published, or to the joint minimum, in one round or in

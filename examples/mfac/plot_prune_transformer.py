@@ -37,11 +37,11 @@ weights = weights[:rows]
 # The loss is half the squared difference from what the layer computed. A row of the matrix makes
 # one output, so rows are independent of each other, and the gradient of a row for a difference of
 # one is the input itself: all rows have the same Fisher matrix, ``λ I + Xᵀ X / m``. There are more
-# gradients than weights of a row, so the matrix is best formed:
-# :func:`block_fisher <linalgkit.mfac.block_fisher>` with one block. The damping also guards against
-# trusting so few inputs too much.
+# gradients than weights of a row, so :func:`empirical_fisher <linalgkit.mfac.empirical_fisher>`
+# keeps a factor of the matrix itself. The damping also guards against trusting so few inputs too
+# much.
 
-fisher = mfac.block_fisher(train, 384, damping=0.03)
+fisher = mfac.empirical_fisher(train, damping=0.03)
 print(fisher)
 
 

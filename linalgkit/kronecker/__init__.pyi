@@ -42,6 +42,7 @@ from ._products import (
 )
 from ._solves import (
     KroneckerSolveGradients,
+    ShiftedSolveGradients,
     kron_lstsq,
     kron_solve,
     kron_solve_vjp,
@@ -74,6 +75,7 @@ __all__ = [
     "Neumann",
     "Nonlinearity",
     "PDEResult",
+    "ShiftedSolveGradients",
     "Slogdet",
     "SpectralMixture",
     "StudentTMixture",

@@ -43,6 +43,7 @@ from ._array_api_solves import (  # noqa: F401
     kronsum_expm_multiply,
     kronsum_matvec,
     kronsum_matvec_vjp,
+    kronsum_slogdet,
     kronsum_solve,
     kronsum_solve_generalized,
     kronsum_solve_vjp,

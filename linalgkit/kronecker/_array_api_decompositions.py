@@ -1,34 +1,40 @@
 """Reference engine: decompositions of a Kronecker product, which are those of its factors."""
 
+from functools import cache
 from heapq import heappop, heappush
 from math import prod
 
 import numpy as np
-from array_api_compat import array_namespace, device
+from array_api_compat import array_namespace, device, is_jax_array, is_torch_array
 
 from .._operator import _on_host
 from .._xp import adjoint, moveaxis
-from ._array_api_products import as_array
-from ._array_api_solves import hermitian_part, is_concrete, solve_named
+from ._array_api_products import as_array, fresh
+from ._array_api_solves import (
+    eigenpairs,
+    hermitian_part,
+    in_single,
+    is_concrete,
+    singular_parts,
+    solve_named,
+)
 from ._modes import rows_of
 
 
+@in_single
 def kron_eigh(*factors, k):
     """Decompose the factors; then, if asked, take the k largest products."""
-    xp = array_namespace(*factors)
-    found = (xp.linalg.eigh(hermitian_part(factor)) for factor in factors)
-    values, vectors = zip(*found, strict=True)
+    values, vectors = eigenpairs(factors)
     if k is None:
         return values, vectors
     chosen = _largest(values, k)
     return _taken(values, chosen)[..., 0, :], _taken(vectors, chosen)
 
 
+@in_single
 def kron_svd(*factors, k):
     """Decompose the factors; then, if asked, take the k largest products."""
-    xp = array_namespace(*factors)
-    found = (xp.linalg.svd(factor, full_matrices=False) for factor in factors)
-    left, values, right = zip(*found, strict=True)
+    left, values, right = singular_parts(factors)
     if k is None:
         return left, values, right
     chosen = _largest(values, k)
@@ -36,6 +42,7 @@ def kron_svd(*factors, k):
     return _taken(left, chosen), _taken(values, chosen)[..., 0, :], adjoint(columns)
 
 
+@in_single
 def kron_slogdet(*factors):
     """Raise each factor's determinant to the number of points on the other axes."""
     xp = array_namespace(*factors)
@@ -44,20 +51,24 @@ def kron_slogdet(*factors):
     for factor in factors:
         times = n // factor.shape[-1] if n else 0
         of_factor, size = xp.linalg.slogdet(factor)
-        sign, logarithm = sign * _power(of_factor, times), logarithm + times * size
+        size = times * size if times else xp.zeros_like(size)  # nothing to the power 0 is 1
+        sign, logarithm = sign * _power(of_factor, times), logarithm + size
     return as_array(sign), as_array(logarithm)
 
 
+@in_single
 def kron_cholesky(*factors, max_jitter):
     """Decompose each factor, with more and more on its diagonal where it must be."""
     return tuple(_cholesky(factor, k, max_jitter) for k, factor in enumerate(factors))
 
 
+@in_single
 def kron_power(*factors, p):
     """Raise each factor: by products where p is an integer, else by its eigenvalues."""
     return tuple(_matrix_power(factor, k, p) for k, factor in enumerate(factors))
 
 
+@in_single
 def nearest_kronecker(a, *, block_shape, terms, tol):
     """Truncate the singular value decomposition of the rearranged matrix."""
     xp = array_namespace(a)
@@ -67,8 +78,9 @@ def nearest_kronecker(a, *, block_shape, terms, tol):
     blocks = xp.reshape(a, (*batch, m, rows, n, columns))
     order = (*range(axes), axes, axes + 2, axes + 1, axes + 3)
     blocks = xp.reshape(xp.permute_dims(blocks, order), (*batch, m * n, rows * columns))
-    u, sigma, vh = xp.linalg.svd(blocks, full_matrices=False)
-    squares = sigma * sigma
+    ((u,), (sigma,), (vh,)) = singular_parts([blocks])
+    most = sigma[..., :1]  # whose square may be out of range
+    squares = (sigma / xp.where(most > 0, most, xp.ones_like(most))) ** 2
     whole = xp.sum(squares, axis=-1)
     if tol is not None:
         terms = _terms_for(xp, squares, whole, tol)
@@ -158,25 +170,110 @@ def _cholesky(a, k, max_jitter):
 
 
 def _matrix_power(a, k, p):
+    if p == 1 or 0 in a.shape:
+        return fresh(a)
+    if isinstance(p, int):  # the inverse first: that of a power has the condition number's power
+        xp = array_namespace(a)
+        return xp.linalg.matrix_power(a if p >= 0 else _inverse(a, k), abs(p))
+    if is_jax_array(a):
+        return _differentiable_in_jax()(a, k, p)
+    if is_torch_array(a):
+        import torch
+
+        if not torch.compiler.is_compiling():
+            return _differentiable_in_torch()(a, k, p)
+    return _fractional_power(a, k, p)
+
+
+def _fractional_power(a, k, p):
     xp = array_namespace(a)
-    if isinstance(p, int):
-        power = xp.linalg.matrix_power(a, abs(p))
-        return power if p >= 0 else _inverse(power, k)
-    values, vectors = xp.linalg.eigh(hermitian_part(a))
-    least = xp.min(values)
-    allowed = a.shape[-1] * float(xp.finfo(values.dtype).eps) * xp.max(xp.abs(values))
-    if is_concrete(values) and bool(least < -allowed):
-        raise np.linalg.LinAlgError(
-            f"the power {p} needs factors without negative eigenvalues; factors[{k}] has "
-            f"{float(least):.3g}."
-        )
-    if p < 0 and is_concrete(values) and bool(least <= allowed):
-        raise np.linalg.LinAlgError(
-            f"factors[{k}] is singular to working precision, and has no power {p}: its least "
-            f"eigenvalue is {float(least):.3g}."
-        )
+    ((values,), (vectors,)) = eigenpairs([a])
+    if is_concrete(a):
+        _check_power(a, values, k, p)
     values = xp.where(values > 0, values, xp.zeros_like(values)) ** p
     return xp.matmul(vectors * values[..., None, :], adjoint(vectors))
+
+
+def _check_power(a, values, k, p):
+    """Raise where a matrix has no such power; each of a batch by itself."""
+    xp, eps = array_namespace(a), float(array_namespace(a).finfo(a.dtype).eps)
+    distance = xp.max(xp.abs(a - adjoint(a)), axis=(-2, -1))
+    # Rounding, and the steps of finite differences, are far below.
+    if bool(xp.any(distance > eps**0.25 * xp.max(xp.abs(a), axis=(-2, -1)))):
+        raise ValueError(
+            f"the power {p} needs Hermitian factors; factors[{k}] differs from its conjugate "
+            "transpose."
+        )
+    least = xp.min(values, axis=-1)
+    allowed = a.shape[-1] * eps * xp.max(xp.abs(values), axis=-1)
+    if bool(xp.any(least < -allowed)):
+        raise np.linalg.LinAlgError(
+            f"the power {p} needs factors without negative eigenvalues; factors[{k}] has "
+            f"{float(xp.min(least)):.3g}."
+        )
+    if p < 0 and bool(xp.any(least <= allowed)):
+        raise np.linalg.LinAlgError(
+            f"factors[{k}] is singular to working precision, and has no power {p}: its least "
+            f"eigenvalue is {float(xp.min(xp.abs(least))):.3g}."
+        )
+
+
+def _slope(a, p, step):
+    """Return the derivative of the fractional power, along a step.
+
+    In the eigenvectors' basis the step is multiplied by the divided differences of the power, that
+    of two equal eigenvalues being the derivative (Daleckii and Krein). It is its own adjoint.
+    """
+    xp = array_namespace(a)
+    ((values,), (vectors,)) = eigenpairs([a])
+    values = xp.where(values > 0, values, xp.zeros_like(values))
+    one, other = values[..., :, None], values[..., None, :]
+    more, less = xp.maximum(one, other), xp.minimum(one, other)
+    is_apart = more > less
+    safe = xp.where(is_apart, more, xp.ones_like(more))
+    gap = xp.where(is_apart, (more - less) / safe, 0.5 * xp.ones_like(more))
+    # (more^p - less^p) / (more - less), without cancellation
+    quotient = -(safe ** (p - 1)) * xp.expm1(p * xp.log1p(-gap)) / gap
+    middle = xp.where(is_apart, quotient, p * more ** (p - 1))
+    inner = xp.matmul(xp.matmul(adjoint(vectors), hermitian_part(step)), vectors)
+    return xp.matmul(xp.matmul(vectors, middle * inner), adjoint(vectors))
+
+
+@cache
+def _differentiable_in_jax():
+    import jax
+
+    power = jax.custom_jvp(_fractional_power, nondiff_argnums=(1, 2))
+    power.defjvp(lambda k, p, at, along: (power(at[0], k, p), _slope(at[0], p, along[0])))
+    return power
+
+
+@cache
+def _differentiable_in_torch():
+    import torch
+
+    class Power(torch.autograd.Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(a, k, p):
+            return _fractional_power(a, k, p)
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            a, _, ctx.p = inputs
+            ctx.save_for_backward(a)
+            ctx.save_for_forward(a)
+
+        @staticmethod
+        def backward(ctx, cotangent):
+            return _slope(ctx.saved_tensors[0], ctx.p, cotangent), None, None
+
+        @staticmethod
+        def jvp(ctx, step, *_):
+            return _slope(ctx.saved_tensors[0], ctx.p, step)
+
+    return Power.apply
 
 
 def _inverse(a, k):

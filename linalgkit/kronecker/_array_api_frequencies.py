@@ -7,12 +7,15 @@ envelope says: with the wrong ω, cos((ω+δ)x) = cos ωx − δ x sin ωx.
 
 import numpy as np
 from numpy.polynomial import chebyshev
-from scipy import linalg
+from scipy import linalg, sparse
+from scipy.fft import next_fast_len
 
 TREND = 8  # polynomials of the smooth part
 ENVELOPE = 4
 LEAST_CYCLES = 1.5  # waves below are the trend's
 PADDING = 8
+EQUISPACED = 1e-3  # of a step: how far nodes may be from where the FFT takes them to be
+SPREAD = 6  # cells on each side over which a node is spread, for 1e-6 of the largest peak
 
 
 def columns_of(array, axis, *, tolerance=1e-8, most=8):
@@ -93,8 +96,8 @@ def _spectrum(grid):
     """Return a function: windowed power of columns, summed, at angular frequencies."""
     n, width = grid.size, grid[-1] - grid[0]
     window = (np.cos(np.pi * (grid - (grid[0] + grid[-1]) / 2) / width) ** 2)[:, None]
-    steps = np.diff(grid)
-    if np.ptp(steps) <= 1e-6 * steps[0]:
+    even = np.linspace(grid[0], grid[-1], n)
+    if np.max(np.abs(grid - even)) <= EQUISPACED * width / (n - 1):
         size = PADDING * n
         omegas = 2 * np.pi * np.fft.rfftfreq(size, width / (n - 1))
 
@@ -102,15 +105,40 @@ def _spectrum(grid):
             return omegas, np.sum(np.abs(np.fft.rfft(window * columns, size, axis=0)) ** 2, axis=1)
 
         return spectrum
-    # Any other grid: the sum itself, up to the rate that its widest step resolves.
+    # Any other grid: up to the rate that its widest step resolves.
     weights = window * np.gradient(grid)[:, None]
-    omegas = np.arange(0, np.pi / steps.max(), 2 * np.pi / width / PADDING)
-    transform = np.exp(-1j * omegas[:, None] * grid)
+    step = 2 * np.pi / width / PADDING
+    omegas = np.arange(0, np.pi / np.diff(grid).max(), step)
+    transform = _uneven_transform(step * (grid - grid[0]), omegas.size)
 
     def spectrum(columns):
-        return omegas, np.sum(np.abs(transform @ (weights * columns)) ** 2, axis=1)
+        return omegas, np.sum(np.abs(transform(weights * columns)) ** 2, axis=1)
 
     return spectrum
+
+
+def _uneven_transform(angles, count):
+    """Return a function: Σ_j exp(−i k angle_j) columns_j for k below `count`.
+
+    Nodes are spread by Gaussians over an even grid of twice the rate, whose FFT is divided by that
+    of the Gaussian (Greengard and Lee, SIAM Review 46, 2004): O(n) numbers instead of n × count.
+    """
+    size = next_fast_len(4 * count, real=True)
+    cell, excess = 2 * np.pi / size, size / (2 * count)
+    variance = np.pi * SPREAD / (excess * (excess - 0.5)) / (2 * count) ** 2
+    places = np.floor(angles / cell).astype(int)[:, None] + np.arange(1 - SPREAD, SPREAD + 1)
+    bells = np.exp(-((angles[:, None] - cell * places) ** 2) / (4 * variance))
+    starts = np.arange(0, bells.size + 1, 2 * SPREAD)
+    spread = sparse.csr_array(
+        (bells.ravel(), places.ravel() % size, starts), shape=(angles.size, size)
+    ).T
+    k = np.arange(count)
+    factors = np.sqrt(np.pi / variance) * np.exp(k * k * variance) / size
+
+    def transform(columns):
+        return factors[:, None] * np.fft.rfft(spread @ columns, axis=0)[:count]
+
+    return transform
 
 
 def _peak(omegas, power, least):

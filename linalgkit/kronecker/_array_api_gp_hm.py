@@ -10,6 +10,7 @@ from scipy.optimize import minimize
 
 from .._xp import compiled
 from ._array_api_kernels import spectral_mixture, student_t_mixture
+from ._array_api_pde_solvers import broadcast_along
 from ._array_api_products import kron_dense
 from ._hosts import to_host
 
@@ -52,11 +53,12 @@ def maximised_joint(
                 is_stopped.append(True)
         return bool(is_stopped)
 
+    is_lost = False
     if method == "adam":
-        parameters, value, nit = _adam(joint, start, maxiter, learning_rate, report)
+        parameters, value, nit, is_lost = _adam(joint, start, maxiter, learning_rate, report)
     else:
         parameters, value, nit = _lbfgs(joint, start, maxiter, report)
-    return Found(joint, parameters, -value, nit, bool(is_stopped), original)
+    return Found(joint, parameters, -value, nit, bool(is_stopped), is_lost, original)
 
 
 class Joint:
@@ -85,8 +87,7 @@ class Joint:
     def _factor(self, factor, axis):
         if np.ndim(factor) == 0:
             return factor
-        shape = [-1 if k == axis else 1 for k in range(self.source.ndim)]
-        return self.like(np.reshape(factor, shape))
+        return self.like(broadcast_along(factor, axis, self.source.ndim))
 
     def start(self, terms, highest):
         """U = 0, equal weights, frequencies equally spaced, ρ = 1 or ℓ = 1, noises 1."""
@@ -255,9 +256,9 @@ class _Distances:
 class Found:
     """The last iterate."""
 
-    def __init__(self, joint, parameters, fun, nit, is_stopped, original):
+    def __init__(self, joint, parameters, fun, nit, is_stopped, is_lost, original):
         self.joint, self.fun, self.nit = joint, fun, nit
-        self.is_stopped, self.original = is_stopped, original
+        self.is_stopped, self.is_lost, self.original = is_stopped, is_lost, original
         parameters = [_detached(part) for part in parameters]
         self.raw_u = parameters[0]
         found = _whole(self._described, joint.source)(parameters)
@@ -351,7 +352,10 @@ def _differentiated(joint, like):
 
     def value_and_gradient(parameters):
         leaves = [part.detach().requires_grad_() for part in parameters]
-        value = joint(leaves)
+        try:
+            value = joint(leaves)
+        except torch.linalg.LinAlgError:  # a Gram matrix has no Cholesky factor; JAX has NaN then
+            return math.nan, [math.nan * part for part in parameters]
         return value.detach(), torch.autograd.grad(value, leaves)
 
     return value_and_gradient
@@ -370,18 +374,34 @@ def _constant(function, parameters):
 
 
 def _adam(joint, parameters, maxiter, learning_rate, report):
+    """Return the last iterate, its value, the steps, and whether the next is not finite."""
     value_and_gradient = _differentiated(joint, joint.source)
     first = [0 * part for part in parameters]
     second = [0 * part for part in parameters]
+    value, gradients = value_and_gradient(parameters)
+    _check_start(value, joint)
     for step in range(1, maxiter + 1):
-        _, gradients = value_and_gradient(parameters)
         rates = learning_rate / (1 - 0.9**step), 1 - 0.999**step
-        for k, gradient in enumerate(gradients):
-            moved = _adam_step(parameters[k], first[k], second[k], gradient, *rates)
-            parameters[k], first[k], second[k] = moved
-        if report(step, lambda: parameters[0]):
+        moved = [
+            _adam_step(*parts, *rates)
+            for parts in zip(parameters, first, second, gradients, strict=True)
+        ]
+        following, first, second = map(list, zip(*moved, strict=True))
+        after, gradients = value_and_gradient(following)
+        if not math.isfinite(after):
+            return parameters, float(value), step - 1, True
+        parameters, value = following, after
+        if report(step, lambda u=following[0]: u):
             break
-    return parameters, float(value_and_gradient(parameters)[0]), step
+    return parameters, float(value), step, False
+
+
+def _check_start(value, joint):
+    if not math.isfinite(value):
+        raise np.linalg.LinAlgError(
+            f"the joint probability is not finite at the start: the Gram matrices have no Cholesky "
+            f"factors with jitter={joint.jitter:g}, or the pointwise term has no value at u = 0."
+        )
 
 
 @compiled()
@@ -417,7 +437,7 @@ def _lbfgs(joint, start, maxiter, report):
     shapes = [tuple(part.shape) for part in start]
     cuts = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
     flat = np.concatenate([to_host(part).ravel() for part in start])
-    largest, nit, is_stopped = 0.0, 0, False
+    largest, nit, is_stopped = None, 0, False
 
     def split(flat):
         parts = zip(np.split(flat, cuts), shapes, strict=True)
@@ -425,14 +445,14 @@ def _lbfgs(joint, start, maxiter, report):
 
     def objective(flat):
         nonlocal largest
-        try:
-            value, gradients = value_and_gradient(split(flat))
-        except RuntimeError:  # torch's where a Gram matrix has no Cholesky factor
-            value = math.nan
-        if not math.isfinite(float(value)):  # too long a step: the line search comes back
+        value, gradients = value_and_gradient(split(flat))
+        value = float(value)
+        if largest is None:
+            _check_start(value, joint)
+        elif not math.isfinite(value):  # too long a step: the line search comes back
             return 10 * largest + 1, np.zeros(flat.size)
-        largest = max(largest, abs(float(value)))
-        return float(value), np.concatenate([to_host(part).ravel() for part in gradients])
+        largest = max(largest or 0.0, abs(value))
+        return value, np.concatenate([to_host(part).ravel() for part in gradients])
 
     def after_step(intermediate_result):
         nonlocal nit, is_stopped

@@ -50,6 +50,11 @@ def evidence(kind, parameters, nu, x, y, *, order, nugget, with_gradient):
         part for part, _, _ in mixture_gradients(d, weights, means, scales, envelopes, lag)
     )
     peak = gram[0, 0]
+    if not peak > 0:
+        raise linalg.LinAlgError(
+            "the covariance of the data is zero under this kernel: its weights vanish, or its "
+            "derivatives do."
+        )
     scale = 1 / math.sqrt(peak)  # to unit diagonal: entries may be of order ω⁴
     shifted = gram / peak + nugget * np.eye(x.size)
     factor = _cholesky(shifted, nugget)

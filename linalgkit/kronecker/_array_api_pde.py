@@ -12,7 +12,8 @@ from ._array_api_pde_search import (
     searched,
     stationary_kernels,
 )
-from ._array_api_pde_systems import Problem, multiplied, multiplied_at, solution
+from ._array_api_pde_solvers import multiplied, multiplied_at
+from ._array_api_pde_systems import Problem, solution
 from ._equations import Envelopes
 
 SHOWN = 1e-6  # frequencies that explain less than this part of the data are not reported
@@ -46,36 +47,39 @@ def pde_solution(
 
 
 class Fitted:
-    """The solution on all nodes."""
+    """The solution on all nodes. It keeps neither the problem nor the user's functions."""
 
     def __init__(self, problem, kernels, residual, found, maxiter):
-        self.problem, self.kernels, self.residual = problem, kernels, float(residual)
+        self.kernels, self.residual = kernels, float(residual)
         self.bases = [
             basis_of(g, kernel, (g[0], g[-1]))
             for g, kernel in zip(problem.grid, kernels, strict=True)
         ]
-        x, self.nit, self.at_rest, self.system = solution(problem, self.bases, maxiter=maxiter)
+        x, self.nit, self.at_rest, system = solution(problem, self.bases, maxiter=maxiter)
         self.x = x
         self.u = multiplied([basis.q for basis in self.bases], x)
         if not np.all(np.isfinite(self.u)):
             raise np.linalg.LinAlgError(
                 "the equation is singular with these conditions: the solution is not finite."
             )
-        left, scale = problem.left_side(self.system.values, x)
+        left, scale = problem.left_side(system.values, x)
         if not np.all(np.isfinite(left)):
             raise np.linalg.LinAlgError(
                 "the equation is not finite at the last iterate: Newton's method diverges, or the "
                 "nonlinear term has no value there."
             )
-        self.misfit = linalg.norm(left - problem.source)
+        misfit = linalg.norm(left - problem.source)
         # Standard deviation of the equation's errors, as the held-out nodes show it; where so many
         # functions leave nothing to hold out, as all nodes do.
         root = np.sqrt(problem.source.size)
         scale = max(scale, linalg.norm(problem.source) / root)
         is_judged = np.isfinite(self.residual)
-        self.noise = scale * max(self.residual, 1e-16) if is_judged else self.misfit / root
+        self.noise = scale * max(self.residual, 1e-16) if is_judged else misfit / root
+        self.spread = system.spread()
         self.frequencies = [_reported(k, f, SHOWN) for k, f in zip(kernels, found, strict=True)]
-        self.log_evidence = self._log_evidence()
+        self.log_evidence = self._log_evidence(
+            misfit, problem.source.size, system.log_determinant()
+        )
         self.strong = [omega[part >= STRONG] / (2 * np.pi) for omega, part in found]
 
     @property
@@ -92,12 +96,11 @@ class Fitted:
 
     def deviation(self, points):
         """Spread of the coefficients by the equation's errors, seen at the points."""
-        return self.noise * self.system.spread(self._rows(points), multiplied)
+        return self.noise * self.spread(self._rows(points), multiplied)
 
     def deviation_at(self, points):
         found = [
-            self.noise * self.system.spread(self._rows(some), multiplied_at)
-            for some in _portions(points)
+            self.noise * self.spread(self._rows(some), multiplied_at) for some in _portions(points)
         ]
         return np.concatenate(found) if found else np.zeros(0)
 
@@ -108,7 +111,7 @@ class Fitted:
             for basis, p, order in zip(self.bases, points, orders, strict=True)
         ]
 
-    def _log_evidence(self):
+    def _log_evidence(self, misfit, nodes, log_determinant):
         """Laplace's approximation: exact for linear equations where the noise is small."""
         weights = self.x
         logs = 0.0
@@ -117,15 +120,16 @@ class Fitted:
             weights = multiplied([scaled[:, None] * np.eye(basis.size) if k == axis else None
                                   for k in range(len(self.bases))], weights)  # fmt: skip
             logs += prod(self.x.shape) / basis.size * float(np.sum(np.log(basis.singular)))
-        count, nodes = self.x.size, self.problem.source.size
+        count = self.x.size
         amplitude = max(linalg.norm(weights) ** 2 / count, 1e-300)
-        noise = max(self.misfit**2 / nodes, self.noise**2 * 1e-4)
+        # At least a number to divide by: of u = 0 nothing is left over.
+        noise = max(misfit**2 / nodes, self.noise**2 * 1e-4, np.finfo(float).tiny)
         return float(
             -0.5 * count * (np.log(2 * np.pi * amplitude) + 1)
             - logs
-            - self.system.log_determinant()
+            - log_determinant
             - 0.5 * max(nodes - count, 0) * np.log(2 * np.pi * noise)
-            - 0.5 * self.misfit**2 / noise
+            - 0.5 * misfit**2 / noise
         )
 
 

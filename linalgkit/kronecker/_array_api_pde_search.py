@@ -31,6 +31,10 @@ LOCAL_DEGREE = 14  # of the smooth rest beside windows
 GAP = 0.05  # between places, in boxes
 LARGEST_PLACES = 0.025  # sum of the deviations of all, in boxes
 EXTENSION = 1.25  # period of a comb, in boxes
+MOST_FUNCTIONS = 1500  # of an axis: factorisations cost their square times the nodes
+SHORT = 15  # nodes of an axis below which there are few to spare
+LEAST_SMOOTH = 3  # polynomials of the smooth part there
+FILLED = 0.95  # part of the nodes that there may be functions
 # Lengths of envelopes in boxes, as e^(−½) of a Gaussian or ℓ of a Matérn kernel.
 LENGTHS = {
     SpectralMixture: (0.1, 0.2, 0.4, 1.0, 3.0),
@@ -50,26 +54,30 @@ class Candidate:
     cut: float = CUT
     windows: tuple = ()
 
-    @property
-    def sizes(self):
-        """Functions of each axis, before those are dropped that are nearly dependent."""
-        counts = [sum(2 if rate.imag else 1 for rate in rates) for rates in self.rates]
-        windows = self.windows or ((),) * len(counts)
-        return tuple(
-            self.smooth_degree + self.degree * count + sum(2 * waves + 3 for *_, waves in some)
-            for count, some in zip(counts, windows, strict=True)
-        )
-
-    @property
-    def kernels(self):
-        """What makes the functions of each axis."""
+    def kernels(self, nodes):
+        """Return what makes the functions of each axis, which has so many nodes to fit."""
         windows = self.windows or ((),) * len(self.rates)
         return tuple(
-            Envelopes(
-                (0j, *rates), (self.smooth_degree, *(self.degree for _ in rates)), self.cut, some
-            )
-            for rates, some in zip(self.rates, windows, strict=True)
+            Envelopes((0j, *rates), self._degrees(rates, n), self.cut, some)
+            for rates, some, n in zip(self.rates, windows, nodes, strict=True)
         )
+
+    def _degrees(self, rates, nodes):
+        """Numbers of polynomials: those asked for, on a short axis those that there is room for."""
+        smooth, degree = self.smooth_degree, self.degree
+        waves = sum(2 if rate.imag else 1 for rate in rates)
+        while nodes < SHORT and smooth + degree * waves > FILLED * nodes:
+            if smooth <= LEAST_SMOOTH and degree <= 1:
+                break
+            smooth, degree = max(smooth - 1, LEAST_SMOOTH), max(degree - 1, 1)
+        return smooth, *(degree for _ in rates)
+
+
+def count_of(kernel):
+    """Count the functions of envelopes, before those are dropped that are nearly dependent."""
+    parts = zip(kernel.rates, kernel.degrees, strict=True)
+    spread = sum(degree * (2 if rate.imag else 1) for rate, degree in parts)
+    return spread + sum(2 * waves + 3 for *_, waves in kernel.windows)
 
 
 def basis_of(grid, kernel, box):
@@ -90,31 +98,36 @@ def basis_of(grid, kernel, box):
 
 
 def held_out(n):
-    """Tell which nodes of an axis are held out: every ninth, none at the ends."""
+    """Tell which nodes of an axis are held out, none at the ends: every ninth, of few every third.
+
+    There is always one: without, the residual would be made of nothing.
+    """
     mask = np.zeros(n, bool)
-    if n >= 15:
-        mask[2:-2:9] = True
+    mask[2 : -2 : 9 if n >= SHORT else 3] = True
     return mask
 
 
 def searched(problem, frequencies, *, tolerance, maxiter, report):
     """Return the best candidate's kernels, and its held-out residual."""
     judge = Judge(problem, maxiter)
+    nodes = [g.size for g in judge.train.grid]
     best, least, seen = None, np.inf, {}
     for stage in (_waves, _with_roots, _windows, _combs):
         candidates, misfit = stage(problem, frequencies), None
         while True:
             try:
-                candidate = candidates.send(misfit)
+                kernels = candidates.send(misfit).kernels(nodes)
             except StopIteration:
                 break
-            if candidate in seen:
-                misfit = seen[candidate]
+            if kernels in seen:
+                misfit = seen[kernels]
                 continue
-            misfit = seen[candidate] = judge(candidate.kernels, candidate.sizes)
+            misfit = seen[kernels] = judge(kernels, [count_of(kernel) for kernel in kernels])
             if misfit < least:
-                best, least = candidate.kernels, misfit
-            if report(candidate.kernels, misfit) or least <= GOOD:
+                best, least = kernels, misfit
+            if report(kernels, misfit):
+                return best or kernels, least
+            if least <= GOOD:
                 return best, least
         if least <= tolerance:
             break
@@ -133,11 +146,13 @@ class Judge:
 
     def __call__(self, kernels, sizes=None):
         grid = self.train.grid
-        if sizes and any(size > 1.2 * g.size for size, g in zip(sizes, grid, strict=True)):
+        if sizes and any(
+            size > min(1.2 * g.size, MOST_FUNCTIONS) for size, g in zip(sizes, grid, strict=True)
+        ):
             return np.inf
         axes = zip(grid, kernels, self.boxes, strict=True)
         bases = [basis_of(x, kernel, box) for x, kernel, box in axes]
-        if any(basis.size > 0.95 * basis.grid.size for basis in bases):
+        if any(basis.size > FILLED * basis.grid.size for basis in bases):
             return np.inf
         try:
             x = solution(self.train, bases, maxiter=self.maxiter)[0]
@@ -269,14 +284,16 @@ def _local(grid, columns):
 def _combs(problem, frequencies):
     """All waves of a period a little longer than the box, up to parts of the Nyquist rate.
 
-    Such a Fourier extension holds whatever the grid resolves: packets, chirps, steep layers.
+    Such a Fourier extension holds whatever the grid resolves: packets, chirps, steep layers; on
+    very fine grids what `MOST_FUNCTIONS` can do.
     """
     for part in (0.3, 0.45, 0.6, 0.75):
         rates = []
         for grid in problem.grid:
             step = 2 * np.pi / (EXTENSION * (grid[-1] - grid[0]))
             highest = part * np.pi / np.max(np.diff(grid))
-            rates.append(tuple(1j * step * m for m in range(1, int(highest / step) + 1)))
+            waves = min(int(highest / step), (MOST_FUNCTIONS - 4) // 2)
+            rates.append(tuple(1j * step * m for m in range(1, waves + 1)))
         for cut in (CUT, ROUGH_CUT):
             yield Candidate(tuple(rates), 1, 4, cut)
 
@@ -327,7 +344,7 @@ def stationary_kernels(problem, frequencies, family, *, maxiter, report):
             if misfit < least:
                 best, least = kernels, misfit
             if report(kernels, misfit):
-                return best, least
+                return best or kernels, least
             if misfit > 10 * least:  # past the best
                 break
     return best, least

@@ -10,9 +10,10 @@ from math import prod
 
 import numpy as np
 from scipy import linalg
-from scipy.sparse.linalg import LinearOperator, gmres
+from scipy.sparse.linalg import gmres
 
-DENSE = 2000  # unknowns up to which a system that is no Kronecker sum is factorised
+from ._array_api_pde_solvers import broadcast_along, flat_operator, multiplied, solver_of
+
 DRAWS = 400  # of errors, where there are more unknowns than these
 
 
@@ -56,15 +57,26 @@ class Problem:
         for orders, factors in self.terms:
             term = values(x, orders)
             for axis, factor in enumerate(factors):
-                term = term * _along(factor, axis, self.ndim)
+                term = term * broadcast_along(factor, axis, self.ndim)
             total = total + term
             scale = max(scale, _rms(term))
         if self.nonlinearity is not None:
-            function, _, arguments = self.nonlinearity
-            term = function(*(values(x, orders) for orders in arguments))
+            term = self.nonlinearity[0](*self.arguments(values, x))
             total = total + term
             scale = max(scale, _rms(term))
         return total, scale
+
+    def arguments(self, values, x):
+        """Return what the pointwise term takes: u, or derivatives of it, on the nodes."""
+        return [values(x, orders) for orders in self.nonlinearity[2]]
+
+    def linearised(self, values, x):
+        """Return the pointwise term on the nodes, and its derivatives by each argument."""
+        function, derivatives, _ = self.nonlinearity
+        u = self.arguments(values, x)
+        return function(*u), [
+            np.broadcast_to(slope(*u), self.source.shape) for slope in derivatives
+        ]
 
     def residual(self, bases, x):
         """Return the relative misfit of equation and boundary data on the nodes."""
@@ -104,32 +116,6 @@ class _Values:
         return multiplied([self.factor(axis, order) for axis, order in enumerate(orders)], x)
 
 
-def multiplied(factors, x):
-    """Return (A₁ ⊗ … ⊗ A_d) X; None is the identity."""
-    for axis, factor in enumerate(factors):
-        if factor is None:
-            continue
-        left, right = prod(x.shape[:axis]), prod(x.shape[axis + 1 :])
-        view = x.reshape(left, x.shape[axis], right)
-        if left == 1:
-            product = factor @ view[0]
-        elif right == 1:
-            product = view[:, :, 0] @ factor.T
-        else:
-            product = factor @ view
-        x = product.reshape(*x.shape[:axis], factor.shape[0], *x.shape[axis + 1 :])
-    return x
-
-
-def multiplied_at(rows, x):
-    """Return Σ X[i, …, j] rows_1[p, i] … rows_d[p, j] for every p."""
-    first, *others = rows
-    part = first @ x.reshape(len(x), -1)
-    for factor in others:
-        part = np.einsum("pk,pkr->pr", factor, part.reshape(*factor.shape, -1))
-    return part[:, 0]
-
-
 def solution(problem, bases, *, maxiter, tolerance=1e-14):
     """Solve on the nodes on which the bases are made.
 
@@ -148,9 +134,12 @@ def solution(problem, bases, *, maxiter, tolerance=1e-14):
 def _newton(system, x, maxiter, tolerance):
     before = system.misfit(x)
     for step in range(1, maxiter + 1):
+        slopes, remains = system.linearised(x)  # errors of the user's functions are the user's
+        if not all(np.all(np.isfinite(slope)) for slope in slopes):
+            return x, step, False
         try:
-            change = system.newton(x)
-        except ValueError:  # slopes that are not finite
+            change = system.newton(slopes, remains)
+        except linalg.LinAlgError:  # slopes so large that the matrices overflow
             return x, step, False
         if not np.all(np.isfinite(change)):
             return x, step, False
@@ -192,22 +181,23 @@ class _LeastSquares:
     def linear(self, source):
         return self.lifted + self._least(self.equation, source - self.equation @ self.lifted)
 
-    def newton(self, x):
-        _, derivatives, arguments = self.problem.nonlinearity
-        u = [self.values(x, orders) for orders in arguments]
+    def linearised(self, x):
+        """Return the slopes of the pointwise term, and what remains of the source."""
+        value, slopes = self.problem.linearised(self.values, x)
+        return slopes, self._remains(x, value)
+
+    def newton(self, slopes, remains):
         equation = self.equation
-        for derivative, orders in zip(derivatives, arguments, strict=True):
-            slope = np.broadcast_to(derivative(*u), self.problem.source.shape)
+        for slope, orders in zip(slopes, self.problem.nonlinearity[2], strict=True):
             equation = equation + slope[:, None] * self.values.factor(0, orders[0])
-        return self._least(equation, self._remains(x))
+        return self._least(equation, remains)
 
     def misfit(self, x):
-        return linalg.norm(self._remains(x), check_finite=False)
+        value = self.problem.nonlinearity[0](*self.problem.arguments(self.values, x))
+        return linalg.norm(self._remains(x, value), check_finite=False)
 
-    def _remains(self, x):
-        function, _, arguments = self.problem.nonlinearity
-        u = [self.values(x, orders) for orders in arguments]
-        return self.problem.source - self.equation @ x - function(*u)
+    def _remains(self, x, value):
+        return self.problem.source - self.equation @ x - value
 
     def _least(self, equation, right):
         inner = equation @ self.edges.free
@@ -223,17 +213,24 @@ class _LeastSquares:
         )
         return self.edges.free @ y
 
-    def spread(self, rows, product):
-        """Standard deviations of u at points, for errors of the equation of deviation 1.
-
-        One axis, so products on a grid and at points are the same.
-        """
-        free = (rows[0] @ self.edges.free)[:, self.order]
-        return linalg.norm(linalg.solve_triangular(self.triangle, free.T, trans="T"), axis=0)
+    def spread(self):
+        return _LeastSquaresSpread(self.edges.free[:, self.order], self.triangle)
 
     def log_determinant(self):
         """Of the map from coefficients to data, a square one as far as volumes go."""
         return float(np.sum(np.log(np.abs(np.diagonal(self.triangle)))))
+
+
+class _LeastSquaresSpread:
+    """Standard deviations of u at points, for errors of the equation of deviation 1."""
+
+    def __init__(self, free, triangle):
+        self.free, self.triangle = free, triangle
+
+    def __call__(self, rows, product):
+        """One axis, so products on a grid and at points are the same."""
+        free = rows[0] @ self.free
+        return linalg.norm(linalg.solve_triangular(self.triangle, free.T, trans="T"), axis=0)
 
 
 class _Edges:
@@ -253,9 +250,15 @@ class _Edges:
             [basis.values(np.array([basis.box[side]]), order)[0] for side, order, _ in conditions]
         )
         norms = linalg.norm(edge, axis=1)
+        if not np.all(norms > 0):
+            raise linalg.LinAlgError("a condition is zero for all functions of its axis.")
         u, s, vh = linalg.svd(edge / norms[:, None])
         if s.size < count or s[-1] < 1e-10:
             raise linalg.LinAlgError(f"{count} conditions on one axis depend on each other.")
+        if count == basis.size:
+            raise linalg.LinAlgError(
+                f"{count} conditions on one axis leave none of its {count} functions free."
+            )
         self.free = vh[count:].T
         inverse = vh[:count].T / s @ u.T
         self.onto = inverse @ (edge / norms[:, None])
@@ -285,7 +288,7 @@ class _Galerkin:
             [None if a is None else z.T @ a @ z for a, z in zip(term, self.free, strict=True)]
             for term in self.terms
         ]
-        self.solver = _solver(self.inner, self.shape)
+        self.solver = solver_of(self.inner, self.shape)
 
     @property
     def shape(self):
@@ -313,21 +316,20 @@ class _Galerkin:
     def _applied(self, x):
         return sum(multiplied(term, x) for term in self.terms)
 
-    def newton(self, x):
-        function, derivatives, arguments = self.problem.nonlinearity
+    def linearised(self, x):
+        """Return the slopes of the pointwise term, and what remains of the source inside."""
+        value, slopes = self.problem.linearised(self.values, x)
+        return slopes, self._remains(x, value)
+
+    def newton(self, slopes, remains):
+        arguments = self.problem.nonlinearity[2]
         project = [basis.q.T for basis in self.bases]
         inward = [z.T for z in self.free]
-        u = [self.values(x, orders) for orders in arguments]
-        slopes = [
-            np.broadcast_to(derivative(*u), self.problem.source.shape) for derivative in derivatives
-        ]
-        remains = multiplied(project, self.problem.source - function(*u)) - self._applied(x)
-        remains = multiplied(inward, remains)
         mean_terms = [
             self._inner_of(orders, float(np.mean(slope)))
             for slope, orders in zip(slopes, arguments, strict=True)
         ]
-        self.solver = _solver(self.inner + mean_terms, self.shape)
+        self.solver = solver_of(self.inner + mean_terms, self.shape)
 
         def applied(y):
             change = multiplied(self.free, y)
@@ -338,34 +340,22 @@ class _Galerkin:
             inside = multiplied(inward, multiplied(project, on_grid))
             return sum(multiplied(term, y) for term in self.inner) + inside
 
-        operator = _flat_operator(applied, self.shape)
-        inverse = _flat_operator(self.solver, self.shape)
+        operator = flat_operator(applied, self.shape)
+        inverse = flat_operator(self.solver, self.shape)
         y, _ = gmres(operator, remains.ravel(), rtol=1e-8, restart=40, maxiter=5, M=inverse)
         return multiplied(self.free, y.reshape(self.shape))
 
     def misfit(self, x):
-        function, _, arguments = self.problem.nonlinearity
+        value = self.problem.nonlinearity[0](*self.problem.arguments(self.values, x))
+        return linalg.norm(self._remains(x, value), check_finite=False)
+
+    def _remains(self, x, value):
         project = [basis.q.T for basis in self.bases]
-        u = [self.values(x, orders) for orders in arguments]
-        remains = multiplied(project, self.problem.source - function(*u)) - self._applied(x)
-        inside = multiplied([z.T for z in self.free], remains)
-        return linalg.norm(inside, check_finite=False)
+        remains = multiplied(project, self.problem.source - value) - self._applied(x)
+        return multiplied([z.T for z in self.free], remains)
 
-    def spread(self, rows, product):
-        """Standard deviations of u at points, for errors of the equation of deviation 1.
-
-        `product` is `multiplied` for points on a grid, `multiplied_at` for others. Exact for few
-        unknowns, else from draws. In nonlinear equations the slopes count by their means.
-        """
-        size = prod(self.shape)
-        errors = np.eye(size)
-        if size > DRAWS:
-            errors = np.random.default_rng(0).standard_normal((DRAWS, size)) / np.sqrt(DRAWS)
-        free = [row @ z for row, z in zip(rows, self.free, strict=True)]
-        total = 0.0
-        for error in errors:
-            total = total + product(free, self.solver(error.reshape(self.shape))) ** 2
-        return np.sqrt(total)
+    def spread(self):
+        return _GalerkinSpread(self.free, self.solver)
 
     def log_determinant(self):
         """Of the map from coefficients to the projected equation."""
@@ -405,107 +395,27 @@ class _Galerkin:
         return total
 
 
-class _Solver:
-    """Solves Σ_t (A_t1 ⊗ … ⊗ A_td) Y = R, again and again."""
+class _GalerkinSpread:
+    """The same on more axes. In nonlinear equations the slopes count by their means."""
 
-    def __init__(self, solve, log_determinant):
-        self.solve, self.log_determinant = solve, float(log_determinant)
+    def __init__(self, free, solver):
+        self.free, self.solver = free, solver
 
-    def __call__(self, right):
-        return self.solve(right)
+    def __call__(self, rows, product):
+        """Exact for few unknowns, else from draws.
 
-
-def _solver(terms, shape):
-    """Return the solver of a sum of Kronecker products.
-
-    Exact for Kronecker sums of two axes (Schur) and more (eigenvectors), and for few unknowns;
-    otherwise GMRES, preconditioned by the Kronecker sum of the terms' means.
-    """
-    sums, is_sum = _as_sum(terms, shape)
-    if is_sum:
-        return _sum_solver(sums)
-    size = prod(shape)
-    if size <= DENSE:
-        dense = np.zeros((size, size))
-        for term in terms:
-            product = np.ones((1, 1))
-            for factor, n in zip(term, shape, strict=True):
-                product = np.kron(product, np.eye(n) if factor is None else factor)
-            dense += product
-        factors = linalg.lu_factor(dense, check_finite=False)
-        return _Solver(
-            lambda right: linalg.lu_solve(factors, right.ravel()).reshape(shape),
-            np.sum(np.log(np.abs(np.diagonal(factors[0])))),
-        )
-    approximate = _sum_solver(sums)
-    operator = _flat_operator(lambda y: sum(multiplied(term, y) for term in terms), shape)
-    inverse = _flat_operator(approximate, shape)
-
-    def solve(right):
-        y, _ = gmres(operator, right.ravel(), rtol=1e-13, restart=60, maxiter=5, M=inverse)
-        return y.reshape(shape)
-
-    return _Solver(solve, approximate.log_determinant)
-
-
-def _flat_operator(apply, shape):
-    size = prod(shape)
-    return LinearOperator((size, size), lambda v: apply(v.reshape(shape)).ravel(), dtype=float)
-
-
-def _as_sum(terms, shape):
-    """Return one matrix an axis, whose Kronecker sum is the operator or near it, and which."""
-    sums = [np.zeros((n, n)) for n in shape]
-    is_sum = True
-    for term in terms:
-        acting = [axis for axis, factor in enumerate(term) if factor is not None]
-        means = {axis: np.trace(term[axis]) / shape[axis] for axis in acting}
-        spreads = {axis: linalg.norm(term[axis] - means[axis] * np.eye(shape[axis]))
-                   for axis in acting}  # fmt: skip
-        # The axis on which the term is least like a multiple of one keeps its matrix.
-        main = max(acting, key=spreads.__getitem__, default=0)
-        others = prod(means[axis] for axis in acting if axis != main)
-        is_sum &= all(spreads[axis] <= 1e-13 * abs(means[axis]) for axis in acting if axis != main)
-        sums[main] = sums[main] + others * (term[main] if acting else np.eye(shape[0]))
-    return sums, is_sum
-
-
-def _sum_solver(factors):
-    values = [linalg.eigvals(factor, check_finite=False) for factor in factors]
-    divisor = sum(_along(part, k, len(factors)) for k, part in enumerate(values))
-    log_determinant = np.sum(np.log(np.maximum(np.abs(divisor), 1e-300)))
-    if len(factors) == 2:
-        (t, u), (s, v) = (linalg.schur(factor, output="real") for factor in factors)
-        trsyl = linalg.get_lapack_funcs("trsyl", (t, s))
-
-        def solve(right):
-            y, scale, _ = trsyl(t, s, u.T @ right @ v, tranb="T")
-            return u @ (scale * y) @ v.T
-
-        return _Solver(solve, log_determinant)
-    values, vectors = zip(*(linalg.eig(factor) for factor in factors), strict=True)
-    if max(np.linalg.cond(part) for part in vectors) > 1e8:
-        from ._sums import kronsum_solve
-
-        return _Solver(
-            lambda right: kronsum_solve(factors, right.ravel(), method="schur").reshape(
-                right.shape
-            ),
-            log_determinant,
-        )
-    inverses = [linalg.inv(part) for part in vectors]
-    divisor = sum(_along(part, k, len(factors)) for k, part in enumerate(values))
-    return _Solver(
-        lambda right: multiplied(vectors, multiplied(inverses, right + 0j) / divisor).real,
-        log_determinant,
-    )
-
-
-def _along(factor, axis, ndim):
-    """Shape a number or an array of one axis for products with arrays of all axes."""
-    if np.ndim(factor) == 0:
-        return factor
-    return np.reshape(factor, [-1 if k == axis else 1 for k in range(ndim)])
+        `product` is `multiplied` for points on a grid, `multiplied_at` for others.
+        """
+        shape = tuple(z.shape[1] for z in self.free)
+        size = prod(shape)
+        errors = np.eye(size)
+        if size > DRAWS:
+            errors = np.random.default_rng(0).standard_normal((DRAWS, size)) / np.sqrt(DRAWS)
+        free = [row @ z for row, z in zip(rows, self.free, strict=True)]
+        total = 0.0
+        for error in errors:
+            total = total + product(free, self.solver(error.reshape(shape))) ** 2
+        return np.sqrt(total)
 
 
 def _rms(values):

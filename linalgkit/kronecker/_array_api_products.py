@@ -80,7 +80,7 @@ def summed_to(gradient, shape):
 def kron_dense(*factors):
     """Multiply out, from the left."""
     xp = array_namespace(*factors)
-    result = factors[0]
+    result = fresh(factors[0]) if len(factors) == 1 else factors[0]
     for factor in factors[1:]:
         both = result[..., :, None, :, None] * factor[..., None, :, None, :]
         rows, inner, columns, last = both.shape[-4:]
@@ -106,7 +106,7 @@ def kron_trace(*factors):
 def partial_trace(a, *, sizes, axes):
     """Take the diagonals along the traced axes, which are views, and add them up at once."""
     if not axes:
-        return a
+        return fresh(a)
     xp = array_namespace(a)
     sizes, traced = runs_of_axes(sizes, axes)
     lead, left = len(a.shape) - 2, len(sizes)
@@ -131,6 +131,11 @@ def runs_of_axes(sizes, axes):
     return [n for _, n in runs], [k for k, (is_traced, _) in enumerate(runs) if is_traced]
 
 
+def fresh(x):
+    """Return a copy: a result that is the caller's own array would be changed with it."""
+    return array_namespace(x).astype(x, x.dtype, copy=True)
+
+
 def as_array(x):
     """Return NumPy's numbers, which its arrays without axes become, as arrays again."""
     return np.asarray(x) if isinstance(x, np.generic) else x
@@ -139,7 +144,7 @@ def as_array(x):
 def outer(vectors, combine):
     """Combine one entry of each vector in all ways, raveled: their sums or products."""
     xp = array_namespace(*vectors)
-    result = vectors[0]
+    result = fresh(vectors[0]) if len(vectors) == 1 else vectors[0]
     for vector in vectors[1:]:
         both = combine(result[..., :, None], vector[..., None, :])
         result = xp.reshape(both, (*both.shape[:-2], both.shape[-2] * both.shape[-1]))

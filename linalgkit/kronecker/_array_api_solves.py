@@ -3,6 +3,7 @@
 Arrays come first, factors after them, as in `_array_api`.
 """
 
+from functools import partial, wraps
 from math import prod
 
 import numpy as np
@@ -18,6 +19,7 @@ from array_api_compat import (
 from .._operator import _on_host
 from .._xp import adjoint, moveaxis
 from ._array_api_products import (
+    as_array,
     factor_gradient,
     kron_matvec,
     kron_matvec_vjp,
@@ -25,10 +27,36 @@ from ._array_api_products import (
     outer,
     summed_to,
 )
+from ._hosts import are_well_conditioned
 from ._modes import columns_of, modes
 from ._schur import solve_by_schur
 
+_HALF = ("float16", "bfloat16")
 
+
+def in_single(function):
+    """Compute in single precision where arrays are of half precision, which LAPACK does not know.
+
+    Results are of half precision again.
+    """
+
+    @wraps(function)
+    def call(*arrays, **options):
+        xp, dtype = array_namespace(*arrays), arrays[0].dtype
+        if dtype not in [getattr(xp, name) for name in _HALF if hasattr(xp, name)]:
+            return function(*arrays, **options)
+
+        def narrowed(value):
+            if isinstance(value, tuple | list):
+                return tuple(map(narrowed, value))
+            return None if value is None else xp.astype(value, dtype)
+
+        return narrowed(function(*(xp.astype(a, xp.float32) for a in arrays), **options))
+
+    return call
+
+
+@in_single
 def kron_solve(b, *factors, assume_a, columns):
     """Solve mode by mode: the inverse of the product is the product of the inverses."""
     if assume_a == "pos":
@@ -41,6 +69,7 @@ def kron_solve(b, *factors, assume_a, columns):
     return b
 
 
+@in_single
 def kron_solve_vjp(cotangent, b, *factors, assume_a, columns, wrt):
     """Pull back: the adjoint solve for b; for the factors, minus the product's pull-back."""
     adjoints = [adjoint(factor) for factor in factors]
@@ -50,45 +79,84 @@ def kron_solve_vjp(cotangent, b, *factors, assume_a, columns, wrt):
     return (summed_to(of_b, tuple(b.shape)) if "b" in wrt else None, *others)
 
 
+@in_single
 def kron_lstsq(b, *factors, rcond):
-    """Solve by the singular values of the product, which are products of the factors'."""
+    """Solve by the singular values of the product, which are products of the factors'.
+
+    Singular vectors have no derivatives where values coincide, but pseudo-inverses of full rank
+    have: those differentiate them instead where no value is cut.
+    """
     xp = array_namespace(b)
-    left, values, right = zip(
-        *(xp.linalg.svd(a, full_matrices=False) for a in factors), strict=True
-    )
-    c = kron_matvec(b, *(adjoint(u) for u in left), columns=1)
+    is_known = all(map(is_concrete, (b, *factors)))
+
+    def by_inverses():
+        return kron_matvec(b, *(xp.linalg.pinv(a, rtol=0.0) for a in factors), columns=1)
+
+    def by_values():
+        left, values, right = singular_parts(factors)
+        grid, kept = _cut(values, rcond)
+        if is_known and is_differentiated(b, *factors) and bool(xp.all(kept)):
+            return by_inverses()
+        c = kron_matvec(b, *map(adjoint, left), columns=1)
+        c = xp.where(kept, c / xp.where(kept, grid, xp.ones_like(grid)), xp.zeros_like(c))
+        return kron_matvec(c, *map(adjoint, right), columns=1)
+
+    if is_known or not is_jax_array(b) or any(0 in a.shape for a in factors):
+        return by_values()
+    import jax
+
+    _, kept = _cut([xp.linalg.svdvals(jax.lax.stop_gradient(a)) for a in factors], rcond)
+    return jax.lax.cond(xp.all(kept), by_inverses, by_values)
+
+
+def _cut(values, rcond):
+    """Return the singular values of the product, and which of them count."""
+    xp = array_namespace(*values)
     grid = outer(values, xp.multiply)
     most = xp.max(grid, axis=-1, keepdims=True) if grid.shape[-1] else grid  # of none there is none
-    kept = grid > rcond * most
-    safe = xp.where(kept, grid, xp.ones_like(grid))
-    c = xp.where(kept, c / safe, xp.zeros_like(c))
-    return kron_matvec(c, *(adjoint(v) for v in right), columns=1)
+    return grid, grid > rcond * most
 
 
-def shifted_solve(b, *factors, shift):
+@in_single
+def shifted_solve(b, shift, *factors):
     """Solve with (⊗K + shift) by the eigenvectors of the factors' Hermitian parts."""
-    xp = array_namespace(b)
+    xp, shift = array_namespace(b), shift[..., None]
 
     def product(x):
         return kron_matvec(x, *map(hermitian_part, factors), columns=1) + shift * x
 
     def solve(c, factors):
-        values, vectors = zip(*(xp.linalg.eigh(hermitian_part(a)) for a in factors), strict=True)
-        c = kron_matvec(c, *(adjoint(q) for q in vectors), columns=1)
+        values, vectors = eigenpairs(factors)
+        c = kron_matvec(c, *map(adjoint, vectors), columns=1)
         c = divided(c, outer(values, xp.multiply) + shift, "(⊗K + shift)", 1)
         return kron_matvec(c, *vectors, columns=1)
 
     return implicitly(product, solve, b, factors)
 
 
-def shifted_solve_vjp(cotangent, b, *factors, shift, wrt):
-    """Pull back: the same solve for b; for the factors, minus the product's pull-back."""
-    of_b = shifted_solve(cotangent, *factors, shift=shift)
-    x = shifted_solve(b, *factors, shift=shift)
+@in_single
+def shifted_solve_vjp(cotangent, b, shift, *factors, wrt):
+    """Pull back: the same solve for b; its product with x for the shift; for the factors, too."""
+    of_b = shifted_solve(cotangent, shift, *factors)
+    x = shifted_solve(b, shift, *factors)
     factors = tuple(map(hermitian_part, factors))
     _, *others = kron_matvec_vjp(-of_b, x, *factors, columns=1, wrt=wrt)
     others = [None if gradient is None else hermitian_part(gradient) for gradient in others]
-    return (summed_to(of_b, tuple(b.shape)) if "b" in wrt else None, *others)
+    return (
+        summed_to(of_b, tuple(b.shape)) if "b" in wrt else None,
+        of_shift(of_b, x, shift) if "shift" in wrt else None,
+        *others,
+    )
+
+
+def of_shift(of_b, x, shift):
+    """Return the gradient for the shift: -Re⟨x, (M⁻¹ cotangent)⟩ in each item, added up."""
+    xp = array_namespace(x)
+    products = xp.conj(x) * of_b if xp.isdtype(x.dtype, "complex floating") else x * of_b
+    products = -xp.sum(products, axis=-1)
+    if xp.isdtype(x.dtype, "complex floating"):
+        products = xp.real(products)
+    return as_array(summed_to(products, tuple(shift.shape)))
 
 
 def kronsum_matvec(x, *factors, columns):
@@ -111,8 +179,16 @@ def kronsum_matvec_vjp(cotangent, x, *factors, columns, wrt):
     return (summed_to(of_x, tuple(x.shape)) if "x" in wrt else None, *gradients)
 
 
+@in_single
 def kronsum_solve(b, *factors, shift, method, columns):
-    """Solve by diagonal or triangular forms of the factors."""
+    """Solve by diagonal or triangular forms of the factors.
+
+    With method "auto" (of NumPy's arrays), by eigenvectors if those are well-conditioned.
+    """
+    forms = None
+    if method == "auto":
+        forms = [_eig(factor) for factor in factors]
+        method = "eig" if are_well_conditioned([v for _, v in forms]) else "schur"
     if method == "schur":
         return _by_schur(b, factors, shift, columns)
     if method == "eigh":
@@ -121,14 +197,16 @@ def kronsum_solve(b, *factors, shift, method, columns):
     def product(x):
         return kronsum_matvec(x, *factors, columns=columns) + shift * x
 
-    def solve(c, factors):
+    def solve(c, some):
         if method == "eigh":
-            return _by_eigh(c, factors, shift, columns)
-        return _by_eig(c, factors, shift, columns)
+            return _by_eigh(c, some, shift, columns)
+        known = forms if some is factors else None
+        return _by_eig(c, some, shift, columns, known or [_eig(factor) for factor in some])
 
     return implicitly(product, solve, b, factors)
 
 
+@in_single
 def kronsum_solve_vjp(cotangent, b, *factors, shift, method, columns, wrt):
     """Pull back: the adjoint solve for b; for the factors, minus the product's pull-back."""
     adjoints = [adjoint(factor) for factor in factors]
@@ -141,6 +219,21 @@ def kronsum_solve_vjp(cotangent, b, *factors, shift, method, columns, wrt):
     return (summed_to(of_b, tuple(b.shape)) if "b" in wrt else None, *others)
 
 
+@in_single
+def kronsum_slogdet(*factors, shift):
+    """Multiply the sums of eigenvalues, which are those of the sum."""
+    xp = array_namespace(*factors)
+    is_real = xp.isdtype(factors[0].dtype, "real floating") and not isinstance(shift, complex)
+    total = outer([_eig(factor)[0] for factor in factors], xp.add) + shift
+    sizes = xp.abs(total)
+    safe = xp.where(sizes > 0, sizes, xp.ones_like(sizes))
+    sign = xp.prod(total / safe, axis=-1)
+    logarithms = xp.where(sizes > 0, xp.log(safe), xp.full_like(sizes, -xp.inf))
+    sign = xp.sign(xp.real(sign)) if is_real else sign
+    return as_array(sign), as_array(xp.sum(logarithms, axis=-1))
+
+
+@in_single
 def kronsum_solve_generalized(b, *matrices, shift):
     """Solve with L⁻¹ A L⁻ᴴ instead of the factors, where L Lᴴ are the masses that follow them."""
     from ._products import kron_matvec
@@ -157,11 +250,13 @@ def kronsum_solve_generalized(b, *matrices, shift):
     return kron_matvec([adjoint(inverse) for inverse in inverses], z)
 
 
+@in_single
 def kronsum_expm_multiply(x, *factors, t):
     """Multiply by the Kronecker product of the factors' exponentials."""
     return kron_matvec(x, *exponentials(*factors, t=t), columns=1)
 
 
+@in_single
 def exponentials(*factors, t):
     """Return the exponentials of t A_k."""
     return [_expm(t * factor) for factor in factors]
@@ -176,9 +271,12 @@ def divided(c, values, what, columns):
     """Divide by the eigenvalues; LinAlgError where one is zero and values are at hand."""
     xp = array_namespace(c)
     if is_concrete(values) and 0 not in values.shape:
-        sizes = xp.abs(values)
-        least, most = (float(_on_host(extreme)) for extreme in (xp.min(sizes), xp.max(sizes)))
-        if not least > float(xp.finfo(values.dtype).eps) * most and most == most:
+        sizes, eps = xp.abs(values), float(xp.finfo(values.dtype).eps)
+        least, most = xp.min(sizes, axis=-1), xp.max(sizes, axis=-1)
+        is_singular = ~(least > eps * most) & xp.isfinite(most)  # each item by itself
+        if bool(xp.any(is_singular)):
+            first = int(xp.argmax(xp.astype(xp.reshape(is_singular, (-1,)), xp.int8)))
+            least, most = (float(xp.reshape(part, (-1,))[first]) for part in (least, most))
             raise np.linalg.LinAlgError(
                 f"{what} is singular to working precision: its eigenvalues are from {least:.3g} "
                 f"to {most:.3g} in absolute value. Another shift would make it regular."
@@ -186,7 +284,40 @@ def divided(c, values, what, columns):
     if columns > 1:
         wide = xp.broadcast_to(values[..., None], (*values.shape, columns))
         values = xp.reshape(wide, (*values.shape[:-1], values.shape[-1] * columns))
-    return c / values
+    with np.errstate(invalid="ignore"):  # NaN of one item
+        return c / values
+
+
+def eigenpairs(factors):
+    """Return eigenvalues and eigenvectors of the factors' Hermitian parts."""
+    xp = array_namespace(*factors)
+    return zip(*(of_finite(xp.linalg.eigh, hermitian_part(a)) for a in factors), strict=True)
+
+
+def singular_parts(factors):
+    """Return left singular vectors, singular values and right ones of the factors."""
+    svd = partial(array_namespace(*factors).linalg.svd, full_matrices=False)
+    return zip(*(of_finite(svd, a) for a in factors), strict=True)
+
+
+def of_finite(decompose, a):
+    """Decompose matrices; what those with NaN or an infinity have is NaN.
+
+    (LAPACK, as NumPy and torch call it, would raise for all matrices of a batch.)
+    """
+    xp = array_namespace(a)
+    if is_jax_array(a) or is_cupy_array(a) or not is_concrete(a):
+        return decompose(a)
+    is_finite = xp.all(xp.isfinite(a), axis=(-2, -1))
+    if bool(xp.all(is_finite)):
+        return decompose(a)
+
+    def spoiled(part):
+        mask = xp.reshape(is_finite, (*is_finite.shape, *[1] * (part.ndim - is_finite.ndim)))
+        return xp.where(mask, part, xp.full_like(part, xp.nan))
+
+    cleared = xp.where(is_finite[..., None, None], a, xp.zeros_like(a))
+    return tuple(spoiled(part) for part in decompose(cleared))
 
 
 def implicitly(product, solve, b, factors):
@@ -235,12 +366,25 @@ def is_concrete(array):
         import torch
 
         return (
-            type(array) is torch.Tensor  # no shape alone
+            type(array) in (torch.Tensor, torch.nn.Parameter)  # no shape alone
             and array.device.type != "meta"
             and not torch.compiler.is_compiling()
             and not torch._C._are_functorch_transforms_active()
         )
     return True
+
+
+def is_differentiated(*arrays):
+    """Tell whether torch watches what is computed with some of its tensors."""
+    if not any(map(is_torch_array, arrays)):
+        return False
+    import torch
+
+    return (
+        (torch.is_grad_enabled() and any(array.requires_grad for array in arrays))
+        or torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
+    )
 
 
 def solve_named(a, b, name):
@@ -279,17 +423,16 @@ def _solve_mode(x, a, left, right, name):
 
 def _by_eigh(b, factors, shift, columns):
     xp = array_namespace(b)
-    values, vectors = zip(*map(xp.linalg.eigh, factors), strict=True)
+    values, vectors = eigenpairs(factors)
     c = kron_matvec(b, *map(adjoint, vectors), columns=columns)
     c = divided(c, outer(values, xp.add) + shift, "the Kronecker sum", columns)
     return kron_matvec(c, *vectors, columns=columns)
 
 
-def _by_eig(b, factors, shift, columns):
+def _by_eig(b, factors, shift, columns, forms):
     """Solve in the eigenvectors' basis, and once more for the residual."""
     xp = array_namespace(b)
-    values, vectors = zip(*map(_eig, factors), strict=True)
-    values, vectors = list(values), list(vectors)
+    values, vectors = map(list, zip(*forms, strict=True))
     total = outer(values, xp.add) + shift
     is_real = xp.isdtype(b.dtype, "real floating") and not isinstance(shift, complex)
 
@@ -307,19 +450,21 @@ def _by_schur(b, factors, shift, columns):
     """Solve on the host, in the library's arrays."""
     if is_numpy_array(b):
         return solve_by_schur(b, factors, shift, columns)
-    if is_torch_array(b):
-        import torch
-
-        if torch.is_grad_enabled() and any(a.requires_grad for a in (b, *factors)):
-            raise TypeError(
-                "method='schur' works on NumPy's arrays, which carry no gradients; for gradients "
-                "by the reference engine, and for second ones, use method='eig' or 'eigh'."
-            )
+    if is_differentiated(b, *factors):
+        raise TypeError(
+            "method='schur' works on NumPy's arrays, which carry no gradients; for gradients "
+            "by the reference engine, and for second ones, use method='eig' or 'eigh'."
+        )
     x = solve_by_schur(_on_host(b), tuple(map(_on_host, factors)), shift, columns)
     return _from_host(x, b)
 
 
 def _eig(a):
+    """Return eigenvalues and eigenvectors of any matrix, complex."""
+    return of_finite(_eig_of_finite, a)
+
+
+def _eig_of_finite(a):
     xp = array_namespace(a)
     if is_torch_array(a) or is_jax_array(a) or is_numpy_array(a):
         values, vectors = xp.linalg.eig(a)

@@ -50,7 +50,8 @@ class Nonlinearity:
     Parameters
     ----------
     function : callable
-        N, of NumPy arrays: one argument for each entry of `orders`.
+        N, of arrays: one argument for each entry of `orders`. They are NumPy's under `solve_pde`,
+        torch's or JAX's under `solve_gp_hm`.
     derivatives : sequence of callables
         The derivatives of N by each argument; they take the same arguments.
     orders : sequence of tuples of int, optional
@@ -136,8 +137,10 @@ def checked_terms(operator: Any, axes: tuple[Any, ...], source: Any) -> list[Any
         checked = tuple(_checks.size("orders of operator", order) for order in orders)
         if max(checked) > 8:
             raise ValueError(f"orders of operator must be at most 8; got {orders!r}.")
-        if isinstance(coefficient, int | float | np.number):
-            factors = [float(coefficient)] + [1.0] * (ndim - 1)
+        factors = [1.0] * ndim
+        first = _number(f"the coefficient of {orders}", coefficient)
+        if first is not None:
+            factors[0] = first
         else:
             parts = coefficient if isinstance(coefficient, list | tuple) else [coefficient]
             if len(parts) != ndim:
@@ -145,27 +148,44 @@ def checked_terms(operator: Any, axes: tuple[Any, ...], source: Any) -> list[Any
                     f"the coefficient of {orders} must be a number, or {ndim} numbers or arrays, "
                     f"one an axis, which are multiplied; got {len(parts)}."
                 )
-            factors = [
-                _factor(part, axes[axis], f"coefficient {axis} of {orders}")
-                for axis, part in enumerate(parts)
-            ]
-        for factor in factors:
-            if not np.all(np.isfinite(factor)):
-                raise ValueError(f"the coefficient of {orders} must be finite.")
+            for axis, part in enumerate(parts):
+                name = f"coefficient {axis} of {orders}"
+                factors[axis] = _number_or_array(name, part, tuple(axes[axis].shape))
         terms.append((checked, factors))
     return terms
 
 
-def _factor(part: Any, axis: Any, name: str) -> Any:
-    if isinstance(part, int | float | np.number):
-        return float(part)
-    if part is None or isinstance(part, str | complex):
-        raise TypeError(f"{name} must be a real number or an array; got {part!r}.")
-    (array,) = _checks.floating(**{name.replace(" ", "_"): part})
-    if tuple(array.shape) != tuple(axis.shape):
-        raise ValueError(
-            f"{name} must be a number or have shape {tuple(axis.shape)}; got {tuple(array.shape)}."
-        )
+def _number_or_array(name: str, value: Any, shape: tuple[int, ...]) -> Any:
+    """Return a real number, or an array of this shape on the host; both finite."""
+    plain = _number(name, value)
+    if plain is not None:
+        return plain
+    host = _real(name, value)
+    if host.shape != shape:
+        raise ValueError(f"{name} must be a number or have shape {shape}; got {host.shape}.")
+    finite(**{name: host})
+    return host
+
+
+def _number(name: str, value: Any) -> float | None:
+    """Return a real number as float, an array without axes too; None for anything else."""
+    is_array = getattr(value, "ndim", None) == 0
+    if not is_array and not isinstance(value, int | float | complex):
+        return None
+    plain = float(_real(name, value))
+    if not np.isfinite(plain):
+        raise ValueError(f"{name} must be finite; got {plain}.")
+    return plain
+
+
+def _real(name: str, value: Any) -> np.ndarray:
+    """Return real values as an array on the host."""
+    if value is None or isinstance(value, str | complex | np.complexfloating) or callable(value):
+        hint = "; give values on the nodes" if callable(value) else ""
+        raise TypeError(f"{name} must be a real number or an array; got {value!r}{hint}.")
+    (array,) = _checks.arrays(**{name: value})
+    _checks.concrete("solve_pde", "a fixed set of functions", **{name: array})
+    _checks.real(**{name: array})
     return to_host(array)
 
 
@@ -190,22 +210,10 @@ def boundary_rows(boundary: Any, source: Any) -> list[list[Any]]:
                 )
             shape = tuple(n for k, n in enumerate(source.shape) if k != axis)
             name = f"boundary values of face {face}"
-            values = condition.values
-            if values is None or isinstance(values, str | complex):
-                raise TypeError(f"{name} must be real numbers; got {values!r}.")
-            if isinstance(values, int | float | np.number):
-                host = np.full(shape, float(values))
-            else:
-                _, array = _checks.floating(source=source, boundary=values)
-                _checks.concrete("solve_pde", "a fixed set of functions", boundary=array)
-                host = to_host(array)
-            if host.shape != shape:
-                raise ValueError(
-                    f"{name} must be a number or have shape {shape}; got {host.shape}."
-                )
-            if not np.all(np.isfinite(host)):
-                raise ValueError(f"{name} must be finite.")
-            rows[axis].append((side, int(isinstance(condition, Neumann)), host))
+            values = _number_or_array(name, condition.values, shape)
+            if np.ndim(values):  # nothing is copied between libraries
+                _checks.arrays(source=source, **{name: condition.values})
+            rows[axis].append((side, int(isinstance(condition, Neumann)), np.full(shape, values)))
     return rows
 
 
@@ -285,8 +293,10 @@ def _envelopes(kernel: Envelopes) -> Envelopes:
         )
     for rate in kernel.rates:
         number("rates of Envelopes", rate, is_complex=True)
+    if len(kernel.rates) == 0:
+        raise ValueError("rates of Envelopes must have at least one entry; 0 is the smooth part.")
     for degree in kernel.degrees:
-        _checks.size("degrees of Envelopes", degree)
+        _checks.size("degrees of Envelopes", degree, 1)
     positive("cut of Envelopes", kernel.cut)
     for window in kernel.windows:
         if not isinstance(window, list | tuple) or len(window) != 3:

@@ -12,8 +12,8 @@ from typing import Any
 from .. import _checks
 from .._engine import Engines
 from .._operator import Operator
-from .._xp import moveaxis
-from ._modes import batch_shape, checked, columns_of, grid
+from .._xp import adjoint, moveaxis
+from ._modes import batch_shape, checked, columns_of, for_columns, grid, sizes_of
 
 engine = Engines(__package__)
 
@@ -197,7 +197,7 @@ class FaceSplitting(Operator):
     Attributes
     ----------
     factors : tuple of array
-        The factors, of one dtype.
+        The factors, of one dtype; not copied, so who changes an array in place changes this.
     shape : (int, int)
         Rows n and columns m_1 ⋯ m_d.
     batch_shape : tuple of int
@@ -241,26 +241,29 @@ class FaceSplitting(Operator):
         self.shape = self.factors[0].shape[-2], prod(columns_of(self.factors))
         self.batch_shape = batch_shape(self.factors)
         self.dtype = self.factors[0].dtype
-        sizes = ["×".join(map(str, factor.shape[-2:])) for factor in self.factors]
-        self.structure = f" ({' • '.join(sizes)})"
+        self.structure = f" ({' • '.join(sizes_of(self.factors))})"
 
     def matmat(self, x: Any, /) -> Any:
         """Return A X for X of shape (..., columns, k)."""
         _checks.operand("x", x, -2, self.shape[1])
-        return moveaxis(face_splitting_matvec(self._wide(), moveaxis(x, -1, -2)), -1, -2)
+        return moveaxis(
+            face_splitting_matvec(for_columns(self.factors), moveaxis(x, -1, -2)), -1, -2
+        )
 
     def rmatmat(self, y: Any, /) -> Any:
         """Return A^H Y for Y of shape (..., rows, k)."""
         _checks.operand("y", y, -2, self.shape[0])
-        return moveaxis(face_splitting_rmatvec(self._wide(), moveaxis(y, -1, -2)), -1, -2)
+        return moveaxis(
+            face_splitting_rmatvec(for_columns(self.factors), moveaxis(y, -1, -2)), -1, -2
+        )
+
+    def conj(self) -> "FaceSplitting":
+        """Return the complex conjugate; the transpose, a Khatri–Rao product, is none of these."""
+        return FaceSplitting([moveaxis(adjoint(factor), -1, -2) for factor in self.factors])
 
     def to_dense(self) -> Any:
         """Return the matrix as an array of shape (..., rows, columns)."""
         return face_splitting(self.factors)
-
-    def _wide(self) -> list[Any]:
-        """Put a batch axis for the columns behind the batch axes that there are."""
-        return [a if a.ndim == 2 else a[..., None, :, :] for a in self.factors]
 
 
 def _same(factors: Sequence[Any], axis: int) -> None:

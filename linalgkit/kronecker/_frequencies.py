@@ -46,7 +46,11 @@ def dominant_frequencies(source: Any, grid: Any, *, max_terms: int = 8) -> tuple
     smooth trend, take the highest peak of the windowed spectrum, correct it by least squares with
     linear envelopes, remove it together with smooth envelopes, and go on with the rest until 1e-7
     of it are left. Frequencies below 1.5 cycles of the box count as trend. A pure wave is found to
-    about 1e-6 of a cycle of the box. A wave above half the rate of the nodes appears at its alias.
+    about 1e-6 of a cycle of the box. A wave above half the rate of the nodes appears at its alias,
+    on a grid of uneven steps one above half the rate of the widest step is not found.
+
+    Computed in float64 on the host. Time O(n log n) and memory O(n) for each frequency of an axis
+    of n nodes; on uneven grids the spectrum is that of an even one to which the nodes are spread.
 
     Examples
     --------

@@ -27,6 +27,9 @@ _MESSAGES = (
     "The relative residual of the equation is {residual:.1e} after {nit} iterations and misses "
     "tol = {tol:.1e}.",
     "The callback stopped the iteration.",
+    "The step after the last one has no finite joint probability: the Gram matrices lose their "
+    "Cholesky factors, or the variables overflow. Use a larger jitter or a smaller learning_rate; "
+    "the relative residual is {residual:.1e} after {nit} iterations.",
 )
 
 
@@ -48,7 +51,8 @@ class GPHMResult:
     nit : int
         Iterations.
     status : int
-        0: the residual is within `tol`; 1: it is not; 2: stopped by the callback.
+        0: the residual is within `tol`; 1: it is not; 2: stopped by the callback; 3: the step after
+        the last one of Adam is not finite.
     success : bool
         Whether the status is 0.
     message : str
@@ -142,6 +146,8 @@ def solve_gp_hm(
         As in `solve_pde`, or an option is out of range.
     TypeError
         The arrays have no gradients (array-api-strict, CuPy), or no values (under ``jit``).
+    LinAlgError
+        The joint probability is not finite at the start.
     ImportError
         The arrays are NumPy's, and neither torch nor JAX is installed.
 
@@ -234,7 +240,10 @@ def solve_gp_hm(
             jitter=jitter,
             callback=report if progress or callback is not None else None,
         )
-    status = 2 if found.is_stopped else 0 if found.residual <= tol else 1
+    if found.is_stopped or found.is_lost:
+        status = 2 if found.is_stopped else 3
+    else:
+        status = 0 if found.residual <= tol else 1
     message = _MESSAGES[status].format(residual=found.residual, tol=tol, nit=found.nit)
     result = GPHMResult(
         u=found.u,

@@ -31,6 +31,15 @@ def to_host(array: Any) -> np.ndarray:
     return np.asarray(array, dtype=np.float64)
 
 
+def are_well_conditioned(bases: Sequence[np.ndarray]) -> bool:
+    """Tell whether eigenvectors are so far from parallel that solving in their basis is accurate.
+
+    (The step of refinement that follows needs half of the digits.)
+    """
+    limit = 1e8 if np.finfo(bases[0].dtype).eps < 1e-10 else 1e3
+    return all(np.all(np.linalg.cond(vectors) < limit) for vectors in bases if vectors.size)
+
+
 def coordinates(x: Any, ndim: int) -> list[np.ndarray]:
     """Return coordinates on the host, one array an axis; a single array is that of one axis."""
     if ndim == 1 and not (isinstance(x, Sequence) and len(x) == 1 and np.ndim(x[0]) == 1):

@@ -80,7 +80,10 @@ class SpectralMixture:
         return _gram(self, x, y, orders)
 
     def spectrum(self, s: Any) -> Any:
-        """Return the symmetric spectral density at the frequencies `s`, cycles per unit."""
+        """Return the symmetric spectral density at the frequencies `s`, cycles per unit.
+
+        A component of scale 0 is a line: infinite at its mean, 0 elsewhere.
+        """
         _checks.present(s=s)
         s, weights, means, scales = _checks.floating(
             s=s, weights=self.weights, means=self.means, scales=self.scales
@@ -88,8 +91,12 @@ class SpectralMixture:
 
         def density(distance: Any, scale: Any) -> Any:
             xp = array_namespace(distance)
-            z = distance / scale
-            return xp.exp(-z * z / 2) / (math.sqrt(2 * math.pi) * scale)
+            is_line = scale == 0
+            width = xp.where(is_line, xp.ones_like(scale), scale)
+            z = distance / width
+            bell = xp.exp(-z * z / 2) / (math.sqrt(2 * math.pi) * width)
+            line = xp.where(distance == 0, xp.full_like(distance, math.inf), 0 * distance)
+            return xp.where(is_line, line, bell)
 
         return _density(s, weights, means, scales, density)
 

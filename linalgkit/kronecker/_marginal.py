@@ -172,7 +172,7 @@ def log_marginal_likelihood(
     ValueError
         Shapes do not fit, the kernel has no such derivative, or something is NaN or infinite.
     LinAlgError
-        The covariance is not positive definite with this nugget.
+        The covariance is not positive definite with this nugget, or is zero.
 
     See Also
     --------
@@ -265,7 +265,7 @@ def fit_kernel(
     Raises
     ------
     ValueError
-        Shapes do not fit, `x` does not increase, or something is NaN or infinite.
+        Shapes do not fit, `x` does not increase, `y` is zero, or something is NaN or infinite.
     LinAlgError
         No start has a positive definite covariance with this nugget.
 
@@ -297,6 +297,11 @@ def fit_kernel(
         raise ValueError("x must increase.")
     if nodes.size < 8:
         raise ValueError(f"x must have at least 8 entries; got {nodes.size}.")
+    largest = float(np.abs(data).max())
+    if largest < np.sqrt(np.finfo(float).tiny):  # the likelihood grows as the weights vanish
+        raise ValueError(
+            f"y must have an entry whose square is not zero; the largest is {largest:.3g}."
+        )
     max_terms = _checks.size("max_terms", max_terms)
     maxiter = _checks.size("maxiter", maxiter, 1)
     _checks.choice("prior", prior, (None, "jeffreys"))

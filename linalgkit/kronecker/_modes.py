@@ -15,7 +15,7 @@ from array_api_compat import array_namespace
 from array_api_compat import is_array_api_obj as is_array
 
 from .. import _checks
-from .._xp import moveaxis
+from .._xp import adjoint, moveaxis
 
 
 def is_operator(factor: Any) -> bool:
@@ -23,7 +23,7 @@ def is_operator(factor: Any) -> bool:
     return (
         type(factor) is not np.ndarray
         and hasattr(factor, "shape")
-        and (hasattr(factor, "matvec") or (hasattr(factor, "solve") and not is_array(factor)))
+        and (multiplies(factor) or (hasattr(factor, "solve") and not is_array(factor)))
     )
 
 
@@ -35,7 +35,7 @@ def checked(factors: Sequence[Any], **others: Any) -> tuple[Any, ...]:
         return (factors, *others.values())
     _checks.present(**others)
     named = {f"factors[{k}]": factor for k, factor in enumerate(factors)}
-    converted = _checks.floating(**others, **named)
+    converted = tuple(map(native, _checks.floating(**others, **named)))
     count = len(others)
     matrices(converted[count:])
     return (converted[count:], *converted[:count])
@@ -49,7 +49,7 @@ def entries(factors: Sequence[Any], name: str = "factors") -> tuple[Any, ...]:
 
 
 def _entries(name: str, factor: Any) -> Any:
-    if not hasattr(factor, "matvec"):
+    if not multiplies(factor):
         raise TypeError(
             f"{name} is a {type(factor).__name__}, which solves but does not multiply; its "
             "entries are needed here."
@@ -57,7 +57,24 @@ def _entries(name: str, factor: Any) -> Any:
     if hasattr(factor, "to_dense"):
         return factor.to_dense()
     xp = sys.modules["cupy"] if type(factor).__module__.startswith("cupyx.") else np
-    return factor.matmat(xp.eye(factor.shape[1], dtype=factor.dtype))
+    return image(factor, xp.eye(factor.shape[1], dtype=factor.dtype))
+
+
+def multiplies(operator: Any) -> bool:
+    """Tell an operator with products from one that only solves."""
+    return hasattr(operator, "matmat") or hasattr(operator, "matvec")
+
+
+def image(factor: Any, columns: Any) -> Any:
+    """Multiply the columns of a matrix by a factor, an array or an operator."""
+    return factor.matmat(columns) if hasattr(factor, "matmat") else factor @ columns
+
+
+def preimage(factor: Any, columns: Any) -> Any:
+    """Multiply the columns of a matrix by the conjugate transpose of a factor."""
+    if not is_operator(factor):
+        return adjoint(factor) @ columns
+    return factor.rmatmat(columns) if hasattr(factor, "rmatmat") else factor.H @ columns
 
 
 def is_fit(factors: Sequence[Any], x: Any) -> bool:
@@ -83,14 +100,21 @@ def _is_plain(arrays: Sequence[Any]) -> bool:
     for array in arrays:
         if type(array) is not np.ndarray or array.dtype != dtype:
             return False
-    return dtype.kind in "fc"
+    return dtype.char in "fdFD" and dtype.isnative
+
+
+def native(array: Any) -> Any:
+    """Return NumPy's array in the machine's order of bytes, which LAPACK reads; others as is."""
+    if type(array) is np.ndarray and not array.dtype.isnative:
+        return array.astype(array.dtype.newbyteorder("="))
+    return array
 
 
 def with_operators(factors: Sequence[Any], **others: Any) -> tuple[Any, ...]:
     """Return the factors, operators among them as they are, then the other arrays, of one dtype."""
     _checks.present(**others)
     named = {f"factors[{k}]": a for k, a in enumerate(factors) if not is_operator(a)}
-    converted = _checks.floating(**others, **named)
+    converted = tuple(map(native, _checks.floating(**others, **named)))
     arrays = iter(converted[len(others) :])
     factors = tuple([a if is_operator(a) else next(arrays) for a in factors])
     matrices(factors)
@@ -154,6 +178,13 @@ def batch_shape(factors: Sequence[Any], *others: tuple[int, ...]) -> tuple[int, 
         ) from None
 
 
+def fit(factors: Sequence[Any], name: str, x: Any, what: str) -> tuple[int, ...]:
+    """Return the batch axes of square factors and `x` on their grid; ValueError unless they fit."""
+    square(factors, what)
+    grid(name, x, columns_of(factors))
+    return batch_shape(factors, tuple(x.shape[:-1]))
+
+
 def square(factors: Sequence[Any], what: str) -> None:
     """Raise ValueError unless every factor is square."""
     for k, factor in enumerate(factors):
@@ -204,10 +235,11 @@ def modes(sizes: Sequence[int]) -> list[tuple[int, int, int]]:
     return [(k, prod(sizes[:k]), prod(sizes[k + 1 :])) for k in range(len(sizes))]
 
 
-def finite(name: str, array: Any) -> None:
-    """Raise ValueError at the first entry that is NaN or infinite."""
-    xp = array_namespace(array)
-    is_bad = ~xp.isfinite(array)
-    if bool(xp.any(is_bad)):
-        first = tuple(int(axis[0]) for axis in xp.nonzero(is_bad))
-        raise ValueError(f"{name} must be finite; its entry {first} is {array[first]}.")
+def sizes_of(factors: Sequence[Any]) -> list[str]:
+    """Return the shapes of the factors as operators show them."""
+    return ["×".join(map(str, factor.shape[-2:])) for factor in factors]
+
+
+def for_columns(factors: Sequence[Any]) -> list[Any]:
+    """Put a batch axis for the columns behind the batch axes that there are."""
+    return [factor if factor.ndim == 2 else factor[..., None, :, :] for factor in factors]

@@ -5,7 +5,7 @@ Modes of at most 160 points that are applied one after the other and lie side by
 (`_numba_gemm`).
 """
 
-from functools import cache, lru_cache, partial
+from functools import lru_cache, partial
 from math import prod
 from typing import Any, NamedTuple
 
@@ -143,7 +143,7 @@ def kronsum_matvec_vjp(cotangent, x, *factors, columns, wrt):
 def partial_trace(a, *, sizes, axes):
     """Let einsum add up: one pass over what is read."""
     if not axes:
-        return a
+        return a.copy()
     sizes, traced = reference.runs_of_axes(sizes, axes)
     count = len(sizes)
     columns = [k if k in traced else count + k for k in range(count)]
@@ -167,8 +167,9 @@ def _broadcast(x, factors):
 
 def _mode(x, factor, left, right):
     """Apply one mode by itself, to the grid (..., left, n, right)."""
-    fibres = x.reshape(*x.shape[:-1], left, factor.shape[1] * right)
-    return kron_matvec(fibres, factor, columns=right).reshape(*x.shape[:-1], -1)
+    m, n = factor.shape
+    fibres = x.reshape(*x.shape[:-1], left, n * right)
+    return kron_matvec(fibres, factor, columns=right).reshape(*x.shape[:-1], left * m * right)
 
 
 @lru_cache(1024)
@@ -194,7 +195,6 @@ def _plan_of_sum(shapes, shape, dtype, columns):
     return Plan(tasks, shape)
 
 
-@cache
 def _passes(rows, sizes, columns):
     """Put steps together whose modes lie side by side, while a panel holds their points."""
     found, run = [], []
@@ -209,7 +209,6 @@ def _passes(rows, sizes, columns):
     return (*found, _pass(run, rows, sizes, columns))
 
 
-@cache
 def _passes_of_sum(sizes, columns):
     """Put modes side by side together, while a panel holds their points."""
     found, run = [], []
@@ -318,7 +317,8 @@ def _run(task, x, factors, y):
 def _factor_gradient(g, u, factor, left, right):
     """Sum the outer products of the fibres of two grids along one mode: Σ g uᴴ."""
     m, n = factor.shape
-    g, u = g.reshape(-1, m, right), np.conj(u.reshape(-1, n, right))
+    fibres = prod(g.shape[:-1]) * left
+    g, u = g.reshape(fibres, m, right), np.conj(u.reshape(fibres, n, right))
     if right >= max(m, n):
         return np.matmul(g, u.swapaxes(1, 2)).sum(axis=0)
     return np.tensordot(g, u, axes=((0, 2), (0, 2)))

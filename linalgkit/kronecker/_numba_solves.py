@@ -4,7 +4,15 @@ import numpy as np
 from scipy.linalg import eigh, get_lapack_funcs
 
 from . import _array_api_solves as reference
-from ._array_api_solves import check_triangular, divided, hermitian_part, is_lower, not_positive
+from ._array_api_solves import (
+    check_triangular,
+    divided,
+    hermitian_part,
+    is_lower,
+    not_positive,
+    of_finite,
+    of_shift,
+)
 from ._modes import columns_of, modes
 from ._numba_products import _adjoint, kron_matvec, kron_matvec_vjp, kronsum_matvec_vjp
 from ._schur import solve_by_schur
@@ -43,33 +51,40 @@ def kron_solve_vjp(cotangent, b, *factors, assume_a, columns, wrt):
     return (of_b if "b" in wrt else None, *others)
 
 
-def shifted_solve(b, *factors, shift):
+def shifted_solve(b, shift, *factors):
     """Solve with (⊗K + shift) by the eigenvectors of the factors' Hermitian parts."""
     values, vectors = _eigenpairs(factors)
     c = kron_matvec(b, *map(_adjoint, vectors), columns=1)
-    c = divided(c, reference.outer(values, np.multiply) + shift, "(⊗K + shift)", 1)
+    total = reference.outer(values, np.multiply) + shift[..., None]
+    c = divided(c, total, "(⊗K + shift)", 1)
     return kron_matvec(c, *vectors, columns=1)
 
 
-def shifted_solve_vjp(cotangent, b, *factors, shift, wrt):
-    """Pull back: the same solve for b; for the factors, minus the product's pull-back."""
-    if any(factor.ndim > 2 for factor in factors):
-        return reference.shifted_solve_vjp(cotangent, b, *factors, shift=shift, wrt=wrt)
+def shifted_solve_vjp(cotangent, b, shift, *factors, wrt):
+    """Pull back: the same solve for b; its product with x for the shift; for the factors, too."""
+    if shift.ndim or any(factor.ndim > 2 for factor in factors):
+        return reference.shifted_solve_vjp(cotangent, b, shift, *factors, wrt=wrt)
     if wrt == ("b",):
-        return shifted_solve(cotangent, *factors, shift=shift), *(None for _ in factors)
+        return shifted_solve(cotangent, shift, *factors), None, *(None for _ in factors)
     both = np.stack([cotangent, b])  # the factors are decomposed once
-    of_b, x = shifted_solve(both, *factors, shift=shift)
-    parts = map(hermitian_part, factors)
-    _, *others = kron_matvec_vjp(-of_b, x, *parts, columns=1, wrt=wrt)
-    others = [None if part is None else hermitian_part(part) for part in others]
-    return (of_b if "b" in wrt else None, *others)
+    of_b, x = shifted_solve(both, shift, *factors)
+    others = [None] * len(factors)
+    if any(name.startswith("factors") for name in wrt):
+        parts = map(hermitian_part, factors)
+        _, *others = kron_matvec_vjp(-of_b, x, *parts, columns=1, wrt=wrt)
+        others = [None if part is None else hermitian_part(part) for part in others]
+    return (
+        of_b if "b" in wrt else None,
+        of_shift(of_b, x, shift) if "shift" in wrt else None,
+        *others,
+    )
 
 
 def kronsum_solve(b, *factors, shift, method, columns):
     """Solve by diagonal or triangular forms of the factors."""
     if method == "schur":
         return solve_by_schur(b, factors, shift, columns)
-    if method == "eig":
+    if method in ("eig", "auto"):
         return reference.kronsum_solve(b, *factors, shift=shift, method=method, columns=columns)
     values, vectors = _eigenpairs(factors)
     return _by_eigenvectors(b, values, vectors, shift, columns)
@@ -116,7 +131,7 @@ def _eigenpairs(factors, masses=None):
         if is_first and (masses is None or np.array_equal(masses[k], masses[0])):
             found.append(found[0])
         elif masses is None:
-            found.append(np.linalg.eigh(hermitian_part(factor)))
+            found.append(of_finite(np.linalg.eigh, hermitian_part(factor)))
         else:
             found.append(_generalized(factor, masses[k], k))
     return zip(*found, strict=True)

@@ -10,11 +10,12 @@ from array_api_compat import array_namespace, device
 from .. import _checks
 from .._operator import Operator
 from .._xp import adjoint, moveaxis
+from ._array_api_products import outer
 from ._decompositions import Slogdet, kron_power, kron_slogdet
-from ._modes import batch_shape, checked, columns_of, rows_of, square
+from ._modes import batch_shape, checked, columns_of, for_columns, rows_of, sizes_of, square
 from ._products import kron_dense, kron_diag, kron_matmat, kron_rmatvec, kron_trace, traced_axes
 from ._solves import kron_lstsq, kron_solve
-from ._sums import kronsum_expm, kronsum_matvec, kronsum_solve
+from ._sums import kronsum_expm, kronsum_matvec, kronsum_slogdet, kronsum_solve
 
 
 class KroneckerProduct(Operator):
@@ -23,12 +24,13 @@ class KroneckerProduct(Operator):
     Parameters
     ----------
     factors : sequence of array, the k-th of shape (..., m_k, n_k)
-        A_1, ..., A_d; batch axes lead, and broadcast.
+        A_1, ..., A_d; batch axes lead, and broadcast. Arrays only: with linear operators among
+        them call `kron_matvec`, `kron_solve` and the others.
 
     Attributes
     ----------
     factors : tuple of array
-        The factors, of one dtype.
+        The factors, of one dtype; not copied, so who changes an array in place changes this.
     shape : (int, int)
         Rows m_1 ⋯ m_d and columns n_1 ⋯ n_d.
     batch_shape : tuple of int
@@ -69,7 +71,7 @@ class KroneckerProduct(Operator):
         self.shape = prod(rows_of(self.factors)), prod(columns_of(self.factors))
         self.batch_shape = batch_shape(self.factors)
         self.dtype = self.factors[0].dtype
-        self.structure = f" ({' ⊗ '.join(_sizes(self.factors))})"
+        self.structure = f" ({' ⊗ '.join(sizes_of(self.factors))})"
 
     def matmat(self, x: Any, /) -> Any:
         """Return A X for X of shape (..., columns, k)."""
@@ -167,11 +169,15 @@ class KroneckerProduct(Operator):
         return KroneckerProduct(kron_power(self.factors, -1))
 
     def solve(self, b: Any, /, *, assume_a: str = "gen") -> Any:
-        """Return x with A x = b, for b of shape (rows,) or (..., rows, k); as `kron_solve`."""
+        """Return x with A x = b, as `kron_solve`.
+
+        For b of shape (rows,), or (..., rows) with the factors' number of batch axes in front, or
+        (..., rows, k) with any other number of axes.
+        """
         return _by_columns(partial(kron_solve, assume_a=assume_a), self.factors, b)
 
     def lstsq(self, b: Any, /, *, rcond: float | None = None) -> Any:
-        """Return the x of least norm that minimises ‖A x - b‖, as `kron_lstsq`."""
+        """Return the x of least norm that minimises ‖A x - b‖, as `kron_lstsq`; b as in `solve`."""
         return _by_columns(partial(kron_lstsq, rcond=rcond), self.factors, b)
 
     def slogdet(self) -> Slogdet:
@@ -185,12 +191,13 @@ class KroneckerSum(Operator):
     Parameters
     ----------
     factors : sequence of array, the k-th of shape (..., n_k, n_k)
-        A_1, ..., A_d; batch axes lead, and broadcast.
+        A_1, ..., A_d; batch axes lead, and broadcast. Arrays only: with linear operators among
+        them call `kronsum_matvec` and the others.
 
     Attributes
     ----------
     factors : tuple of array
-        The factors, of one dtype.
+        The factors, of one dtype; not copied, so who changes an array in place changes this.
     shape : (int, int)
         N = n_1 ⋯ n_d rows and columns.
     batch_shape : tuple of int
@@ -230,12 +237,12 @@ class KroneckerSum(Operator):
         self.shape = (prod(rows_of(self.factors)),) * 2
         self.batch_shape = batch_shape(self.factors)
         self.dtype = self.factors[0].dtype
-        self.structure = f" ({' ⊕ '.join(_sizes(self.factors))})"
+        self.structure = f" ({' ⊕ '.join(sizes_of(self.factors))})"
 
     def matmat(self, x: Any, /) -> Any:
         """Return A X for X of shape (..., n, k)."""
         _checks.operand("x", x, -2, self.shape[0])
-        return moveaxis(kronsum_matvec(_for_columns(self.factors), moveaxis(x, -1, -2)), -1, -2)
+        return moveaxis(kronsum_matvec(for_columns(self.factors), moveaxis(x, -1, -2)), -1, -2)
 
     def rmatmat(self, x: Any, /) -> Any:
         """Return A^H X for X of shape (..., n, k)."""
@@ -266,11 +273,7 @@ class KroneckerSum(Operator):
     def diagonal(self) -> Any:
         """Return the diagonal, of shape (..., n)."""
         xp = array_namespace(*self.factors)
-        result = xp.linalg.diagonal(self.factors[0])
-        for factor in self.factors[1:]:
-            both = result[..., :, None] + xp.linalg.diagonal(factor)[..., None, :]
-            result = xp.reshape(both, (*both.shape[:-2], -1))
-        return result
+        return outer([xp.linalg.diagonal(factor) for factor in self.factors], xp.add)
 
     def trace(self) -> Any:
         """Return the sum of the diagonal: each factor's, times the points on the other axes."""
@@ -279,6 +282,31 @@ class KroneckerSum(Operator):
         for factor in self.factors:
             total = total + n // max(factor.shape[-1], 1) * xp.linalg.trace(factor)
         return total
+
+    def norm(self) -> Any:
+        """Return the Frobenius norm, by the factors' traces and norms.
+
+        (Without traces the terms are orthogonal to each other; what is taken off adds up to a
+        multiple of the identity. So nothing cancels that is not the matrix itself.)
+        """
+        xp, n = array_namespace(*self.factors), self.shape[0]
+        middle, total = 0, 0
+        for factor in self.factors:
+            size = max(factor.shape[-1], 1)
+            mean = xp.linalg.trace(factor) / size
+            eye = xp.eye(factor.shape[-1], dtype=self.dtype, device=device(factor))
+            rest = factor - mean[..., None, None] * eye
+            norm = xp.linalg.vector_norm(rest, axis=(-2, -1))
+            middle, total = middle + mean, total + n // size * norm**2
+        return xp.sqrt(total + n * xp.abs(middle) ** 2)
+
+    def slogdet(self, *, shift: complex = 0.0) -> Slogdet:
+        """Return sign (or phase) and logarithm of the determinant of A + shift I, by eigenvalues.
+
+        O(Σ n_k³ + N) operations. Eigenvalues of factors that are far from normal are as inaccurate
+        as they are sensitive, and so is the logarithm.
+        """
+        return kronsum_slogdet(self.factors, shift)
 
     def partial_trace(self, axes: int | Sequence[int], /) -> "KroneckerSum":
         """Return the trace over some axes of the grid: a Kronecker sum on the others.
@@ -299,30 +327,22 @@ class KroneckerSum(Operator):
         return KroneckerSum([kept[0] + shift * eye, *kept[1:]])
 
     def solve(self, b: Any, /, *, shift: complex = 0.0, method: str = "auto") -> Any:
-        """Return x with (A + shift I) x = b, for b of shape (n,) or (..., n, k).
+        """Return x with (A + shift I) x = b, as `kronsum_solve`, with its methods.
 
-        As `kronsum_solve`, with its methods.
+        For b of shape (n,), or (..., n) with the factors' number of batch axes in front, or
+        (..., n, k) with any other number of axes.
         """
         return _by_columns(partial(kronsum_solve, shift=shift, method=method), self.factors, b)
 
-    def expm(self, t: float = 1.0, /) -> KroneckerProduct:
+    def expm(self, t: complex = 1.0, /) -> KroneckerProduct:
         """Return the exponential of t A: the Kronecker product of the factors'."""
         return KroneckerProduct(kronsum_expm(self.factors, t))
-
-
-def _sizes(factors: Sequence[Any]) -> list[str]:
-    return ["×".join(map(str, factor.shape[-2:])) for factor in factors]
 
 
 def _by_columns(solve: Any, factors: Sequence[Any], b: Any) -> Any:
     """Solve for a vector, or for the columns of matrices."""
     _checks.present(b=b)
     (b,) = _checks.floating(b=b)
-    if b.ndim <= 1 + len(batch_shape(factors)):
+    if b.ndim in (1, 1 + len(batch_shape(factors))):
         return solve(factors, b)
-    return moveaxis(solve(_for_columns(factors), moveaxis(b, -1, -2)), -1, -2)
-
-
-def _for_columns(factors: Sequence[Any]) -> list[Any]:
-    """Put a batch axis for the columns behind the batch axes that there are."""
-    return [factor if factor.ndim == 2 else factor[..., None, :, :] for factor in factors]
+    return moveaxis(solve(for_columns(factors), moveaxis(b, -1, -2)), -1, -2)

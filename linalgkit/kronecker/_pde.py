@@ -13,6 +13,7 @@ from math import inf
 from typing import Any
 
 import numpy as np
+from array_api_compat import array_namespace
 
 from .. import _checks
 from .._engine import Engines, _frames_to_the_caller
@@ -157,7 +158,7 @@ def solve_pde(
     *,
     kernel: Any = "auto",
     nonlinearity: Nonlinearity | None = None,
-    tol: float = 1e-9,
+    tol: float | None = None,
     maxiter: int = 20,
     callback: Callable[[tuple[Any, ...], float], Any] | None = None,
     progress: bool = False,
@@ -188,7 +189,9 @@ def solve_pde(
     nonlinearity : Nonlinearity, optional
         A pointwise term N, solved for by Newton's method.
     tol : float, optional
-        The residual on held-out nodes that counts as success. More is tried until it is met.
+        The residual on held-out nodes that counts as success. More is tried until it is met. By
+        default 1e-9, or a hundred roundings of the data where those are more: 1e-5 in single
+        precision.
     maxiter : int, optional
         Newton steps at most.
     callback : callable, optional
@@ -230,8 +233,8 @@ def solve_pde(
     and the boundary rows. More axes: the boundary data are lifted exactly, and the rest is a
     Galerkin equation of a few dozen unknowns an axis, a Sylvester equation where each term of L
     differentiates along one axis only. Cost of a trial: two products of the source with N × k
-    matrices, and O(k³) for k functions an axis. Every ninth node is held out to judge trials; the
-    solution uses all nodes.
+    matrices, and O(k³) for k functions an axis. Every ninth node is held out to judge trials, every
+    third of an axis of less than 15; the solution uses all nodes.
 
     Kernels: the functions of a `SpectralMixture`, and of a `StudentTMixture` whose lengths are many
     boxes, are waves weighted by the density, and reach 1e-9 and better on smooth solutions. Those
@@ -241,7 +244,7 @@ def solve_pde(
     With fewer conditions than determine u (Neumann data alone, say), it is one of the solutions.
     Where the first features miss `tol`, the waves and boundary layers that solve the homogeneous
     equation are added, then waves in windows where the source is local, then all waves up to three
-    quarters of what the grid resolves.
+    quarters of what the grid resolves, 1500 functions an axis at most.
 
     Computed in float64 on the host, whatever the arrays are. float32 data limit the accuracy to
     about 1e-6. For smooth solutions without fast oscillations in one dimension, Chebyshev
@@ -268,7 +271,9 @@ def solve_pde(
     """
     source, axes = checked_grid("solve_pde", source, grid)
     ndim = source.ndim
-    _checks.number("tol", tol, 0)
+    if tol is None:
+        tol = max(1e-9, 100 * float(array_namespace(source).finfo(source.dtype).eps))
+    tol = _checks.number("tol", tol, 0)
     maxiter = _checks.size("maxiter", maxiter, 1)
     if callback is not None:
         _checks.function("callback", callback)

@@ -20,9 +20,13 @@ from ._modes import (
     columns_of,
     entries,
     grid,
+    image,
     is_fit,
     is_operator,
     mode_by_mode,
+    multiplies,
+    native,
+    preimage,
     rows_of,
     sequence,
     square,
@@ -126,7 +130,7 @@ def kron_rmatvec(factors: Sequence[Any], x: Any, /) -> Any:
     Parameters
     ----------
     factors : sequence of array, the k-th of shape (..., m_k, n_k)
-        A_1, ..., A_d, or operators with `rmatmat`, as for `kron_matvec`.
+        A_1, ..., A_d, or operators with `shape` and `rmatmat`, as for `kron_matvec`.
     x : array, shape (..., m_1 ⋯ m_d)
         Vectors along the last axis, row-major.
 
@@ -149,8 +153,7 @@ def kron_rmatvec(factors: Sequence[Any], x: Any, /) -> Any:
     """
     factors = sequence(factors)
     if any(map(is_operator, factors)):
-        factors, x = multiplying(factors, x)
-        return _with_operators([f.H if is_operator(f) else adjoint(f) for f in factors], x)
+        return _with_operators(factors, x, adjoints=True)
     if is_dask_array(x):
         return _in_chunks(factors, x, adjoints=True)
     factors, x = checked(factors, x=x)
@@ -263,7 +266,7 @@ def kron_matvec_vjp(
     grid("x", x, columns_of(factors))
     batch = batch_shape(factors, tuple(x.shape[:-1]))
     product("cotangent", cotangent, (*batch, prod(rows_of(factors))))
-    wanted = wanted_arrays(wrt, "x", len(factors))
+    wanted = wanted_arrays(wrt, len(factors), "x")
     of_x, *others = engine(cotangent, x, *factors).kron_matvec_vjp(
         cotangent, x, *factors, columns=1, wrt=wanted
     )
@@ -287,6 +290,10 @@ def kron_dense(factors: Sequence[Any], /) -> Any:
     See Also
     --------
     kron_matvec : Multiplies without forming it.
+
+    Notes
+    -----
+    Each entry is a product of d numbers, with a relative error of at most d eps of the dtype.
 
     Examples
     --------
@@ -319,6 +326,10 @@ def kron_diag(factors: Sequence[Any], /) -> Any:
     ValueError
         A factor is not square.
 
+    Notes
+    -----
+    Each entry is a product of d numbers, with a relative error of at most d eps of the dtype.
+
     Examples
     --------
     >>> import numpy as np
@@ -349,6 +360,11 @@ def kron_trace(factors: Sequence[Any], /) -> Any:
     ------
     ValueError
         A factor is not square.
+
+    Notes
+    -----
+    Each factor's trace has an error of at most n_k eps (of the dtype) times the sum of the absolute
+    values on its diagonal.
 
     Examples
     --------
@@ -412,7 +428,7 @@ def partial_trace(a: Any, sizes: Sequence[int], /, *, axes: int | Sequence[int])
            [0. , 0.5]])
     """
     _checks.present(a=a)
-    (a,) = _checks.floating(a=a)
+    a = native(*_checks.floating(a=a))
     if not isinstance(sizes, Sequence):
         raise TypeError(f"sizes must be a sequence of integers; got {sizes!r}.")
     sizes = tuple([_checks.size(f"sizes[{k}]", n) for k, n in enumerate(sizes)])
@@ -440,31 +456,33 @@ def product(name: str, array: Any, shape: tuple[int, ...]) -> None:
         raise ValueError(f"{name} must have the result's shape {shape}; got {tuple(array.shape)}.")
 
 
-def wanted_arrays(wrt: Collection[str] | None, vector: str, count: int) -> tuple[str, ...]:
+def wanted_arrays(wrt: Collection[str] | None, count: int, *vectors: str) -> tuple[str, ...]:
     """Return the engine's names of the arrays whose gradients are wanted."""
-    wanted = _checks.wanted(wrt, (vector, "factors"))
-    names = [vector] if vector in wanted else []
+    wanted = _checks.wanted(wrt, (*vectors, "factors"))
+    names = [name for name in vectors if name in wanted]
     if "factors" in wanted:
         names += [f"factors[{k}]" for k in range(count)]
     return tuple(names)
 
 
 def as_asked(
-    wrt: Collection[str] | None, gradients: Sequence[Any], originals: Sequence[Any], vector: str
-) -> tuple[Any, Any]:
-    """Return the factors' gradients and the vector's, each in the dtype of its argument."""
-    *of_factors, of_vector = map(_checks.as_dtype_of, gradients, originals)
-    wanted = _checks.wanted(wrt, (vector, "factors"))
+    wrt: Collection[str] | None, gradients: Sequence[Any], originals: Sequence[Any], *vectors: str
+) -> tuple[Any, ...]:
+    """Return the factors' gradients and those of vectors, each in the dtype of its argument."""
+    found = tuple(map(_checks.as_dtype_of, gradients, originals))
+    wanted = _checks.wanted(wrt, (*vectors, "factors"))
+    count = len(found) - len(vectors)
+    of_vectors = zip(vectors, found[count:], strict=True)
     return (
-        tuple(of_factors) if "factors" in wanted else None,
-        of_vector if vector in wanted else None,
+        found[:count] if "factors" in wanted else None,
+        *(gradient if name in wanted else None for name, gradient in of_vectors),
     )
 
 
 def multiplying(factors: Sequence[Any], x: Any) -> tuple[Any, ...]:
     """Return factors with operators among them, and x; TypeError where one only solves."""
     for k, factor in enumerate(factors):
-        if is_operator(factor) and not hasattr(factor, "matvec"):
+        if is_operator(factor) and not multiplies(factor):
             raise TypeError(
                 f"factors[{k}] is a {type(factor).__name__}, which solves but does not multiply."
             )
@@ -490,10 +508,12 @@ def _in_chunks(factors: Sequence[Any], x: Any, adjoints: bool = False) -> Any:
     return engine(x).kron_matvec(x.astype(like.dtype), *factors, columns=1)
 
 
-def _with_operators(factors: Sequence[Any], x: Any) -> Any:
+def _with_operators(factors: Sequence[Any], x: Any, adjoints: bool = False) -> Any:
     """Multiply mode by mode where some factors are linear operators."""
     factors, x = multiplying(factors, x)
-    sizes = columns_of(factors)
+    rows, sizes, apply = rows_of(factors), columns_of(factors), image
+    if adjoints:
+        rows, sizes, apply = sizes, rows, preimage
     grid("x", x, sizes)
-    plan = steps(rows_of(factors), sizes)
-    return mode_by_mode(x, sizes, plan, lambda k, columns: factors[k] @ columns)
+    plan = steps(rows, sizes)
+    return mode_by_mode(x, sizes, plan, lambda k, columns: apply(factors[k], columns))

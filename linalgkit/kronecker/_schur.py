@@ -28,6 +28,8 @@ def solve_by_schur(b, factors, shift, columns):
     sizes = tuple(factor.shape[-1] for factor in factors)
     batch = np.broadcast_shapes(*(f.shape[:-2] for f in factors), b.shape[:-1])
     dtype = np.result_type(b, *factors, np.asarray(shift, np.result_type(b)).dtype)
+    if dtype.char not in "fdFD":
+        raise TypeError(f"method='schur' goes by LAPACK, which has no {dtype}; convert the arrays.")
     x = np.empty((*batch, prod(sizes), columns), dtype)
     b = np.broadcast_to(b.reshape(*b.shape[:-1], prod(sizes), columns), x.shape)
     factors = [np.broadcast_to(f, (*batch, *f.shape[-2:])) for f in factors]
@@ -47,7 +49,8 @@ def solve_by_schur(b, factors, shift, columns):
 def _forms(factors, shift):
     """Return Schur forms and bases, real where two real factors are; the shift is in the first."""
     is_complex = isinstance(shift, complex) or any(np.iscomplexobj(f) for f in factors)
-    kind = np.result_type(*factors, 1j) if is_complex or len(factors) > 2 else factors[0].dtype
+    # (A real form has pairs of eigenvalues in blocks: LAPACK solves with those of two factors.)
+    kind = np.result_type(*factors, 1j) if is_complex or len(factors) != 2 else factors[0].dtype
     places = [0 if np.array_equal(f, factors[0]) else k for k, f in enumerate(factors)]
     found = dict.fromkeys(places)
 
@@ -160,8 +163,6 @@ def _regular(t, y):
     is_regular = np.abs(np.diagonal(t)).min() > np.finfo(t.dtype).eps * np.abs(t).max()
     if not is_regular and np.isfinite(t).all():
         _raise_singular()
-    if t.dtype.kind == "f" and np.any(np.diagonal(t, -1)):  # a real form of one factor
-        return np.linalg.solve(t, y)
     return solve_triangular(t, y, check_finite=False)
 
 

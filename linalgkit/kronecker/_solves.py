@@ -5,31 +5,31 @@ acts along axis k, as with ``numpy.kron``.
 """
 
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from math import inf, prod
 from typing import Any, NamedTuple
 
 import numpy as np
-from array_api_compat import array_namespace
+from array_api_compat import array_namespace, device
+from array_api_compat import is_array_api_obj as is_array
 
 from .. import _checks
 from .._engine import Engines
-from .._xp import adjoint
-from ._hosts import one_blas_thread
 from ._modes import (
     batch_shape,
     checked,
     columns_of,
     entries,
-    finite,
+    fit,
     grid,
     is_operator,
     mode_by_mode,
     modes,
     rows_of,
     sequence,
-    square,
     with_operators,
 )
+from ._noise import is_complex, solve_with_noise
 from ._products import as_asked, product, wanted_arrays
 
 engine = Engines(__package__)
@@ -38,7 +38,7 @@ _ASSUMPTIONS = ("gen", "sym", "pos", "tri")
 
 
 class KroneckerSolveGradients(NamedTuple):
-    """Gradients of `kron_solve`, `shifted_solve` and `kronsum_solve`; None where not wanted.
+    """Gradients of `kron_solve` and `kronsum_solve`; None where not wanted.
 
     Parameters
     ----------
@@ -52,6 +52,24 @@ class KroneckerSolveGradients(NamedTuple):
     b: Any
 
 
+class ShiftedSolveGradients(NamedTuple):
+    """Gradients of `shifted_solve`; None where not wanted.
+
+    Parameters
+    ----------
+    factors : tuple of array, the k-th of shape (..., n_k, n_k), or None
+        With respect to the factors.
+    b : array, shape (..., n_1 ⋯ n_d), or None
+        With respect to the right-hand sides.
+    shift : array, shape (...), or None
+        With respect to the shift.
+    """
+
+    factors: Any
+    b: Any
+    shift: Any
+
+
 # Engines take the right-hand sides first: position 0 is b there.
 @engine.traced(vjp="kron_solve_vjp", batched=(0,))
 def kron_solve(factors: Sequence[Any], b: Any, /, *, assume_a: str = "gen") -> Any:
@@ -62,7 +80,8 @@ def kron_solve(factors: Sequence[Any], b: Any, /, *, assume_a: str = "gen") -> A
     factors : sequence of array, the k-th of shape (..., n_k, n_k)
         A_1, ..., A_d. Batch axes lead. Operators that solve may stand among them, without batch
         axes: anything with `shape` and `solve` for the columns of a matrix, or `inv` (those of
-        linalgkit, or a sparse matrix factorised by ``scipy.sparse.linalg.splu``).
+        linalgkit, or a sparse matrix factorised by ``scipy.sparse.linalg.splu``). What refuses
+        complex columns by TypeError is asked for real and imaginary parts.
     b : array, shape (..., n_1 ⋯ n_d)
         Right-hand sides along the last axis, row-major: ``b.reshape(..., n_1, ..., n_d)`` is the
         grid, and A_k acts along its axis k, as with ``numpy.kron``.
@@ -120,7 +139,7 @@ def kron_solve(factors: Sequence[Any], b: Any, /, *, assume_a: str = "gen") -> A
     if any(map(is_operator, factors)):
         return _with_operators(factors, b, assume_a)
     factors, b = checked(factors, b=b)
-    _fit(factors, b, "kron_solve")
+    fit(factors, "b", b, "kron_solve")
     return engine(b, *factors).kron_solve(b, *factors, assume_a=assume_a, columns=1)
 
 
@@ -173,7 +192,7 @@ def kron_solve_vjp(
     """
     originals = (*sequence(factors), b)
     factors, cotangent, b = checked(factors, cotangent=cotangent, b=b)
-    batch = _fit(factors, b, "kron_solve")
+    batch = fit(factors, "b", b, "kron_solve")
     _checks.choice("assume_a", assume_a, _ASSUMPTIONS)
     product("cotangent", cotangent, (*batch, b.shape[-1]))
     of_b, *others = engine(cotangent, b, *factors).kron_solve_vjp(
@@ -182,7 +201,7 @@ def kron_solve_vjp(
         *factors,
         assume_a=assume_a,
         columns=1,
-        wrt=wanted_arrays(wrt, "b", len(factors)),
+        wrt=wanted_arrays(wrt, len(factors), "b"),
     )
     return KroneckerSolveGradients(*as_asked(wrt, (*others, of_b), originals, "b"))
 
@@ -220,7 +239,15 @@ def kron_lstsq(factors: Sequence[Any], b: Any, /, *, rcond: float | None = None)
     -----
     By the singular value decompositions of the factors: those of the product are their products.
     So `rcond` cuts the product's own singular values, as for the dense matrix, and not each
-    factor's. O(Σ m_k n_k min(m_k, n_k)) operations beside the products.
+    factor's: factors of full rank whose condition numbers multiply up to more than 1 / rcond lose
+    directions. With ``rcond=0`` none is lost, as by a factorisation of each factor, and each is
+    solved with to its own accuracy. O(Σ m_k n_k min(m_k, n_k)) operations beside the products.
+
+    The relative error is about eps (of the dtype) times the condition number of what is kept, and
+    its square times the residual's part. Torch's and JAX's gradients exist where no singular value
+    is cut, also where some coincide (not under `torch.func`, whose transforms have no values to
+    tell by); where some are cut, the factors' singular values must differ. A factor with NaN or an
+    infinity makes NaN of its item of a batch.
 
     Examples
     --------
@@ -246,7 +273,7 @@ def kron_lstsq(factors: Sequence[Any], b: Any, /, *, rcond: float | None = None)
 def shifted_solve(
     factors: Sequence[Any],
     b: Any,
-    shift: float = 0.0,
+    shift: Any = 0.0,
     /,
     *,
     noise: Any = None,
@@ -264,18 +291,21 @@ def shifted_solve(
     b : array, shape (..., n_1 ⋯ n_d)
         Right-hand sides along the last axis, row-major: ``b.reshape(..., n_1, ..., n_d)`` is the
         grid, as with ``numpy.kron``.
-    shift : float, optional
-        Added to the diagonal: the variance of noise that is the same everywhere.
+    shift : float or array, shape (...), optional
+        Added to the diagonal: the variance of noise that is the same everywhere. Batch axes of an
+        array broadcast with those of `b` and the factors: several variances, one decomposition.
     noise : array, shape (n_1 ⋯ n_d,) or (n_1, ..., n_d), optional
         Added to the diagonal too, entry by entry. Infinite where a point of the grid is missing:
         there `b` is not read and the solution is zero. The product must be positive semidefinite
-        then, and `b` and the factors without batch axes.
+        then, and `shift` and the factors without batch axes; `b` may have some, whose items share
+        noise, decompositions and steps.
     tol : float, optional
         With `noise`: the relative residual to reach, by default 1e-10, or 1e-5 in single precision.
     maxiter : int, optional
         With `noise`: the most steps.
     callback : callable, optional
-        With `noise`: called as ``callback(step, residual)`` after each step.
+        With `noise`: called as ``callback(step, residual)`` after each step, with the largest
+        relative residual of a right-hand side. Without it there are no steps, and no calls.
 
     Returns
     -------
@@ -290,7 +320,8 @@ def shifted_solve(
         The matrix is singular, or `maxiter` steps were not enough; the message says how far they
         came.
     TypeError
-        `noise` under ``jit`` or ``vmap``, or with batch axes.
+        `noise` under ``jit``, ``grad`` or ``vmap``, or where torch would differentiate; or with
+        batch axes of noise, shift or factors.
 
     See Also
     --------
@@ -305,6 +336,11 @@ def shifted_solve(
     the geometric mean of the diagonal [1]_. Where noise is constant they need one step more than
     points are missing at most, but for rounding, and often far fewer. A Gaussian process with
     covariance ⊗A observed with noise has the mean ``kron_matvec(factors, x)`` on the whole grid.
+
+    Without `noise` the relative error is about eps times the condition number of the whole matrix
+    (eps is 2e-16, or 1e-7 in single precision); with it, `tol` times that number. Gradients by
+    torch and JAX go to factors, `b` and `shift`, and exist where eigenvalues coincide. With
+    `noise` there are none: the iteration's own derivative would not be that of the solution.
 
     References
     ----------
@@ -328,15 +364,16 @@ def shifted_solve(
     (True, True)
     """
     factors, b = checked(entries(factors), b=b)
-    _fit(factors, b, "shifted_solve")
-    shift = number("shift", shift)
+    fit(factors, "b", b, "shifted_solve")
+    shift = _shift(shift, b)
+    batch_shape(factors, tuple(b.shape[:-1]), tuple(shift.shape))
     tol = None if tol is None else positive("tol", tol)
     maxiter = _checks.size("maxiter", maxiter, 1)
     if callback is not None:
         _checks.function("callback", callback)
     if noise is None:
-        return engine(b, *factors).shifted_solve(b, *factors, shift=shift)
-    return _with_noise(factors, b, shift, noise, tol, maxiter, callback)
+        return engine(b, shift, *factors).shifted_solve(b, shift, *factors)
+    return solve_with_noise(factors, b, shift, noise, tol, maxiter, callback)
 
 
 @engine.traced()
@@ -344,11 +381,11 @@ def shifted_solve_vjp(
     cotangent: Any,
     factors: Sequence[Any],
     b: Any,
-    shift: float = 0.0,
+    shift: Any = 0.0,
     /,
     *,
     wrt: Collection[str] | None = None,
-) -> KroneckerSolveGradients:
+) -> ShiftedSolveGradients:
     """Pull a gradient back through `shifted_solve` without `noise`.
 
     Parameters
@@ -359,14 +396,14 @@ def shifted_solve_vjp(
         As for `shifted_solve`; their gradients are Hermitian.
     b : array, shape (..., n_1 ⋯ n_d)
         As for `shifted_solve`.
-    shift : float, optional
+    shift : float or array, shape (...), optional
         As for `shifted_solve`.
     wrt : collection of str, optional
-        Some of "factors", "b": the others are None and not computed.
+        Some of "factors", "b", "shift": the others are None and not computed.
 
     Returns
     -------
-    KroneckerSolveGradients
+    ShiftedSolveGradients
         Each in the dtype of its argument (the real part, for a real one).
 
     See Also
@@ -376,34 +413,47 @@ def shifted_solve_vjp(
     Notes
     -----
     The gradient for b is the solution for the cotangent; that for the factors is minus the one of
-    `kron_matvec` with it as cotangent, at x. Both also exist where eigenvalues coincide.
+    `kron_matvec` with it as cotangent, at x; that for the shift is minus its inner product with x.
+    All exist where eigenvalues coincide.
 
     Examples
     --------
     >>> import numpy as np
     >>> from linalgkit import kronecker
     >>> a, b = np.diag([1.0, 2.0]), np.diag([1.0, 3.0])
-    >>> kronecker.shifted_solve_vjp(np.ones(4), [a, b], np.ones(4), 1.0).b
+    >>> gradients = kronecker.shifted_solve_vjp(np.ones(4), [a, b], np.ones(4), 1.0)
+    >>> gradients.b
     array([0.5       , 0.25      , 0.33333333, 0.14285714])
+    >>> round(float(gradients.shift), 6)
+    -0.44402
     """
-    originals = (*sequence(factors), b)
+    originals = (*sequence(factors), b, shift)
     factors, cotangent, b = checked(factors, cotangent=cotangent, b=b)
-    batch = _fit(factors, b, "shifted_solve")
+    batch, shift = fit(factors, "b", b, "shifted_solve"), _shift(shift, b)
+    batch = batch_shape(factors, batch, tuple(shift.shape))
     product("cotangent", cotangent, (*batch, b.shape[-1]))
-    of_b, *others = engine(cotangent, b, *factors).shifted_solve_vjp(
-        cotangent,
-        b,
-        *factors,
-        shift=number("shift", shift),
-        wrt=wanted_arrays(wrt, "b", len(factors)),
+    of_b, of_shift, *others = engine(cotangent, b, shift, *factors).shifted_solve_vjp(
+        cotangent, b, shift, *factors, wrt=wanted_arrays(wrt, len(factors), "b", "shift")
     )
-    return KroneckerSolveGradients(*as_asked(wrt, (*others, of_b), originals, "b"))
+    gradients = (*others, of_b, of_shift)
+    return ShiftedSolveGradients(*as_asked(wrt, gradients, originals, "b", "shift"))
+
+
+def _shift(shift: Any, b: Any) -> Any:
+    """Return a shift as a real array of the library, in the precision of `b`."""
+    xp = array_namespace(b)
+    dtype = xp.real(b).dtype if is_complex(b) else b.dtype
+    if not is_array(shift) or isinstance(shift, np.generic):
+        return xp.asarray(number("shift", shift), dtype=dtype, device=device(b))
+    _, shift = _checks.arrays(b=b, shift=shift)
+    _checks.real(shift=shift)
+    return xp.astype(shift, dtype)
 
 
 def _with_operators(factors: Sequence[Any], b: Any, assume_a: str) -> Any:
     """Solve mode by mode where some factors are operators."""
     factors, b = with_operators(factors, b=b)
-    _fit(factors, b, "kron_solve")
+    fit(factors, "b", b, "kron_solve")
     solves = [_solve_of(factor, k, assume_a) for k, factor in enumerate(factors)]
     sizes = columns_of(factors)
     return mode_by_mode(b, sizes, modes(sizes), lambda k, columns: solves[k](columns))
@@ -426,7 +476,7 @@ def _solve_of(factor: Any, k: int, assume_a: str) -> Callable[[Any], Any]:
 
         return solve
     if hasattr(factor, "solve"):
-        return factor.solve
+        return partial(_solved_by, factor)
     if hasattr(factor, "inv"):
         inverse = factor.inv()
         return lambda columns: inverse @ columns
@@ -437,153 +487,31 @@ def _solve_of(factor: Any, k: int, assume_a: str) -> Callable[[Any], Any]:
     )
 
 
-def _with_noise(
-    factors: Sequence[Any],
-    b: Any,
-    shift: float,
-    noise: Any,
-    tol: float | None,
-    maxiter: int,
-    callback: Callable[[int, float], Any] | None,
-) -> Any:
-    """Solve by preconditioned conjugate gradients on the points that are there."""
-    named = {f"factors[{k}]": factor for k, factor in enumerate(factors)}
-    (noise,) = _checks.floating(noise=_checks.arrays(b=b, noise=noise)[1])
-    _checks.real(noise=noise)
-    _checks.concrete("shifted_solve with noise", "shift alone", b=b, noise=noise, **named)
-    if len(b.shape) > 1 or any(len(factor.shape) > 2 for factor in factors):
-        raise TypeError(
-            f"shifted_solve with noise takes one right-hand side; got b of shape {tuple(b.shape)} "
-            f"and factors of shapes {[tuple(factor.shape) for factor in factors]}."
-        )
-    for name, factor in named.items():
-        finite(name, factor)
-    xp = array_namespace(b)
-    sizes = columns_of(factors)
-    if tuple(noise.shape) not in ((prod(sizes),), sizes):
-        raise ValueError(
-            f"noise must have shape {(prod(sizes),)} or {sizes}; got {tuple(noise.shape)}."
-        )
-    real = xp.real(b).dtype if _is_complex(b) else b.dtype
-    diagonal = xp.astype(xp.reshape(noise, (prod(sizes),)), real) + shift
-    if not bool(xp.all(diagonal >= 0)):
-        worst = float(xp.min(diagonal)) if not bool(xp.any(xp.isnan(diagonal))) else float("nan")
-        raise ValueError(
-            f"noise plus shift must be from 0 to infinity; its least value is {worst:.3g}."
-        )
-    there = xp.isfinite(diagonal)
-    zeros = xp.zeros_like(b)
-    b, diagonal = xp.where(there, b, zeros), xp.where(there, diagonal, xp.zeros_like(diagonal))
-    finite("b", b)
-    eps = float(xp.finfo(b.dtype).eps)
-    if tol is None:
-        tol = 1e-10 if eps < 1e-10 else 1e-5
-
-    serving = engine(b, *factors)
-    factors = [(factor + adjoint(factor)) / 2 for factor in factors]
-    values, vectors = serving.kron_eigh(*factors, k=None)
-    adjoints = [adjoint(q) for q in vectors]
-    spectrum = values[0]
-    for value in values[1:]:
-        spectrum = xp.reshape(spectrum[:, None] * value[None, :], (-1,))
-    # Eigenvalues that are negative by rounding would make the preconditioner indefinite.
-    spectrum = xp.where(spectrum > 0, spectrum, xp.zeros_like(spectrum))
-    most = float(xp.max(spectrum)) or 1.0
-    positive = xp.where(there & (diagonal > eps * most), diagonal, xp.ones_like(diagonal))
-    counted = there & (diagonal > eps * most)
-    amount = max(int(xp.sum(xp.astype(counted, xp.int64))), 1)
-    mean = float(np.exp(float(xp.sum(xp.where(counted, xp.log(positive), 0 * positive))) / amount))
-    if not bool(xp.any(counted)):
-        mean = eps * most
-    inverse = 1 / (spectrum + mean)
-
-    def multiply(x: Any) -> Any:
-        y = serving.kron_matvec(x, *factors, columns=1) + diagonal * x
-        return xp.where(there, y, zeros)
-
-    def precondition(r: Any) -> Any:
-        c = serving.kron_matvec(r, *adjoints, columns=1)
-        z = serving.kron_matvec(c * inverse, *vectors, columns=1)
-        return xp.where(there, z, zeros)
-
-    # BLAS would wake a thread for each inner product, and wait for it where cores are shared.
-    with one_blas_thread(type(b) is np.ndarray):
-        return conjugate_gradients(multiply, precondition, b, tol, maxiter, callback)
-
-
-def conjugate_gradients(
-    multiply: Callable[[Any], Any],
-    precondition: Callable[[Any], Any],
-    b: Any,
-    tol: float,
-    maxiter: int,
-    callback: Callable[[int, float], Any] | None,
-) -> Any:
-    """Solve a positive definite system; LinAlgError where `maxiter` steps are not enough."""
-    xp = array_namespace(b)
-    x, r = xp.zeros_like(b), b
-    norm = float(xp.linalg.vector_norm(b))
-    if norm == 0:
-        return x
-    direction, slope, residual = xp.zeros_like(b), 1.0, 1.0
-    for step in range(1, maxiter + 1):
-        z = precondition(r)
-        before, slope = (
-            slope,
-            float(xp.real(xp.vecdot(r, z)) if _is_complex(r) else xp.vecdot(r, z)),
-        )
-        direction = z + (slope / before) * direction if step > 1 else z
-        image = multiply(direction)
-        curvature = xp.vecdot(direction, image)
-        curvature = float(xp.real(curvature) if _is_complex(r) else curvature)
-        if not curvature > 0:
-            raise np.linalg.LinAlgError(
-                "the matrix is not positive definite to working precision: conjugate gradients "
-                f"found a direction of curvature {curvature:.3g} at step {step}. More shift or "
-                "noise would make it so."
-            )
-        x = x + (slope / curvature) * direction
-        r = r - (slope / curvature) * image
-        residual = float(xp.linalg.vector_norm(r)) / norm
-        if residual <= tol:  # of the recurrence: look at the true one before it counts
-            r = b - multiply(x)
-            residual = float(xp.linalg.vector_norm(r)) / norm
-        if callback is not None:
-            callback(step, residual)
-        if residual <= tol:
-            return x
-    raise np.linalg.LinAlgError(
-        f"no convergence to a relative residual of {tol:.1g} in {maxiter} steps; it came to "
-        f"{residual:.2g}. A larger tol, shift or maxiter may help."
-    )
+def _solved_by(operator: Any, columns: Any) -> Any:
+    """Solve; real and imaginary parts by themselves where complex columns are refused."""
+    try:
+        return operator.solve(columns)
+    except TypeError:  # SuperLU of a real matrix
+        if not is_complex(columns):
+            raise
+        xp = array_namespace(columns)
+        return operator.solve(xp.real(columns)) + 1j * operator.solve(xp.imag(columns))
 
 
 def number(name: str, value: Any, *, is_complex: bool = False) -> Any:
-    """Return a number as Python's; TypeError or ValueError where it is none, or not finite."""
+    """Return a number as Python's, real ones as float; else TypeError or ValueError."""
     if isinstance(value, np.generic):
         value = value.item()
-    kinds = (int, float, complex) if is_complex else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds):
-        raise TypeError(f"{name} must be a number; got {value!r} ({type(value).__name__}).")
+    if not is_complex or not isinstance(value, complex):
+        return _checks.number(name, value)
     if not abs(value) < inf:
         raise ValueError(f"{name} must be finite; got {value!r}.")
-    return value if isinstance(value, complex) else float(value)
+    return value
 
 
 def positive(name: str, value: Any) -> float:
     """Return a positive number as float; TypeError or ValueError where it is none."""
-    found: float = number(name, value)
+    found = _checks.number(name, value)
     if found <= 0:
         raise ValueError(f"{name} must be greater than 0; got {value!r}.")
     return found
-
-
-def _is_complex(x: Any) -> bool:
-    return bool(array_namespace(x).isdtype(x.dtype, "complex floating"))
-
-
-def _fit(factors: Sequence[Any], b: Any, what: str) -> tuple[int, ...]:
-    """Return the batch axes; ValueError unless the shapes fit."""
-    square(factors, what)
-    grid("b", b, columns_of(factors))
-    return batch_shape(factors, tuple(b.shape[:-1]))

@@ -7,6 +7,7 @@ from ._fisher import (
     fisher_solve_vjp,
 )
 from ._minimize import MFACResult, mfac_minimize
+from ._protocol import InverseFisher
 from ._pruning import PruneResult, prune, saliency
 from ._static import WoodburyStatic, woodbury_static
 from ._window import SlidingWindowFisher
@@ -15,6 +16,7 @@ __all__ = [
     "BlockFisher",
     "EmpiricalFisher",
     "FisherSolveGradients",
+    "InverseFisher",
     "MFACResult",
     "PruneResult",
     "SlidingWindowFisher",

@@ -8,15 +8,18 @@ that no wide copy of G is made.
 
 import sys
 from functools import reduce
+from math import prod
 from operator import add
 
 import numpy as np
 from array_api_compat import array_namespace, device, is_cupy_array, is_jax_array, is_numpy_array
 
 from .._xp import compiled, solve_unit_lower
+from ._lost import attempted, check_triangle, checked, shifted
 
 _HERE = sys.modules[__name__]
 _ENTRIES = 1 << 22  # of G that are widened at a time
+LOST = 1e-12  # of a diagonal entry: pivots below have no digits left
 
 
 def wide_dtype(array):
@@ -78,6 +81,11 @@ def column_norms(g, root):
     return _joined(lambda piece: xp.sum((root @ widened(piece)) ** 2, axis=0), g)
 
 
+def column_squares(g, weights):
+    """Return the sums of the columns' squares, each row with its weight."""
+    return _joined(lambda piece: weights @ widened(piece) ** 2, g)
+
+
 def column_grams(g, root, *, block):
     """Return Zᵀ Z (d / block, block, block) of the columns of Z = W G in blocks."""
     xp, m = array_namespace(g), g.shape[0]
@@ -102,10 +110,7 @@ def columns(g, places):
 @compiled()
 def inverse_cholesky(matrix):
     """Return W = C⁻¹ for M = C Cᵀ."""
-    xp = array_namespace(matrix)
-    factor = xp.linalg.cholesky(matrix)
-    eye = xp.eye(matrix.shape[-1], dtype=matrix.dtype, device=device(matrix))
-    return _solve_lower(factor, xp.broadcast_to(eye, matrix.shape))
+    return _inverse_lower(array_namespace(matrix).linalg.cholesky(matrix))
 
 
 @compiled()
@@ -139,12 +144,9 @@ def cholesky(matrix):
 
 @compiled()
 def cholesky_solve(factor, right):
-    """Return M⁻¹ b for a vector b."""
-    xp = array_namespace(factor)
-    half = _solve_lower(factor, right[:, None])
-    # The transpose is lower triangular with rows and columns in reverse.
-    flipped = xp.flip(factor.T, axis=(0, 1))
-    return xp.flip(_solve_lower(flipped, xp.flip(half, axis=0)), axis=0)[:, 0]
+    """Return M⁻¹ b for a vector, or for the columns of a matrix."""
+    columns = right[:, None] if right.ndim == 1 else right
+    return array_namespace(factor).reshape(_substituted(factor, columns), right.shape)
 
 
 @compiled()
@@ -173,7 +175,7 @@ def fisher_solve_vjp(cotangent, x, gradients, *, damping, wrt):
 def woodbury_static(gradients, *, damping):
     """Y = L⁻¹ G / λ and c = D / λ for M = L D Lᵀ; m on the diagonal of M / λ is within c."""
     xp = array_namespace(gradients)
-    root = inverse_cholesky(_system(_HERE, gradients, damping))
+    root = _root(_HERE, gradients, damping)
     scale = 1 / xp.linalg.diagonal(root)  # C = L diag(scale)
     y = (scale[:, None] * root) @ widened(gradients) / damping
     return xp.astype(y, gradients.dtype), xp.astype(scale**2 / damping, gradients.dtype)
@@ -192,14 +194,14 @@ def saliency(weights, inverse):
 @compiled("block")
 def block_factors(g, kept, *, block, damping):
     """Return the Cholesky factors (blocks, B, B) of the blocks λ I + G_bᵀ G_b / m."""
-    return array_namespace(g).linalg.cholesky(_block_matrices(g, kept, block, damping))
+    return _block_factors(g, kept, block, damping)
 
 
 @compiled("block")
 def block_diagonal(g, kept, *, block, damping):
     """Return the diagonal of the inverse of every block: column sums of squares of L⁻¹."""
     xp = array_namespace(g)
-    roots = inverse_cholesky(_block_matrices(g, kept, block, damping))
+    roots = _inverse_lower(_block_factors(g, kept, block, damping))
     return xp.reshape(xp.sum(roots**2, axis=1), (-1,))[: g.shape[1]]
 
 
@@ -207,9 +209,7 @@ def block_diagonal(g, kept, *, block, damping):
 def block_inverses(factors, *, size):
     """Return the blocks of a smaller size along the diagonals of the inverses."""
     xp, (blocks, block, _) = array_namespace(factors), factors.shape
-    eye = xp.eye(block, dtype=factors.dtype, device=device(factors))
-    roots = _solve_lower(factors, xp.broadcast_to(eye, factors.shape))
-    roots = xp.reshape(roots, (blocks, block, block // size, size))
+    roots = xp.reshape(_inverse_lower(factors), (blocks, block, block // size, size))
     roots = xp.permute_dims(roots, (0, 2, 3, 1))  # of each smaller block the columns, as rows
     return xp.reshape(roots @ xp.permute_dims(roots, (0, 1, 3, 2)), (-1, size, size))
 
@@ -218,12 +218,21 @@ def block_inverses(factors, *, size):
 def block_solve(factors, x, *, dtype):
     """Solve L Lᵀ y = x for every block."""
     xp, (blocks, block, _) = array_namespace(x), factors.shape
-    right = xp.reshape(_filled(widened(x), blocks * block), (blocks, block, -1))
-    half = _solve_lower(factors, right)
-    # The transpose is lower triangular with rows and columns in reverse.
-    flipped = xp.flip(xp.permute_dims(factors, (0, 2, 1)), axis=(1, 2))
-    y = xp.flip(_solve_lower(flipped, xp.flip(half, axis=1)), axis=1)
-    return xp.astype(xp.reshape(y, (blocks * block, *x.shape[1:]))[: x.shape[0], ...], dtype)
+    right = _in_blocks(x, blocks, block)
+    y = xp.reshape(_substituted(factors, right), (blocks * block, *x.shape[1:]))
+    return xp.astype(y[: x.shape[0], ...], dtype)
+
+
+@compiled("dtype")
+def block_whiten(factors, x, power, damping, *, dtype):
+    """Return (L Lᵀ)^power x of every block, by its eigenvectors; values are λ at least."""
+    xp, (blocks, block, _) = array_namespace(x), factors.shape
+    values, vectors = xp.linalg.eigh(factors @ xp.permute_dims(factors, (0, 2, 1)))
+    values = xp.where(values > damping, values, xp.full_like(values, damping))
+    right = xp.permute_dims(vectors, (0, 2, 1)) @ _in_blocks(x, blocks, block)
+    image = vectors @ (values[:, :, None] ** power * right)
+    image = xp.reshape(image, (blocks * block, *x.shape[1:]))
+    return xp.astype(image[: x.shape[0], ...], dtype)
 
 
 @compiled("block", "dtype")
@@ -232,15 +241,23 @@ def block_product(g, x, *, block, damping, dtype):
     xp, m = array_namespace(g, x), g.shape[0]
 
     def some(piece, part):
-        blocks, wide = -(-piece.shape[1] // block), widened(part)
+        blocks = -(-piece.shape[1] // block)
         rows = xp.permute_dims(_filled(widened(piece).T, blocks * block), (1, 0))
         rows = xp.permute_dims(xp.reshape(rows, (m, blocks, block)), (1, 0, 2))
-        right = xp.reshape(_filled(wide, blocks * block), (blocks, block, -1))
-        image = xp.permute_dims(rows, (0, 2, 1)) @ (rows @ right) / m
-        image = xp.reshape(image, (blocks * block, *x.shape[1:]))[: wide.shape[0], ...]
-        return xp.astype(damping * wide + image, dtype)
+        image = xp.permute_dims(rows, (0, 2, 1)) @ (rows @ _in_blocks(part, blocks, block)) / m
+        image = xp.reshape(image, (blocks * block, *x.shape[1:]))[: part.shape[0], ...]
+        return xp.astype(damping * widened(part) + image, dtype)
 
     return _joined(some, g, x, block=block)
+
+
+def _block_factors(g, kept, block, damping):
+    """Return the blocks' Cholesky factors; NaN for a block that has none with digits."""
+    matrices = _block_matrices(g, kept, block, damping)
+    xp, factors = array_namespace(g), array_namespace(g).linalg.cholesky(matrices)
+    pivots, whole = xp.linalg.diagonal(factors) ** 2, xp.linalg.diagonal(matrices)
+    is_lost = xp.any(pivots <= LOST * whole, axis=-1)[:, None, None]
+    return xp.where(is_lost, xp.full_like(factors, xp.nan), factors)
 
 
 def _block_matrices(g, kept, block, damping):
@@ -264,6 +281,28 @@ def _filled(x, length):
     return xp.concat([x, zeros], axis=0)
 
 
+def _in_blocks(x, blocks, block):
+    """Return vectors as (blocks, block, k), filled up by zeros."""
+    return array_namespace(x).reshape(
+        _filled(widened(x), blocks * block), (blocks, block, prod(x.shape[1:]))
+    )
+
+
+def _substituted(factors, right):
+    """Solve L Lᵀ y = b forwards and backwards, for matrices b."""
+    xp, half = array_namespace(factors), _solve_lower(factors, right)
+    # The transpose is lower triangular with rows and columns in reverse.
+    order = (*range(factors.ndim - 2), factors.ndim - 1, factors.ndim - 2)
+    flipped = xp.flip(xp.permute_dims(factors, order), axis=(-2, -1))
+    return xp.flip(_solve_lower(flipped, xp.flip(half, axis=-2)), axis=-2)
+
+
+def _inverse_lower(factors):
+    xp = array_namespace(factors)
+    eye = xp.eye(factors.shape[-1], dtype=factors.dtype, device=device(factors))
+    return _solve_lower(factors, xp.broadcast_to(eye, factors.shape))
+
+
 def _solve_lower(factors, right):
     scale = array_namespace(factors).linalg.diagonal(factors)
     return solve_unit_lower(factors / scale[..., None, :], right) / scale[..., :, None]
@@ -274,21 +313,24 @@ def is_few(m, d):
     return 2 * d <= m
 
 
-def damped_rows(rows, damping, divisor):
-    """Return [G / √m; √λ I], whose Gram matrix of columns is F."""
-    xp, d = array_namespace(rows), rows.shape[1]
+def damped_rows(pieces, damping):
+    """Return [G / √m; √λ I] for the pieces of G / √m, or for others of the same R."""
+    xp, rows = array_namespace(*pieces), pieces[-1]
+    d = rows.shape[1]
     eye = damping**0.5 * xp.eye(d, dtype=rows.dtype, device=device(rows))
-    return xp.concat([rows / divisor**0.5, eye], axis=0)
+    return xp.concat([*pieces, eye], axis=0)
 
 
 def solver(engine, gradients, damping):
     """Return what gives F⁻¹ x in a dtype, by an engine's passes over the gradients."""
     xp, (m, d) = array_namespace(gradients), gradients.shape
     if is_few(m, d):
-        triangle = engine.triangle(damped_rows(widened(gradients), damping, m))
+        triangle = engine.triangle(damped_rows([widened(gradients) / m**0.5], damping))
         inverse = engine.inverse_triangle(triangle)
+        if _is_concrete(gradients):
+            check_triangle(triangle, inverse, damping)
         return lambda x, dtype: xp.astype(inverse @ (inverse.T @ widened(x)), dtype)
-    root = engine.inverse_cholesky(_system(engine, gradients, damping))
+    root = _root(engine, gradients, damping)
 
     def solved(x, dtype):
         coefficients = engine.solve_by_root(root, engine.dots(gradients, x)) / -damping
@@ -297,11 +339,33 @@ def solver(engine, gradients, damping):
     return solved
 
 
-def _system(engine, gradients, damping):
-    m = gradients.shape[0]
-    xp = array_namespace(gradients)
-    k = engine.gram(gradients, tolerance=0.0)
-    return k + m * damping * xp.eye(m, dtype=k.dtype, device=device(k))
+def product_as(left, right, like):
+    """Return a product of matrices in a dtype; half precision is rounded from float32, by pieces.
+
+    NumPy and CuPy have no fast product in half precision, and factors may be beyond its range.
+    """
+    dtype = np.promote_types(like, np.float32)
+    left, right = left.astype(dtype), right.astype(dtype)
+    if like == dtype:
+        return left @ right
+    xp, d = array_namespace(left), right.shape[1]
+    result, step = xp.empty((left.shape[0], d), dtype=like), max(1, _ENTRIES // left.shape[0])
+    for begin in range(0, d, step):
+        result[:, begin : begin + step] = left @ right[:, begin : begin + step]
+    return result
+
+
+def _root(engine, gradients, damping):
+    """Return W = C⁻¹ for M = C Cᵀ."""
+    k, shift = engine.gram(gradients, tolerance=0.0), gradients.shape[0] * damping
+    if _is_concrete(gradients):
+        return checked(attempted(engine.inverse_cholesky, shifted(k, shift)), k, shift)
+    return engine.inverse_cholesky(shifted(k, shift))
+
+
+def _is_concrete(array):
+    """Tell whether values are at hand; torch and JAX may be compiling."""
+    return is_numpy_array(array) or is_cupy_array(array)
 
 
 def _summed(term, g, *vectors):

@@ -13,7 +13,7 @@ import numpy as np
 from .._cuda import Source
 from .._engine import Engines
 from . import _array_api
-from ._array_api import solver, widened
+from ._array_api import product_as, solver, widened
 
 engine = Engines(__package__)
 
@@ -169,8 +169,7 @@ def fisher_solve(x, gradients, *, damping):
 def fisher_solve_vjp(cotangent, x, gradients, *, damping, wrt):
     """Solve for the cotangent, and for x if the gradients' gradient is wanted.
 
-    That one is written once, by a product with two columns a vector; in half precision by pieces,
-    which are rounded from float32.
+    That one is written once, by a product with two columns a vector.
     """
     import cupy as cp
 
@@ -178,15 +177,8 @@ def fisher_solve_vjp(cotangent, x, gradients, *, damping, wrt):
     of_x = solved(cotangent, np.float64)
     if "gradients" not in wrt:
         return of_x.astype(x.dtype), None
-    y, (m, d) = solved(x, np.float64), gradients.shape
+    y, m = solved(x, np.float64), gradients.shape[0]
     a, b = (v[:, None] if v.ndim == 1 else v for v in (of_x, y))
-    dtype = np.promote_types(gradients.dtype, np.float32)
     left = cp.concatenate([dots(gradients, a), dots(gradients, b)], axis=1) / -m
-    left, right = left.astype(dtype), cp.concatenate([b, a], axis=1).astype(dtype).T
-    if gradients.dtype == dtype:
-        of_gradients = left @ right
-    else:
-        of_gradients, step = cp.empty((m, d), gradients.dtype), max(1, _array_api._ENTRIES // m)
-        for begin in range(0, d, step):
-            of_gradients[:, begin : begin + step] = left @ right[:, begin : begin + step]
+    of_gradients = product_as(left, cp.concatenate([b, a], axis=1).T, gradients.dtype)
     return (of_x.astype(x.dtype) if "x" in wrt else None), of_gradients

@@ -51,9 +51,18 @@ def combine(
 
 def column_norms(g: da.Array, root: Any) -> da.Array:
     """Return the squared lengths of the columns of W G, in the chunks of G."""
+    return _by_columns("column_norms", g, root, "kl")
+
+
+def column_squares(g: da.Array, weights: Any) -> da.Array:
+    """Return the sums of the columns' squares, in the chunks of G."""
+    return _by_columns("column_squares", g, weights, "k")
+
+
+def _by_columns(function: str, g: da.Array, operand: Any, axes: str) -> da.Array:
     return da.blockwise(
-        _norms, "j", _whole_rows(g), "ij", da.from_array(root, chunks=-1), "kl",
-        dtype=np.float64, concatenate=True, meta=np.empty(0),
+        _of_columns, "j", _whole_rows(g), "ij", da.from_array(operand, chunks=-1), axes,
+        function=function, dtype=np.float64, concatenate=True, meta=np.empty(0),
     )  # fmt: skip
 
 
@@ -98,5 +107,5 @@ def _combined(g: Any, coefficients: Any, x: Any = None, *, factor: float, to: An
         return engine(g, x).combine(coefficients, g, x, factor=factor, dtype=to)
 
 
-def _norms(g: Any, root: Any) -> Any:
-    return _on_its_engine("column_norms", g, root)
+def _of_columns(g: Any, operand: Any, *, function: str) -> Any:
+    return _on_its_engine(function, g, operand)

@@ -7,7 +7,6 @@ products in float64 leave it, and nothing is subtracted.
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,9 @@ from array_api_compat import array_namespace, device
 from .._engine import Engines
 from .._operator import _on_host
 from .._xp import compiled
-from ._array_api import damped_rows, widened
-from ._rows import Rows, check_rows, result_dtype
+from ._array_api import _ENTRIES, damped_rows, widened
+from ._lost import check_triangle
+from ._rows import Rows, check_rows, cut, flat, result_dtype
 
 engine = Engines(__package__)
 
@@ -39,20 +39,15 @@ class FewParameters:
     ) -> "FewParameters":
         """Factorise F of some rows, whose sum is divided by `divisor`; keep Q for a window."""
         check_rows(rows.squared_lengths(), rows.parts)
-        stacked, ends = _stacked(rows, damping, divisor), tuple(rows.ends)
+        ends = tuple(rows.ends)
         if is_window:
+            stacked = _stacked((), rows, damping, divisor)
             q, triangle = engine(stacked).qr(stacked)
             found = cls(triangle, ends)
             found._q = divisor**0.5 * q
         else:
-            found = cls(engine(stacked).triangle(stacked), ends)
-        xp = array_namespace(stacked)
-        size, inverse = (float(_norm(x)) for x in (found.triangle, found._root))
-        if not size * inverse < float(xp.finfo(stacked.dtype).eps) ** -0.6:
-            raise np.linalg.LinAlgError(
-                f"the damping, {damping:.3g}, is lost beside the gradients, which have "
-                f"{size**2:.3g} for a mean squared length. Take a larger one."
-            )
+            found = cls(_triangle(rows, damping, divisor), ends)
+        check_triangle(found.triangle, found._root, damping)
         return found
 
     def restricted(self, kept: np.ndarray) -> "FewParameters":
@@ -97,7 +92,7 @@ class FewParameters:
     def inverse_columns(self, places: np.ndarray) -> list[Any]:
         xp = array_namespace(self._root)
         some = xp.take(self._root, xp.asarray(places, device=device(self._root)), axis=0)
-        return _split(self._root @ some.T, self._ends)
+        return cut(self._root @ some.T, self._ends)
 
     def inverse_blocks(self, size: int) -> Any:
         xp = array_namespace(self._root)
@@ -108,19 +103,37 @@ class FewParameters:
         diagonal = _on_host(array_namespace(self.triangle).linalg.diagonal(self.triangle))
         return 2 * float(np.sum(np.log(np.abs(diagonal))))
 
+    def trace(self) -> float:
+        return float(_on_host(_sum_of_squares(self._whole)))
+
+    def norm(self) -> float:
+        return float(_on_host(_sum_of_squares(self._whole.T @ self._whole))) ** 0.5
+
     def _applied(self, parts: Sequence[Any], root: Any, whole: Any) -> list[Any]:
         return _applied(parts, root, whole, ends=self._ends, dtype=result_dtype(parts[0]))
 
 
-@compiled()
-def _stacked(rows: Rows, damping: float, divisor: int) -> Any:
-    together = array_namespace(rows.scales).concat([widened(part) for part in rows.parts], axis=1)
-    return damped_rows(rows.scales[:, None] * together, damping, divisor)
+def _triangle(rows: Rows, damping: float, divisor: int) -> Any:
+    """Return R of [G / √m; √λ I], by pieces of rows beneath the R of those before."""
+    d = rows.ends[-1]
+    step = max(4 * d, _ENTRIES // d)
+    above: tuple[Any, ...] = ()
+    for start in range(0, rows.m, step):
+        some = slice(start, min(rows.m, start + step))
+        piece = Rows(tuple(part[some, :] for part in rows.parts), rows.scales[some])
+        last = damping if some.stop == rows.m else None  # small rows come last: QR is stabler so
+        stacked = _stacked(above, piece, last, divisor)
+        above = (engine(stacked).triangle(stacked),)
+    return above[0]
 
 
 @compiled()
-def _norm(matrix: Any) -> Any:
-    return array_namespace(matrix).sum(matrix**2) ** 0.5
+def _stacked(above: tuple[Any, ...], rows: Rows, damping: float | None, divisor: int) -> Any:
+    xp = array_namespace(rows.scales)
+    wide = [widened(part) for part in rows.parts]
+    together = wide[0] if len(wide) == 1 else xp.concat(wide, axis=1)
+    pieces = [*above, (rows.scales[:, None] / divisor**0.5) * together]
+    return xp.concat(pieces, axis=0) if damping is None else damped_rows(pieces, damping)
 
 
 @compiled("ends", "dtype")
@@ -128,17 +141,17 @@ def _applied(
     parts: Sequence[Any], root: Any, whole: Any, *, ends: tuple[int, ...], dtype: Any
 ) -> list[Any]:
     """Multiply by T Tᵀ, by Rᵀ R, or by one after the other."""
-    x = _flat(parts)
+    x = flat(parts)
     if whole is not None:
         x = whole.T @ (whole @ x)
     if root is not None:
         x = root @ (root.T @ x)
-    return _split(x, ends, dtype)
+    return cut(x, ends, dtype)
 
 
 @compiled("ends", "dtype")
 def _of_row(root: Any, q: Any, row: int, *, ends: tuple[int, ...], dtype: Any) -> list[Any]:
-    return _split(root @ q[row, :], ends, dtype)
+    return cut(root @ q[row, :], ends, dtype)
 
 
 @compiled("ends", "dtype")
@@ -146,21 +159,17 @@ def _whitened(
     parts: Sequence[Any], root: Any, power: float, *, ends: tuple[int, ...], dtype: Any
 ) -> list[Any]:
     vectors, values, _ = array_namespace(root).linalg.svd(root)
-    x = vectors.T @ _flat(parts)
+    x = vectors.T @ flat(parts)
     factors = values ** (-2 * power)
     x = vectors @ (factors[:, None] * x if x.ndim == 2 else factors * x)
-    return _split(x, ends, dtype)
+    return cut(x, ends, dtype)
 
 
 @compiled("ends", "axis")
 def _squares(matrix: Any, *, ends: tuple[int, ...], axis: int) -> list[Any]:
-    return _split(array_namespace(matrix).sum(matrix**2, axis=axis), ends)
+    return cut(array_namespace(matrix).sum(matrix**2, axis=axis), ends)
 
 
-def _flat(parts: Sequence[Any]) -> Any:
-    return array_namespace(*parts).concat([widened(part) for part in parts], axis=0)
-
-
-def _split(x: Any, ends: tuple[int, ...], dtype: Any = None) -> list[Any]:
-    parts = [x[a:b, ...] for a, b in pairwise(ends)]
-    return parts if dtype is None else [array_namespace(x).astype(part, dtype) for part in parts]
+@compiled()
+def _sum_of_squares(matrix: Any) -> Any:
+    return array_namespace(matrix).sum(matrix**2)

@@ -6,27 +6,25 @@ Source: "M-FAC: Efficient Matrix-Free Approximations of Second-Order Information
 (arXiv:2107.03356), whose recursion over the gradients is the L D Lᵀ factorisation of M.
 """
 
-from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
 from array_api_compat import array_namespace, is_dask_array
 
 from .. import _checks
 from .._engine import Engines
-from .._operator import Operator
 from ._array_api import is_few
 from ._few import FewParameters
 from ._many import ManyParameters
+from ._protocol import FisherMatrix, dtype_of, leaves_of, parts_of
 from ._rows import (
     STORAGE,
-    Layout,
     Rows,
+    contiguous,
     damping_of,
     first_leaf,
     in_memory,
     read_gradients,
-    reshaped,
+    result_dtype,
     stored,
 )
 
@@ -58,7 +56,8 @@ def empirical_fisher(
     ----------
     gradients : array, shape (m, d), or list of arrays, shape (m, ...)
         One gradient a row. A list has one array for each of a model's parameter tensors; nothing
-        is put together. Any m and d. Dask arrays may be chunked along d.
+        is put together, and of scalar parameters they are vectors (m,). Leaves of different dtypes
+        are all in the widest. Any m and d. Dask arrays may be chunked along d.
     damping : float
         The λ > 0 that is added to the diagonal.
     storage : {"float32", "float16", "bfloat16"}, optional
@@ -84,10 +83,15 @@ def empirical_fisher(
 
     Notes
     -----
-    ``F = λ I + Gᵀ G / m``. Nothing of size d × d or a second array of size m × d is made: m² d
-    operations for the Gram matrix, m³ for its factor. The Gram matrix is computed in float64; where
-    the damping is large enough beside the gradients, short products are in float32. With 2 d ≤ m
-    it is F that is factorised instead, by QR of the gradients, for 2 m d² operations.
+    ``F = λ I + Gᵀ G / m``. The gradients are kept, not copied: they must not change afterwards.
+    (Arrays that are not contiguous are copied once, and storage makes its own array; of Dask arrays
+    it is another step of the graph, so that each pass reads and rounds what they were made from.)
+
+    Nothing of size d × d or a second array of size m × d is made: m² d operations for the Gram
+    matrix, m³ for its factor. The Gram matrix is computed in float64; where the damping is large
+    enough beside the gradients, short products are in float32. With 2 d ≤ m it is F that is
+    factorised instead, by QR of the gradients, for 2 m d² operations: some rows at a time are
+    widened for it, and d² numbers are kept.
 
     References
     ----------
@@ -113,15 +117,11 @@ def empirical_fisher(
     if storage is not None:
         _checks.choice("storage", storage, STORAGE)
     parts, scales = stored(parts, storage)
-    m = parts[0].shape[0]
-    leaves = tuple(
-        part if len(shape) == 1 else reshaped(part, (m, *shape))
-        for part, shape in zip(parts, layout.shapes, strict=True)
-    )
-    return EmpiricalFisher(leaves[0] if layout.is_flat else leaves, scales, damping, dtype)
+    gradients = leaves_of(layout, tuple(map(contiguous, parts)))
+    return EmpiricalFisher(gradients, scales, damping, dtype)
 
 
-class EmpiricalFisher(Operator):
+class EmpiricalFisher(FisherMatrix):
     """F = λ I + Gᵀ G / m of m gradients of d parameters; made by `empirical_fisher`.
 
     Parameters
@@ -149,151 +149,33 @@ class EmpiricalFisher(Operator):
     Notes
     -----
     A vector may have shape (d,), (d, k) for k of them, or be a list of leaves like the gradients;
-    the result has its form and dtype, at least float32. Sums are in float64 whatever the storage:
+    the result has its form and dtype, at least float32; of leaves of different dtypes, the widest.
+    Sums are in float64 whatever the storage (in float32 with JAX that was not told to know more):
     with float32 gradients, products with F⁻¹ are within a relative 1e-6 of those in float64 for
-    damping of 1e-8 squared gradient lengths and more.
+    damping of 1e-8 squared gradient lengths and more. Half precision in storage is of the matrix of
+    the rounded gradients.
 
     Each product reads G twice: 4 m d operations a vector; or, with 2 d ≤ m, a matrix of size d × d:
-    2 d² operations. With Dask arrays the first read is done
-    at once, m numbers a vector come to the client, and the result waits to be computed in chunks.
+    2 d² operations. With Dask arrays the first read is done at once, m numbers a vector come to the
+    client, and the result waits to be computed in chunks.
     """
 
     __module__ = "linalgkit.mfac"
     fields: ClassVar[tuple[str, ...]] = ("gradients", "scales", "damping", "dtype")
 
     def __init__(self, gradients: Any, scales: Any, damping: float, dtype: Any) -> None:
-        leaves = gradients if isinstance(gradients, tuple) else (gradients,)
-        m = leaves[0].shape[0]
-        shapes = tuple(tuple(leaf.shape[1:]) for leaf in leaves)
-        self.layout = Layout(shapes, not isinstance(gradients, tuple))
         self.gradients, self.scales, self.damping = gradients, scales, damping
-        self.dtype = np.dtype(dtype) if isinstance(dtype, str) else dtype
-        parts = tuple(leaf if leaf.ndim == 2 else reshaped(leaf, (m, -1)) for leaf in leaves)
-        self._rows = Rows(parts, scales)
+        self.layout, self._parts = parts_of(gradients)
+        self.dtype = dtype_of(dtype)
         self.shape = (self.layout.size,) * 2
-        if is_few(m, self.layout.size) and not is_dask_array(parts[0]):
-            self._form: Any = FewParameters.of(self._rows, damping, divisor=m)
-        else:
-            self._form = ManyParameters.of(self._rows, damping)
+        self._form = form_of(Rows(self._parts, scales), damping)
 
-    def __repr__(self) -> str:
-        d, part = self.shape[0], self._rows.parts[0]
-        return (
-            f"<EmpiricalFisher {d}×{d} ({self._rows.m} gradients, stored in {part.dtype}, damping "
-            f"{self.damping:.3g}), {self.dtype}>"
-        )
 
-    def save(self, file: Any) -> None:
-        """Write it to one ``.npz`` file that `linalgkit.load` reads."""
-        kept, self.dtype = self.dtype, str(self.dtype).rpartition(".")[2]  # torch.float32
-        try:
-            super().save(file)
-        finally:
-            self.dtype = kept
-
-    def matvec(self, x: Any, /) -> Any:
-        """Return F x, for x of shape (d,) or a list of leaves."""
-        parts, join = self.layout.split("x", x)
-        return join(self._product(parts))
-
-    def matmat(self, x: Any, /) -> Any:
-        """Return F X, for X of shape (d, k)."""
-        return self.matvec(x)
-
-    rmatvec, rmatmat = matvec, matmat
-
-    def __matmul__(self, x: Any) -> Any:
-        """Return F x."""
-        return self.matvec(x)
-
-    def _product(self, parts: Any) -> Any:
-        return self._form.product(parts)
-
-    def solve(self, x: Any, /) -> Any:
-        """Return F⁻¹ x, for x of shape (d,), (d, k) or a list of leaves."""
-        parts, join = self.layout.split("x", x)
-        return join(self._form.solve(parts))
-
-    def whiten(self, x: Any, /, *, power: float = -0.5) -> Any:
-        """Return F^power x: F^(-1/2) x by default.
-
-        Parameters
-        ----------
-        x : array, shape (d,) or (d, k), or list of arrays
-            The vectors.
-        power : float
-            Any real number.
-        """
-        power = _checks.number("power", power)
-        parts, join = self.layout.split("x", x)
-        return join(self._form.whiten(parts, power))
-
-    def diagonal(self) -> Any:
-        """Return the diagonal of F."""
-        return self._joined(self._form.diagonal())
-
-    def diagonal_inverse(self) -> Any:
-        """Return the diagonal of F⁻¹, ``(1 - |W g_p|²) / λ`` for the columns g_p of G."""
-        return self._joined(self._form.diagonal_inverse())
-
-    def inverse_element(self, p: int, q: int) -> float:
-        """Return one element of F⁻¹, for 4 m + 2 m² operations.
-
-        Parameters
-        ----------
-        p, q : int
-            Row and column, of all parameters in the order of their leaves.
-        """
-        return self._form.inverse_element(*self._places((p, q)).tolist())
-
-    def inverse_columns(self, indices: Any) -> Any:
-        """Return columns of F⁻¹ as an array (d, k), or a list of leaves (..., k).
-
-        Parameters
-        ----------
-        indices : sequence of int
-            Which ones.
-        """
-        columns = self._form.inverse_columns(self._places(indices))
-        return self._joined(columns)
-
-    def inverse_blocks(self, size: int) -> Any:
-        """Return the blocks of F⁻¹ along its diagonal, (d / size, size, size).
-
-        Parameters
-        ----------
-        size : int
-            Of a block; every leaf must be a multiple.
-        """
-        size = _checks.size("size", size, 1)
-        check_multiple("size", size, self.layout)
-        blocks = self._form.inverse_blocks(size)
-        return array_namespace(blocks).astype(blocks, self.dtype)
-
-    def logdet(self) -> float:
-        """Return log det F = d log λ + log det(M / (m λ))."""
-        return self._form.logdet()
-
-    @property
-    def inverse(self) -> Any:
-        """SciPy's LinearOperator of F⁻¹, for NumPy arrays."""
-        return inverse_operator(self)
-
-    def _restricted(self, kept: np.ndarray) -> Any:
-        return self._form.restricted(kept)
-
-    def _joined(self, parts: Sequence[Any]) -> Any:
-        """Put arrays with a row for a parameter together, in the dtype of results."""
-        parts = [array_namespace(part).astype(part, self.dtype) for part in parts]
-        if self.layout.is_flat:
-            return parts[0]
-        return [
-            reshaped(part, (*shape, *part.shape[1:]))
-            for part, shape in zip(parts, self.layout.shapes, strict=True)
-        ]
-
-    def _places(self, indices: Any) -> np.ndarray:
-        return places_of(indices, self.shape[0])
+def form_of(rows: Rows, damping: float) -> Any:
+    """Factorise F of some rows, or their Gram matrix."""
+    if is_few(rows.m, rows.ends[-1]) and not is_dask_array(rows.parts[0]):
+        return FewParameters.of(rows, damping, divisor=rows.m)
+    return ManyParameters.of(rows, damping)
 
 
 @engine.traced(vjp="fisher_solve_vjp")
@@ -312,14 +194,16 @@ def fisher_solve(x: Any, gradients: Any, /, *, damping: float = 1e-5) -> Any:
     Returns
     -------
     array, shape of x
-        The solution, in the ``result_type`` of both; gradients in half precision are not copied.
+        The solution, in the ``result_type`` of both, at least float32; gradients in half precision
+        are not copied.
 
     Raises
     ------
     ValueError
         The shapes do not fit each other.
     numpy.linalg.LinAlgError
-        The damping is 0.
+        The damping is 0; or it is lost beside the gradients, and the library tells: JAX, and torch
+        without a fast engine, do not.
 
     See Also
     --------
@@ -327,8 +211,9 @@ def fisher_solve(x: Any, gradients: Any, /, *, damping: float = 1e-5) -> Any:
 
     Notes
     -----
-    ``F = λ I + Gᵀ G / m``, by Woodbury's identity with sums in float64: m² d operations. NaN in
-    `gradients` gives NaN or LinAlgError, as the library's Cholesky factorisation has it.
+    ``F = λ I + Gᵀ G / m``, by Woodbury's identity with sums in float64: m² d operations; with
+    2 d ≤ m by QR of the gradients. NaN in `gradients` gives NaN or LinAlgError, as the library's
+    factorisation has it.
 
     Examples
     --------
@@ -395,42 +280,6 @@ def fisher_solve_vjp(
     return FisherSolveGradients(*found)
 
 
-def inverse_operator(fisher: Any) -> Any:
-    """Return SciPy's LinearOperator of F⁻¹."""
-    from scipy.sparse.linalg import LinearOperator
-
-    def matvec(x: Any) -> Any:
-        return fisher.solve(x.reshape(-1))  # SciPy also passes (n, 1)
-
-    products = {
-        "matvec": matvec,
-        "rmatvec": matvec,
-        "matmat": fisher.solve,
-        "rmatmat": fisher.solve,
-    }
-    return LinearOperator(fisher.shape, dtype=fisher.dtype, **products)
-
-
-def places_of(indices: Any, size: int) -> np.ndarray:
-    """Return indices of parameters as an array of NumPy; IndexError where there is none."""
-    places = np.asarray(indices)
-    if places.ndim != 1 or places.size == 0 or places.dtype.kind not in "iu":
-        raise TypeError(f"indices must be integers, at least one; got {indices!r}.")
-    if places.min() < -size or places.max() >= size:
-        raise IndexError(f"indices must be within the {size} parameters; got {indices!r}.")
-    return places.astype(np.int64) % size
-
-
-def check_multiple(name: str, size: int, layout: Layout) -> None:
-    """Raise ValueError where a leaf is not cut into whole blocks."""
-    for shape, entries in zip(layout.shapes, layout.sizes, strict=True):
-        if entries % size:
-            raise ValueError(
-                f"{name}={size} must divide the parameters of every leaf; one of shape {shape} has "
-                f"{entries}."
-            )
-
-
 def _operands(x: Any, gradients: Any) -> tuple[Any, Any]:
     _checks.present(x=x, gradients=gradients)
     in_memory("gradients", gradients)
@@ -442,6 +291,8 @@ def _operands(x: Any, gradients: Any) -> tuple[Any, Any]:
     # The vectors alone are cast: gradients are widened where they are read, without a copy.
     x, _ = _checks.floating(x=x, gradients=gradients[:0, :])
     _checks.real(x=x, gradients=gradients)
+    # F⁻¹ x is larger by 1 / λ, which half precision has no room for.
+    x = array_namespace(x).astype(x, result_dtype(x), copy=False)
     if x.ndim not in (1, 2) or x.shape[0] != gradients.shape[1]:
         raise ValueError(
             f"x must have shape ({gradients.shape[1]},) or ({gradients.shape[1]}, k); got "

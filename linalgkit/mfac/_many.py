@@ -5,14 +5,16 @@ F⁻¹ x = (x - Gᵀ M⁻¹ G x) / λ,   M = m λ I + K = C Cᵀ,   W = C⁻¹
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from math import hypot
 from typing import Any, NamedTuple
 
 import numpy as np
-from array_api_compat import array_namespace, device, is_numpy_array
+from array_api_compat import array_namespace, device
 
 from .._engine import Engines, use_engine, wished_engine
 from .._operator import _on_host
 from .._xp import compiled
+from ._lost import attempted, checked, shifted
 from ._rows import Rows, check_rows, result_dtype
 
 engine = Engines(__package__)
@@ -109,9 +111,7 @@ class ManyParameters(NamedTuple):
 
     @compiled()
     def diagonal(self) -> list[Any]:
-        xp, m = array_namespace(self.gram), self.rows.m
-        eye = (1 / m) ** 0.5 * xp.eye(m, dtype=self.gram.dtype, device=device(self.gram))
-        return [self.damping + part for part in self.rows.column_norms(eye)]
+        return [self.damping + part for part in self.rows.mean_squares()]
 
     @compiled()
     def diagonal_inverse(self) -> list[Any]:
@@ -148,6 +148,17 @@ class ManyParameters(NamedTuple):
         diagonal = _on_host(array_namespace(self.root).linalg.diagonal(self.root))
         return float((d - m) * np.log(self.damping) - m * np.log(m) - 2 * np.sum(np.log(diagonal)))
 
+    def trace(self) -> float:
+        mean = _on_host(_trace(self.gram)) / self.rows.m
+        return self.damping * self.rows.ends[-1] + float(mean)
+
+    def norm(self) -> float:
+        """Return |F| by |F|² = λ² d + 2 λ tr K / m + |K|² / m²."""
+        m, d, damping = self.rows.m, self.rows.ends[-1], self.damping
+        mean = float(_on_host(_trace(self.gram))) / m
+        size = float(_on_host(_norm(self.gram))) / m
+        return hypot(damping * d**0.5, (2 * damping * mean) ** 0.5, size)
+
     def _combined(self, coefficients: Any, parts: Any, factor: float) -> Any:
         dtype = result_dtype(parts[0])
         return self.rows.combine(coefficients, parts, factor=factor, dtype=dtype)
@@ -157,43 +168,18 @@ def damped(gram: Any, shift: float, factorisation: str) -> Any:
     """Return C of M = K + shift I = C Cᵀ, or W = C⁻¹; LinAlgError where the shift is lost."""
     served = _serving(gram)
     factorise = served.cholesky if factorisation == "cholesky" else served.inverse_cholesky
-    try:
-        factor = factorise(_shifted(gram, shift))
-    except Exception as error:
-        if type(error).__name__ not in ("LinAlgError", "_LinAlgError"):  # torch has its own
-            raise
-        factor = None
-    return checked(factor, gram, shift)
-
-
-def checked(result: Any, gram: Any, shift: float) -> Any:
-    """Return what K + shift I was factorised or solved to; LinAlgError where that is not finite."""
-    if result is None or not bool(_is_finite(result)):
-        xp = array_namespace(gram)
-        largest = float(xp.max(xp.linalg.diagonal(gram)))
-        raise np.linalg.LinAlgError(
-            f"the damping times the number of gradients, {shift:.3g}, is lost beside the squared "
-            f"length of a gradient, {largest:.3g}. Take a damping of at least "
-            f"{1e-13 * largest:.1g}."
-        )
-    return result
+    return checked(attempted(factorise, shifted(gram, shift)), gram, shift)
 
 
 @compiled()
-def _shifted(matrix: Any, shift: float) -> Any:
-    if is_numpy_array(matrix):  # a step of the optimiser waits for it
-        shifted = matrix.copy()
-        shifted.reshape(-1)[:: matrix.shape[0] + 1] += shift
-        return shifted
+def _trace(matrix: Any) -> Any:
     xp = array_namespace(matrix)
-    return matrix + shift * xp.eye(matrix.shape[0], dtype=matrix.dtype, device=device(matrix))
+    return xp.sum(xp.linalg.diagonal(matrix))
 
 
 @compiled()
-def _is_finite(result: Any) -> Any:
-    """Tell it of a vector, or of a factor by its diagonal, where what is not finite comes to."""
-    xp = array_namespace(result)
-    return xp.all(xp.isfinite(result if result.ndim == 1 else xp.linalg.diagonal(result)))
+def _norm(matrix: Any) -> Any:
+    return array_namespace(matrix).linalg.matrix_norm(matrix)
 
 
 def _solved(root: Any, dots: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 from array_api_compat import array_namespace
@@ -9,7 +10,7 @@ from array_api_compat import array_namespace
 from .. import _checks
 from .._engine import Engines
 from ._rows import first_leaf
-from ._window import SlidingWindowFisher
+from ._window import SlidingWindowFisher, place_of_bad
 
 engine = Engines(__package__)
 
@@ -72,7 +73,8 @@ def mfac_minimize(
     fun_and_grad : callable
         Returns the function and its gradient at x; it may draw a new batch at each call.
     x0 : array, shape (d,), or list of arrays
-        Where to begin.
+        Where to begin. If it is a tensor of torch that requires a gradient, so is every x that
+        `fun_and_grad` gets, each with a graph of its own.
     lr : float
         Length of a step.
     n_gradients : int
@@ -100,7 +102,7 @@ def mfac_minimize(
     Raises
     ------
     ValueError
-        An option is out of its range, or a gradient is not finite.
+        An option is out of its range, or `x0`, a value of the function or a gradient is not finite.
 
     See Also
     --------
@@ -144,6 +146,7 @@ def mfac_minimize(
     for name, leaf in zip(names, leaves, strict=True):
         if 0 in leaf.shape:
             raise ValueError(f"{name} must not be empty; got shape {tuple(leaf.shape)}.")
+    _checks.flags(progress=progress)
     n_gradients = _checks.size("n_gradients", n_gradients, 1)
     check_steps(lr, momentum, weight_decay)
     xp = array_namespace(leaves[0])
@@ -157,9 +160,17 @@ def mfac_minimize(
         storage=storage,
         like=leaves[0],
     )
-    x, velocity, result = list(leaves), None, None
+    for name, leaf in zip(names, leaves, strict=True):
+        if not bool(xp.all(xp.isfinite(leaf))):
+            raise ValueError(f"{name} is not finite at {place_of_bad(leaf)}.")
+    x, velocity, result = [_fresh(leaf, leaf) for leaf in leaves], None, None
     for step in _counted(_checks.size("maxiter", maxiter, 1), progress):
         fun, parts = _value_and_parts(fun_and_grad(list(x) if is_list else x[0]), x, names)
+        if not isfinite(fun):
+            raise ValueError(
+                f"fun_and_grad must return a finite function; got {fun} in step {step + 1}. A "
+                f"smaller lr or a larger damping makes steps shorter."
+            )
         gradient = list(parts) if is_list else parts[0]
         if weight_decay:
             parts = [g + weight_decay * w for g, w in zip(parts, x, strict=True)]
@@ -169,7 +180,7 @@ def mfac_minimize(
             old = velocity or [xp.zeros_like(u) for u in update]
             update = [momentum * v + (1 - momentum) * u for v, u in zip(old, update, strict=True)]
             velocity = update
-        x = [xp.astype(w - lr * u, w.dtype) for w, u in zip(x, update, strict=True)]
+        x = [_fresh(xp.astype(w - lr * u, w.dtype), w) for w, u in zip(x, update, strict=True)]
         result = _result(list(x) if is_list else x[0], fun, gradient, step + 1, 0)
         if callback is not None:
             try:
@@ -221,6 +232,11 @@ def _value_and_parts(found: Any, x: list[Any], names: list[str]) -> tuple[float,
             )
         parts.append(part)
     return value, parts
+
+
+def _fresh(x: Any, like: Any) -> Any:
+    """Return a tensor of torch without the graph that made it, a leaf of a new one if `like` is."""
+    return x.detach().requires_grad_(like.requires_grad) if hasattr(x, "detach") else x
 
 
 def _result(x: Any, fun: float, jac: Any, nit: int, status: int) -> MFACResult:

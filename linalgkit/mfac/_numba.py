@@ -17,7 +17,7 @@ from .._intrinsics import STORAGE
 from .._threads import chunk_bounds, run_chunks
 from .._tiles import ROW, TALL
 from . import _numba_blocks, _numba_products, _numba_rows
-from ._array_api import solver
+from ._array_api import product_as, solver
 
 engine = Engines(__package__)
 
@@ -335,7 +335,7 @@ def fisher_solve_vjp(cotangent, x, gradients, *, damping, wrt):
     # One matrix product: the sums of both terms, of at most m and d numbers.
     left = np.concatenate([dots(gradients, a), dots(gradients, b)], axis=1)
     right = np.concatenate([b, a], axis=1)
-    of_gradients = ((left / -m).astype(gradients.dtype)) @ right.T.astype(gradients.dtype)
+    of_gradients = product_as(left / -m, right.T, gradients.dtype)
     return (of_x.astype(x.dtype) if "x" in wrt else None), of_gradients
 
 
@@ -368,10 +368,7 @@ def _run_blocks(kernel, g, kept, block, damping, results, scratch):
 
     def check(_, failed):
         if failed >= 0:
-            raise np.linalg.LinAlgError(
-                f"block {failed} is not positive definite: the damping, {damping:.3g}, is lost "
-                f"beside the gradients."
-            )
+            raise np.linalg.LinAlgError(f"block {failed} is not positive definite")
 
     bounds = chunk_bounds((-(-d // block), m * block * block), minimum=16 * _WORK)
     run_chunks(
@@ -383,7 +380,7 @@ def _run_blocks(kernel, g, kept, block, damping, results, scratch):
 def block_solve(factors, x, *, dtype):
     """Substitute forwards and backwards within each block."""
     blocks, block, _ = factors.shape
-    columns = _readable(x.reshape(x.shape[0], -1))
+    columns = _readable(x[:, None] if x.ndim == 1 else x)
     result = np.empty(columns.shape, dtype)
     bounds = chunk_bounds((blocks, block * block * columns.shape[1]), minimum=_WORK)
     run_chunks(

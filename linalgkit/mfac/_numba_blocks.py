@@ -8,6 +8,7 @@ from numba import njit
 
 from .._blas import gemm
 from .._intrinsics import widen
+from ._array_api import LOST
 
 _FAST = {"reassoc", "contract", "nsz"}  # NaN and Inf stay what they are
 
@@ -38,7 +39,7 @@ def _form(kind, g, kept, begin, width, damping, scalars, rows, matrix):
 
 @njit(nogil=True, cache=True, fastmath=_FAST)
 def _factorise(matrix, width):
-    """Replace a lower triangle by its Cholesky factor, row by row; tell whether there is one."""
+    """Replace a lower triangle by its Cholesky factor, row by row; tell whether it has digits."""
     for i in range(width):
         row = matrix[i]
         for j in range(i):
@@ -46,10 +47,10 @@ def _factorise(matrix, width):
             for k in range(j):
                 value -= row[k] * other[k]
             row[j] = value / other[j]
-        value = row[i]
+        value = whole = row[i]
         for k in range(i):
             value -= row[k] * row[k]
-        if not value > 0:
+        if not value > LOST * whole:
             return False
         row[i] = np.sqrt(value)
     return True

@@ -81,13 +81,13 @@ def _to_panels(begin, end, kind, g, panels, lengths):
             panel, found = panels[j // lanes, i], lengths[j : j + lanes]
             if j + lanes <= count:
                 for k in range(lanes):
-                    value = widen(kind, row[j + k])
+                    value = np.float64(widen(kind, row[j + k]))
                     panel[k] = value
                     found[k] += value * value
             else:
                 panel[:] = 0
                 for k in range(count - j):
-                    value = widen(kind, row[j + k])
+                    value = np.float64(widen(kind, row[j + k]))
                     panel[k] = value
                     found[k] += value * value
 

@@ -8,6 +8,7 @@ vector stays in the cache. Vectors are of that range and in float64, so that ker
 for the gradients' dtype alone.
 """
 
+import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
@@ -215,7 +216,7 @@ def add_squared_lengths(start, stop, kind, g, sums):
     for i in range(g.shape[0]):
         row, total = g[i, start:stop], 0.0
         for k in range(row.size):
-            value = widen(kind, row[k])
+            value = np.float64(widen(kind, row[k]))  # a square has twice the exponent
             total += value * value
         sums[i] += total
 

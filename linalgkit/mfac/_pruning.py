@@ -6,7 +6,7 @@ Sources: "M-FAC" (arXiv:2107.03356), "WoodFisher" (arXiv:2004.14340).
 """
 
 from dataclasses import dataclass
-from itertools import combinations, pairwise
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,9 @@ from .._operator import _on_host
 from .._xp import compiled
 from ._array_api import widened
 from ._blocks import BlockFisher
-from ._fisher import EmpiricalFisher, check_multiple
-from ._rows import first_leaf, in_memory, reshaped, result_dtype
+from ._fisher import EmpiricalFisher
+from ._protocol import check_multiple
+from ._rows import cut, first_leaf, flat, in_memory, result_dtype
 
 engine = Engines(__package__)
 
@@ -33,7 +34,8 @@ class PruneResult:
     Parameters
     ----------
     weights : array or list of arrays
-        The weights after pruning, of the form and dtype of those before.
+        The weights after pruning, of the form of those before and in their dtype, at least float32;
+        leaves of different dtypes in the widest.
     mask : array or list of arrays, bool
         True where a weight was kept.
     loss_increase : float
@@ -72,7 +74,8 @@ def saliency(weights: Any, inverse: Any, /, *, groups: int | None = None) -> Any
     Returns
     -------
     array, shape (d,) or (d / groups,)
-        The increase of the loss if that weight or group alone is removed and all others move.
+        The increase of the loss if that weight or group alone is removed and all others move; at
+        least in float32.
 
     Raises
     ------
@@ -99,6 +102,9 @@ def saliency(weights: Any, inverse: Any, /, *, groups: int | None = None) -> Any
     _checks.present(weights=weights, inverse=inverse)
     weights, inverse = _checks.floating(weights=weights, inverse=inverse)
     _checks.real(weights=weights, inverse=inverse)
+    xp, dtype = array_namespace(weights, inverse), result_dtype(weights)
+    weights = xp.astype(weights, dtype, copy=False)
+    inverse = xp.astype(inverse, dtype, copy=False)
     d = weights.shape[0] if weights.ndim == 1 else -1
     size = 1 if groups is None else _checks.size("groups", groups, 1)
     if tuple(inverse.shape) not in ((d,), (d // size, size, size)) or d % size:
@@ -109,7 +115,6 @@ def saliency(weights: Any, inverse: Any, /, *, groups: int | None = None) -> Any
         )
     found = engine(weights, inverse).saliency(weights, inverse)
     if groups is not None and inverse.ndim == 1:
-        xp = array_namespace(found)
         found = xp.sum(xp.reshape(found, (-1, size)), axis=1)
     return found
 
@@ -131,7 +136,8 @@ def prune(
     Parameters
     ----------
     weights : array, shape (d,), or list of arrays
-        The weights; those that are 0 already count as removed, and stay 0.
+        The weights; those that are 0 already count as removed and stay 0, other than those that
+        `mask` keeps.
     fisher : EmpiricalFisher or BlockFisher
         The curvature of the loss at these weights.
     sparsity : float, optional
@@ -190,9 +196,8 @@ def prune(
         raise TypeError(
             f"fisher must be EmpiricalFisher or BlockFisher; got {type(fisher).__name__}."
         )
-    stored = fisher.gradients if isinstance(fisher, EmpiricalFisher) else fisher._parts
-    in_memory("the fisher's gradients", first_leaf(stored))
-    _checks.arrays(weights=first_leaf(weights), fisher=first_leaf(stored))
+    in_memory("the fisher's gradients", fisher._parts[0])
+    _checks.arrays(weights=first_leaf(weights), fisher=fisher._parts[0])
     _checks.choice("update", update, ("diagonal", "joint"))
     rounds = _checks.size("n_recompute", n_recompute, 1)
     group = _Group.of(groups)
@@ -244,7 +249,7 @@ class _Pruning:
         self.fisher, self.group, self.layout = fisher, group, layout
         parts, self._join = _one_vector("weights", *layout.split("weights", weights))
         self.dtype = result_dtype(parts[0])
-        self.before = _flat(parts)
+        self.before = flat(parts)
         self.xp, self.device = array_namespace(self.before), device(self.before)
         host = np.asarray(_on_host(self.before))
         if not np.isfinite(host).all():
@@ -260,14 +265,14 @@ class _Pruning:
         if gradient is not None:
             leaves, _ = _one_vector("gradient", *layout.split("gradient", gradient))
             _checks.arrays(weights=parts[0], gradient=leaves[0])
-            self.gradient = _flat(leaves)
+            self.gradient = flat(leaves)
             finite = np.isfinite(_on_host(self.gradient))
             if not finite.all():
                 raise ValueError(f"gradient is not finite at {int(np.argmin(finite))}.")
             step = fisher._restricted(self.kept).solve(
                 self._parts(_where(self.kept, self.gradient))
             )
-            self.now = _where(self.kept, self.now - _flat(step))
+            self.now = _where(self.kept, self.now - flat(step))
 
     def run(self, part: float, rounds: int, update: str) -> PruneResult:
         group, order = self.group, []
@@ -296,7 +301,7 @@ class _Pruning:
                 restricted = self.fisher._restricted(kept)
             else:
                 restricted = self.fisher._restricted(kept)
-                shift = _flat(restricted.compensate(self._parts(_where(removed, self.now))))
+                shift = flat(restricted.compensate(self._parts(_where(removed, self.now))))
             self.now, self.kept = _where(kept, self.now + widened(shift)), kept
             gone = self._gone() & units
         return self._result(np.concatenate(order) if order else np.zeros(0, np.int64))
@@ -308,10 +313,13 @@ class _Pruning:
         """Return what each unit costs, the members that would go, and what of F⁻¹ told it."""
         group, xp = self.group, self.xp
         if group.size == 1:
-            inverse = _flat(restricted.diagonal_inverse())
+            inverse = flat(restricted.diagonal_inverse())
+            kept = xp.asarray(self.kept, device=self.device)
+            inverse = xp.where(kept, inverse, xp.ones_like(inverse))
             costs = engine(self.now, inverse).saliency(self.now, inverse)
             return np.array(_on_host(costs)), np.zeros((self.kept.size, 1), np.int64), inverse
-        inverse = widened(restricted.inverse_blocks(group.size))
+        # Of removed weights, of which F⁻¹ tells nothing, the inverse is that of the unit matrix.
+        inverse = self._inside(self.kept, widened(restricted.inverse_blocks(group.size)))
         weights = xp.reshape(self.now, (-1, group.size))
         found = []
         for subset in group.subsets:
@@ -330,17 +338,21 @@ class _Pruning:
         if size == 1:
             x = w / inverse
         else:
-            inside = xp.reshape(xp.asarray(removed, device=self.device), (-1, size))
-            both = inside[:, :, None] & inside[:, None, :]
-            eye = xp.eye(size, dtype=inverse.dtype, device=self.device)
-            block = xp.where(both, inverse, eye)
+            block = self._inside(removed, inverse)
             x = xp.reshape(xp.linalg.solve(block, xp.reshape(w, (-1, size, 1))), (-1,))
-        return _flat(restricted.solve(self._parts(x)))
+        return flat(restricted.solve(self._parts(x)))
+
+    def _inside(self, places: np.ndarray, blocks: Any) -> Any:
+        """Return groups' blocks between some weights, and the unit matrix's elsewhere."""
+        xp, size = self.xp, self.group.size
+        inside = xp.reshape(xp.asarray(places, device=self.device), (-1, size))
+        eye = xp.eye(size, dtype=blocks.dtype, device=self.device)
+        return xp.where(inside[:, :, None] & inside[:, None, :], blocks, eye)
 
     def _result(self, order: np.ndarray) -> PruneResult:
         xp = self.xp
         change = self.now - self.before
-        image = _flat(self.fisher._product(self._parts(change)))
+        image = flat(self.fisher._form.product(self._parts(change)))
         increase = float(change @ image) / 2
         if self.gradient is not None:
             increase += float(self.gradient @ change)
@@ -353,7 +365,7 @@ class _Pruning:
         )
 
     def _parts(self, x: Any) -> list[Any]:
-        return _cut(x, ends=tuple(np.cumsum((0, *self.layout.sizes)).tolist()))
+        return cut(x, ends=tuple(np.cumsum((0, *self.layout.sizes)).tolist()))
 
 
 def _one_vector(name: str, parts: Any, join: Any) -> tuple[Any, Any]:
@@ -367,15 +379,3 @@ def _one_vector(name: str, parts: Any, join: Any) -> tuple[Any, Any]:
 def _where(places: np.ndarray, x: Any) -> Any:
     xp = array_namespace(x)
     return xp.where(xp.asarray(places, device=device(x)), x, xp.zeros_like(x))
-
-
-@compiled("ends")
-def _cut(x: Any, *, ends: tuple[int, ...]) -> list[Any]:
-    return [x[a:b] for a, b in pairwise(ends)]
-
-
-@compiled()
-def _flat(parts: Any) -> Any:
-    """Return the parts in one vector, in float64."""
-    wide = [widened(reshaped(part, (-1,))) for part in parts]
-    return wide[0] if len(wide) == 1 else array_namespace(*wide).concat(wide)

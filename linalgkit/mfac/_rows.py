@@ -5,11 +5,20 @@ A *part* is a leaf as a matrix (m, size). Parts of NumPy and CuPy hold bfloat16 
 
 import itertools
 from collections.abc import Callable, Sequence
-from math import prod
+from functools import reduce
+from math import frexp, prod
+from operator import add
 from typing import Any, NamedTuple
 
 import numpy as np
-from array_api_compat import array_namespace, device, is_cupy_array, is_dask_array, is_numpy_array
+from array_api_compat import (
+    array_namespace,
+    device,
+    is_cupy_array,
+    is_dask_array,
+    is_numpy_array,
+    is_torch_array,
+)
 
 from .. import _checks
 from .._engine import Engines
@@ -45,17 +54,16 @@ class Layout(NamedTuple):
         """
         _checks.present(**{name: x})
         if isinstance(x, list | tuple) and not self.is_flat:
-            leaves = _as_arrays(name, x, floating)
-            shapes = tuple(tuple(leaf.shape) for leaf in leaves)
+            leaves = _as_arrays(name, x, floating) if len(x) == len(self.shapes) else x
+            shapes = tuple(tuple(getattr(leaf, "shape", ())) for leaf in leaves)
             if shapes != self.shapes:
+                are_arrays = all(hasattr(leaf, "shape") for leaf in x)
+                got = _listed(shapes) if x and are_arrays else f"{len(x)} of them"
                 raise ValueError(
-                    f"{name} must have leaves of shapes {_listed(self.shapes)}; got "
-                    f"{_listed(shapes)}."
+                    f"{name} must have leaves of shapes {_listed(self.shapes)}; got {got}."
                 )
             parts = tuple(_flattened(leaf) for leaf in leaves)
-            return parts, lambda parts: [
-                reshaped(part, shape) for part, shape in zip(parts, self.shapes, strict=True)
-            ]
+            return parts, self._leaves
         (x,) = _as_arrays(name, (x,), floating)
         if x.ndim not in (1, 2) or x.shape[0] != self.size:
             raise ValueError(
@@ -72,7 +80,13 @@ class Layout(NamedTuple):
         """Put results that belong to no vector together: one array where gradients were one."""
         if self.is_flat:
             return parts[0]
-        return [reshaped(part, shape) for part, shape in zip(parts, self.shapes, strict=True)]
+        return self._leaves(parts)
+
+    def _leaves(self, parts: Sequence[Any]) -> list[Any]:
+        return [
+            reshaped(part, (*shape, *part.shape[1:]))
+            for part, shape in zip(parts, self.shapes, strict=True)
+        ]
 
 
 class Rows(NamedTuple):
@@ -106,20 +120,21 @@ class Rows(NamedTuple):
     @compiled()
     def squared_lengths(self) -> Any:
         """Return the rows' squared lengths, in float64."""
-        total = _added(engine(part).squared_lengths(part) for part in self.parts)
+        total = reduce(add, (engine(part).squared_lengths(part) for part in self.parts))
         return self.scales**2 * total
 
     @compiled()
     def gram(self, *, tolerance: float) -> Any:
         """Return K = G Gᵀ (m, m) in float64, within `tolerance` times lengths of rows."""
-        total = _added(engine(part).gram(part, tolerance=tolerance) for part in self.parts)
+        terms = (engine(part).gram(part, tolerance=tolerance) for part in self.parts)
+        total = reduce(add, terms)
         return self.scales[:, None] * total * self.scales[None, :]
 
     @compiled()
     def dots(self, x: Sequence[Any]) -> Any:
         """Return G x (m,) or (m, k), in float64."""
-        total = _added(engine(part, y).dots(part, y) for part, y in zip(self.parts, x, strict=True))
-        return self._scaled(total)
+        terms = (engine(part, y).dots(part, y) for part, y in zip(self.parts, x, strict=True))
+        return self._scaled(reduce(add, terms))
 
     @compiled("dtype")
     def combine(
@@ -146,6 +161,12 @@ class Rows(NamedTuple):
         found = [engine(part).column_grams(part, scaled, block=block) for part in self.parts]
         return found[0] if len(found) == 1 else array_namespace(*found).concat(found, axis=0)
 
+    @compiled()
+    def mean_squares(self) -> tuple[Any, ...]:
+        """Return the mean of the squares of each column of G, in float64."""
+        weights = self.scales**2 / self.m
+        return tuple(engine(part).column_squares(part, weights) for part in self.parts)
+
     def columns(self, places: np.ndarray) -> Any:
         """Return some columns of G (m, k), in float64; `places` are within range."""
         ends, pieces, order = self.ends, [], []
@@ -165,6 +186,11 @@ class Rows(NamedTuple):
         return values * (self.scales if values.ndim == 1 else self.scales[:, None])
 
 
+def rows_of(*parts: Any) -> Rows:
+    """Return parts as rows without scales."""
+    return Rows(*stored(parts, None))
+
+
 def first_leaf(gradients: Any) -> Any:
     """Return the array, or the first one of a list; None where numbers are in lists."""
     first = gradients[0] if isinstance(gradients, list | tuple) and gradients else gradients
@@ -176,21 +202,20 @@ def read_gradients(gradients: Any) -> tuple[Layout, tuple[Any, ...], Any]:
     _checks.present(gradients=gradients)
     is_flat = not (
         isinstance(gradients, list | tuple)
-        and len(gradients) > 0
-        and all(hasattr(leaf, "shape") and leaf.ndim > 0 for leaf in gradients)
+        and any(hasattr(leaf, "shape") and leaf.ndim > 0 for leaf in gradients)
     )
     leaves = _as_arrays("gradients", (gradients,) if is_flat else gradients, True)
     shapes = tuple(tuple(leaf.shape) for leaf in leaves)
     if is_flat and len(shapes[0]) != 2:
         raise ValueError(f"gradients must have shape (m, d), or be leaves; got {shapes[0]}.")
     for k, shape in enumerate(shapes):
-        if len(shape) < 2 or shape[0] != shapes[0][0]:
+        if len(shape) < 1 or shape[:1] != shapes[0][:1] or max(map(len, shapes)) < 2:
             raise ValueError(
                 f"a leaf of gradients must have shape (m, ...), one gradient a row, with one m for "
                 f"all; leaf {k} has {shape}, leaf 0 has {shapes[0]}. Gradients that are vectors "
                 f"belong in one array of shape (m, d)."
             )
-    if shapes[0][0] == 0 or sum(prod(shape) for shape in shapes) == 0:
+    if any(0 in shape for shape in shapes):
         raise ValueError(f"gradients must not be empty; got {_listed(shapes)}.")
     m = shapes[0][0]
     parts = tuple(leaf if leaf.ndim == 2 else reshaped(leaf, (m, -1)) for leaf in leaves)
@@ -202,6 +227,21 @@ def result_dtype(array: Any) -> Any:
     xp = np if is_dask_array(array) else array_namespace(array)
     narrow = [getattr(xp, name) for name in ("float16", "bfloat16") if hasattr(xp, name)]
     return xp.float32 if array.dtype in narrow else array.dtype
+
+
+def contiguous(part: Any) -> Any:
+    """Return a part as kernels read it: a copy, made once, where each pass would make one."""
+    if is_numpy_array(part):
+        return _checks.readable(part)
+    if is_cupy_array(part):
+        return array_namespace(part).ascontiguousarray(part)
+    return part.contiguous() if is_torch_array(part) else part
+
+
+def storage_name(part: Any) -> str:
+    """Return what gradients are stored in; bits in uint16 are bfloat16."""
+    name = str(part.dtype).rpartition(".")[2]  # torch.float32
+    return "bfloat16" if name == "uint16" else name
 
 
 def stored(parts: tuple[Any, ...], storage: str | None) -> tuple[tuple[Any, ...], Any]:
@@ -231,7 +271,8 @@ def _divided(part: Any, divisors: Any, dtype: Any) -> Any:
     """Return a part over its rows' divisors; without a wide copy where that goes."""
     xp = array_namespace(part)
     if is_numpy_array(part) or is_cupy_array(part):
-        return xp.divide(part, divisors, out=xp.empty(part.shape, dtype=dtype))
+        with np.errstate(invalid="ignore"):  # NaN is told of afterwards
+            return xp.divide(part, divisors, out=xp.empty(part.shape, dtype=dtype))
     return xp.astype(part / divisors, dtype)
 
 
@@ -245,14 +286,19 @@ def row_maxima(part: Any) -> Any:
 
 @compiled()
 def row_scales(maxima: Sequence[Any]) -> Any:
-    """Return the powers of two that are just above the rows' largest values; 1 for zeros."""
+    """Return the powers of two next below the rows' largest values; 1 for zeros.
+
+    Numbers are less than 4 then; a scale and its inverse are within the range of the gradients.
+    """
     xp = array_namespace(*maxima)
     largest = maxima[0]
     for other in maxima[1:]:
         largest = xp.where(other > largest, other, largest)
+    limits = xp.finfo(largest.dtype)
+    least, most = frexp(float(limits.smallest_normal))[1] - 1, frexp(float(limits.max))[1] - 2
     largest = xp.astype(largest, wide_dtype(largest))
     largest = xp.where(largest > 0, largest, xp.ones_like(largest))
-    return 2.0 ** xp.ceil(xp.log2(largest))
+    return 2.0 ** xp.clip(xp.floor(xp.log2(largest)), least, most)
 
 
 def to_bfloat16(x: Any) -> Any:
@@ -268,7 +314,9 @@ def to_bfloat16(x: Any) -> Any:
     rounded += np.uint32(0x7FFF)
     rounded += bits
     rounded >>= np.uint32(16)
-    return rounded.astype(xp.uint16)
+    rounded = rounded.astype(xp.uint16)
+    rounded[xp.isnan(x)] = 0x7FC0  # some would be rounded to zero
+    return rounded
 
 
 def damping_of(value: Any) -> float:
@@ -281,8 +329,8 @@ def damping_of(value: Any) -> float:
             "damping is 0: the Fisher matrix of m gradients has rank m at most and no inverse. "
             "Take a small positive damping, such as 1e-5 times the squared length of a gradient."
         )
-    if not 0 < number < float("inf"):
-        raise ValueError(f"damping must be positive and finite; got {value!r}.")
+    if not 0 < number < 1e300:  # times the number of gradients it is finite
+        raise ValueError(f"damping must be positive and less than 1e300; got {value!r}.")
     return number
 
 
@@ -299,7 +347,9 @@ def check_rows(sums: Any, parts: Sequence[Any]) -> None:
         if not bool(xp.all(good)):
             place = int(xp.argmin(xp.astype(good, xp.int8)))
             leaf = f" of leaf {k}" if len(parts) > 1 else ""
-            raise ValueError(f"gradients[{row}]{leaf} is not finite at {place}.")
+            raise ValueError(
+                f"gradients[{row}]{leaf} is not finite at {place} in {storage_name(part)}."
+            )
     raise ValueError(f"gradients[{row}] is too large: a sum over it overflows.")
 
 
@@ -320,6 +370,7 @@ def _core(part: Any) -> Any:
 def _as_arrays(name: str, values: Sequence[Any], floating: bool) -> tuple[Any, ...]:
     names = [f"{name}[{k}]" for k in range(len(values))] if len(values) > 1 else [name]
     named = dict(zip(names, values, strict=True))
+    _checks.present(**named)
     if not floating:
         return _checks.arrays(**named)
     found = _checks.floating(**named)
@@ -327,15 +378,22 @@ def _as_arrays(name: str, values: Sequence[Any], floating: bool) -> tuple[Any, .
     return found
 
 
-def _added(terms: Any) -> Any:
-    total = None
-    for term in terms:
-        total = term if total is None else total + term
-    return total
-
-
 def _flattened(leaf: Any) -> Any:
     return leaf if leaf.ndim == 1 else reshaped(leaf, (-1,))
+
+
+@compiled()
+def flat(parts: Sequence[Any]) -> Any:
+    """Return a vector's parts in one array, in float64."""
+    wide = [widened(part) for part in parts]
+    return wide[0] if len(wide) == 1 else array_namespace(*wide).concat(wide, axis=0)
+
+
+@compiled("ends", "dtype")
+def cut(x: Any, ends: tuple[int, ...], dtype: Any = None) -> list[Any]:
+    """Return the parts of a vector between ends."""
+    parts = [x[a:b, ...] for a, b in itertools.pairwise(ends)]
+    return parts if dtype is None else [array_namespace(x).astype(part, dtype) for part in parts]
 
 
 def reshaped(array: Any, shape: tuple[int, ...]) -> Any:

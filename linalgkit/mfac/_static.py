@@ -2,9 +2,11 @@
 
 from typing import Any, NamedTuple
 
+from array_api_compat import array_namespace
+
 from .. import _checks
 from .._engine import Engines
-from ._rows import damping_of, in_memory
+from ._rows import damping_of, in_memory, result_dtype
 
 engine = Engines(__package__)
 
@@ -39,14 +41,15 @@ def woodbury_static(gradients: Any, /, damping: float = 1e-5) -> WoodburyStatic:
     -------
     WoodburyStatic
         `y`, shape (m, d), with ``y_i = F_(i-1)⁻¹ g_i``, and `c`, shape (m,), with
-        ``c_i = m + g_i · y_i``, where F_i is the matrix of the first i gradients, divided by m.
+        ``c_i = m + g_i · y_i``, where F_i is the matrix of the first i gradients, divided by m;
+        in the dtype of the gradients, at least float32.
 
     Raises
     ------
     ValueError
         The gradients are no matrix.
     numpy.linalg.LinAlgError
-        The damping is 0.
+        The damping is 0, or lost beside the gradients.
 
     See Also
     --------
@@ -55,7 +58,8 @@ def woodbury_static(gradients: Any, /, damping: float = 1e-5) -> WoodburyStatic:
     Notes
     -----
     The recursion (algorithm 1 of [1]_) is the factorisation M = L D Lᵀ of
-    ``M = m λ I + G Gᵀ``: ``Y = L⁻¹ G / λ`` and ``c = D / λ``; so it is computed here, in float64.
+    ``M = m λ I + G Gᵀ``: ``Y = L⁻¹ G / λ`` and ``c = D / λ``; so it is computed here, in
+    float64, and then rounded.
 
     References
     ----------
@@ -81,5 +85,7 @@ def woodbury_static(gradients: Any, /, damping: float = 1e-5) -> WoodburyStatic:
         raise ValueError(
             f"gradients must have shape (m, d), both at least 1; got {tuple(gradients.shape)}."
         )
+    xp = array_namespace(gradients)
+    gradients = xp.astype(gradients, result_dtype(gradients), copy=False)
     found = engine(gradients).woodbury_static(gradients, damping=damping_of(damping))
     return WoodburyStatic(*found)

@@ -66,8 +66,6 @@ class SlidingWindowFisher:
     ----------
     m, damping, storage, warmup
         As given.
-    count : int
-        Gradients that have come, at most m.
     shape : (int, int)
         (d, d).
 
@@ -132,7 +130,7 @@ class SlidingWindowFisher:
         _checks.choice("warmup", warmup, ("paper", "count"))
         self.damping, self.storage, self.warmup = damping_of(damping), storage, warmup
         self.shape = (self.layout.size,) * 2
-        self.count, self._next = 0, 0
+        self._counts = np.zeros(2, np.int64)  # gradients that have come, the row of the next one
         like = np.empty(0) if like is None else like
         if not is_array_api_obj(like):
             raise TypeError(f"like must be an array; got {like!r} ({type(like).__name__}).")
@@ -167,29 +165,22 @@ class SlidingWindowFisher:
         ----------
         g : array, shape (d,), or list of arrays
             The gradient.
+
+        Raises
+        ------
+        ValueError
+            It is not finite, or its squared length overflows. The window is as before then.
         """
         self._push(g)
 
     def solve(self, x: Any, /) -> Any:
         """Return F⁻¹ x, for x of shape (d,), (d, k) or a list of leaves."""
-        parts, join = self.layout.split("x", x)
+        parts, join = self._split("x", x)
         if self._is_few:
             return join(self._few().solve(parts))
-        dots = self._rows.dots(parts)
-        if dots.ndim == 1:
-            coefficients = self._solved(dots)
-        else:
-            xp = array_namespace(dots)
-            coefficients = xp.stack(
-                [self._solved(dots[:, k]) for k in range(dots.shape[1])], axis=1
-            )
-        combined = self._rows.combine(
-            coefficients / -self.damping,
-            parts,
-            factor=1 / self.damping,
-            dtype=result_dtype(parts[0]),
-        )
-        return join(combined)
+        coefficients = self._solved(self._rows.dots(parts)) / -self.damping
+        dtype = result_dtype(parts[0])
+        return join(self._rows.combine(coefficients, parts, factor=1 / self.damping, dtype=dtype))
 
     def push_solve(self, g: Any, /) -> Any:
         """Put a gradient in, and return F⁻¹ g with it in the window: the published step.
@@ -198,12 +189,19 @@ class SlidingWindowFisher:
         ----------
         g : array, shape (d,), or list of arrays
             The gradient.
+
+        Raises
+        ------
+        ValueError
+            It is not finite, or its squared length overflows. The window is as before then.
+        numpy.linalg.LinAlgError
+            The damping is lost beside the gradients. This one is in the window then.
         """
         solve_unit, next_count = None, min(self.m, self.count + 1)
         shift = self._divisor(next_count) * self.damping
         if is_cupy_array(self._gram) and not self._is_few:
             begin = getattr(engine(self._gram), "unit_solver", None)  # the reference has none
-            solve_unit = begin and begin(self._gram, self._next, shift)
+            solve_unit = begin and begin(self._gram, int(self._counts[1]), shift)
         row, parts, join = self._push(g)
         if self._is_few:
             return join(self._few().solve_row(row, result_dtype(parts[0])))
@@ -221,13 +219,17 @@ class SlidingWindowFisher:
         return join(combined)
 
     def state(self) -> dict[str, Any]:
-        """Return what `restore` needs to go on from here: arrays and numbers, not copied."""
+        """Return what `restore` needs to go on from here, in the window's own arrays.
+
+        What is pushed later is written into them, but for JAX's: ``copy.deepcopy`` keeps a state in
+        memory.
+        """
         return {
             "gradients": self._rows.parts,
             "scales": self._rows.scales,
             "gram": self._gram,
-            "count": self.count,
-            "next": self._next,
+            "count": self._counts[0, ...],
+            "next": self._counts[1, ...],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -281,32 +283,55 @@ class SlidingWindowFisher:
             if not bool(xp.all(xp.isfinite(array))):
                 raise ValueError(f"the state's {name} is not finite.")
         self._rows, self._gram, self._factor = rows, gram, None
-        self.count, self._next = count, place
+        self._counts = np.array([count, place])
+
+    @property
+    def count(self) -> int:
+        """Gradients that have come, at most m."""
+        return int(self._counts[0])
 
     def _divisor(self, count: int) -> int:
         """Return what the sum over gradients is divided by when so many have come."""
         return self.m if self.warmup == "paper" else max(1, count)
 
+    def _split(self, name: str, x: Any) -> tuple[tuple[Any, ...], Any]:
+        """Return a vector's parts, of the window's library, and what puts parts together."""
+        if isinstance(x, list | tuple) and not self.layout.is_flat:
+            _checks.present(**{f"{name}[{k}]": leaf for k, leaf in enumerate(x)})
+            if len(x) != len(self.layout.shapes):
+                raise ValueError(
+                    f"{name} must have {len(self.layout.shapes)} leaves; got {len(x)}."
+                )
+        parts, join = self.layout.split(name, x)
+        _checks.arrays(window=self._rows.scales, **{name: parts[0]})
+        return parts, join
+
     def _push(self, g: Any) -> tuple[int, tuple[Any, ...], Any]:
         _checks.concrete("push", "fisher_solve", g=first_leaf(g))
-        parts, join = self.layout.split("g", g)
-        _checks.arrays(window=self._rows.scales, g=parts[0])
+        parts, join = self._split("g", g)
+        parts = tuple(detached(part) for part in parts)
         for part in parts:
             if part.ndim != 1:
                 raise ValueError(f"g must be one gradient; got shape {tuple(part.shape)}.")
         maxima = [row_maxima(part) for part in parts]
         for k, (largest, part) in enumerate(zip(maxima, parts, strict=True)):
             if not isfinite(float(largest)):
-                xp = array_namespace(part)
-                place = int(xp.argmin(xp.astype(xp.isfinite(part), xp.int8)))
-                leaf = f" of leaf {k}" if len(parts) > 1 else ""
+                place, leaf = place_of_bad(part), f" of leaf {k}" if len(parts) > 1 else ""
                 raise ValueError(f"g is not finite at {place}{leaf}; the window is as before.")
-        row = self._next
-        self._rows, self._gram = _with_row(
-            self._rows, self._gram, row, parts, maxima, storage=self.storage
-        )
+        with np.errstate(over="ignore"):  # it is looked for
+            new = _one_row(parts, maxima, storage=self.storage)
+            length = float(new.squared_lengths()[0])
+        if not isfinite(length):
+            raise ValueError(
+                f"g is too large: its squared length overflows, or {self.storage} has no such "
+                f"numbers; the window is as before."
+            )
+        row = int(self._counts[1])
+        self._rows, self._gram = _with_row(self._rows, self._gram, row, new)
         self._factor = None
-        self._next, self.count = (row + 1) % self.m, min(self.m, self.count + 1)
+        if is_jax_array(self._gram):  # nothing is written in place there
+            self._counts = self._counts.copy()
+        self._counts[:] = min(self.m, self.count + 1), (row + 1) % self.m
         return row, parts, join
 
     def _few(self) -> FewParameters:
@@ -337,6 +362,17 @@ def _check_like(name: str, array: Any, own: Any) -> None:
         )
 
 
+def place_of_bad(array: Any) -> int:
+    """Return the first place whose number is not finite."""
+    xp = array_namespace(array)
+    return int(xp.argmin(xp.astype(xp.isfinite(array), xp.int8)))
+
+
+def detached(array: Any) -> Any:
+    """Return a tensor of torch as data alone, without the graph that made it."""
+    return array.detach() if hasattr(array, "detach") else array
+
+
 def _shapes_of(d: Sequence[Any]) -> tuple[tuple[int, ...], ...]:
     if not all(isinstance(shape, list | tuple) for shape in d):
         raise TypeError(f"d must be a number, or the shapes of leaves as tuples; got {d!r}.")
@@ -344,27 +380,30 @@ def _shapes_of(d: Sequence[Any]) -> tuple[tuple[int, ...], ...]:
 
 
 @compiled("storage")
-def _with_row(
-    rows: Rows, gram: Any, row: int, parts: Sequence[Any], maxima: Sequence[Any], *, storage: str
-) -> tuple[Rows, Any]:
-    """Return the window and its Gram matrix with another row, written in place where that goes."""
-    scales, written, read = rows.scales, [], []
+def _one_row(parts: Sequence[Any], maxima: Sequence[Any], *, storage: str) -> Rows:
+    """Return a gradient as the window keeps it."""
+    xp, wide = array_namespace(parts[0]), wide_dtype(parts[0])
     if storage == "float16":
         scale = row_scales(maxima)
-        scales = _set(scales, row, scale)
         parts = [part / array_namespace(part).astype(scale, part.dtype) for part in parts]
-    for part, own in zip(parts, rows.parts, strict=True):
-        if storage == "bfloat16":
-            kept = to_bfloat16(part)
-        else:
-            kept = array_namespace(part).astype(part, own.dtype, copy=False)
-        written.append(_set(own, (row, ...), kept))
-        read.append(_readable(kept))
-    rows = Rows(tuple(written), scales)
+    else:
+        scale = xp.ones((), dtype=wide, device=device(parts[0]))
+    if storage == "bfloat16":
+        kept = tuple(to_bfloat16(part)[None, :] for part in parts)
+    else:
+        dtype = getattr(xp, storage)
+        kept = tuple(xp.astype(part, dtype, copy=False)[None, :] for part in parts)
+    return Rows(kept, xp.reshape(scale, (1,)))
+
+
+@compiled()
+def _with_row(rows: Rows, gram: Any, row: int, new: Rows) -> tuple[Rows, Any]:
+    """Return the window and its Gram matrix with another row, written in place where that goes."""
+    pairs = zip(rows.parts, new.parts, strict=True)
+    written = tuple(_set(own, (row, ...), part[0, ...]) for own, part in pairs)
+    rows = Rows(written, _set(rows.scales, row, new.scales[0, ...]))
     if gram.shape[0]:
-        dots = rows.dots(read)
-        if storage == "float16":
-            dots = dots * scales[row]
+        dots = rows.dots([_readable(part[0, ...]) for part in new.parts]) * new.scales
         gram = _set(_set(gram, (row, ...), dots), (..., row), dots)
     return rows, gram
 

@@ -1,11 +1,14 @@
 """The published M-FAC optimiser for torch models; it is imported by its own name alone."""
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from copy import copy, deepcopy
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 
+from .. import _checks
 from ._minimize import check_steps
 from ._window import SlidingWindowFisher
 
@@ -31,7 +34,8 @@ class MFAC(torch.optim.Optimizer):
     storage : {"float32", "float64", "float16", "bfloat16"}, optional
         What the window is kept in; float64 for parameters in float64, else float32.
     sparse : bool
-        Parameters that are 0 at the start stay 0: for pruned models.
+        Parameters that are 0 at the start stay 0: for pruned models. Which ones is part of
+        `state_dict`, and goes by what is loaded.
 
     Attributes
     ----------
@@ -55,7 +59,8 @@ class MFAC(torch.optim.Optimizer):
 
     The window of parameters on the CPU is in memory that the Numba engine reads; on CUDA devices
     that CuPy reads, where it is installed. A parameter without a gradient counts as one whose
-    gradient is 0, and is not changed. The window is part of `state_dict`: m numbers a parameter.
+    gradient is 0, and is not changed; where none has one, nothing happens. Sparse gradients are
+    made dense. The window is part of `state_dict`: m numbers a parameter.
 
     Examples
     --------
@@ -86,6 +91,7 @@ class MFAC(torch.optim.Optimizer):
         storage: str | None = None,
         sparse: bool = False,
     ) -> None:
+        _checks.flags(sparse=sparse)
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__(params, defaults)
         parameters = self._parameters()
@@ -94,14 +100,19 @@ class MFAC(torch.optim.Optimizer):
         if storage is None:
             wide = any(p.dtype == torch.float64 for p in parameters)
             storage = "float64" if wide else "float32"
-        self.window = SlidingWindowFisher(
-            n_gradients,
-            [tuple(p.shape) for p in parameters],
-            damping=damping,
-            storage=storage,
-            like=_array(parameters[0].detach().reshape(-1)[:0]),
-        )
+        with self._on_device():
+            self.window = SlidingWindowFisher(
+                n_gradients,
+                [tuple(p.shape) for p in parameters],
+                damping=damping,
+                storage=storage,
+                like=_array(parameters[0].detach().reshape(-1)[:0]),
+            )
         self._kept = [p.detach() != 0 for p in parameters] if sparse else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what copies and pickles are made of."""
+        return super().__getstate__() | {"window": self.window, "_kept": self._kept}
 
     def _parameters(self) -> list[torch.Tensor]:
         return [p for group in self.param_groups for p in group["params"]]
@@ -133,32 +144,40 @@ class MFAC(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        gradients = []
+        if all(p.grad is None for p in self._parameters()):
+            return loss
+        gradients = [
+            _gradient(p, group["weight_decay"])
+            for group in self.param_groups
+            for p in group["params"]
+        ]
+        with self._on_device():
+            found = self.window.push_solve([_array(g) for g in self._masked(gradients)])
+            steps = [_tensor(u, p) for u, p in zip(found, self._parameters(), strict=True)]
+        steps, place = self._masked(steps), 0
         for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    g = torch.zeros_like(p)
-                elif group["weight_decay"]:
-                    g = p.grad.add(p, alpha=group["weight_decay"])
-                else:
-                    g = p.grad
-                gradients.append(g)
-        if self._kept is not None:
-            gradients = [g * kept for g, kept in zip(gradients, self._kept, strict=True)]
-        steps = self.window.push_solve([_array(g) for g in gradients])
-        place = 0
-        for group in self.param_groups:
-            count = len(group["params"])
-            found = steps[place : place + count]
-            place += count
-            pairs = [
-                (p, _tensor(u, p))
-                for p, u in zip(group["params"], found, strict=True)
-                if p.grad is not None
-            ]
+            parameters = group["params"]
+            some = steps[place : place + len(parameters)]
+            place += len(parameters)
+            pairs = [(p, u) for p, u in zip(parameters, some, strict=True) if p.grad is not None]
             if pairs:
                 self._move(group, *map(list, zip(*pairs, strict=True)))
         return loss
+
+    def _masked(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Return tensors of the parameters' shapes, 0 where parameters stay 0."""
+        if self._kept is None:
+            return tensors
+        return [x * kept for x, kept in zip(tensors, self._kept, strict=True)]
+
+    def _on_device(self) -> AbstractContextManager[Any]:
+        """Return a context in which CuPy works on the device of the parameters."""
+        place = self._parameters()[0].device
+        if not _is_for_cupy(place):
+            return nullcontext()
+        import cupy
+
+        return cupy.cuda.Device(place.index)
 
     def _move(self, group: dict[str, Any], parameters: list[Any], steps: list[Any]) -> None:
         if group["momentum"]:
@@ -172,27 +191,68 @@ class MFAC(torch.optim.Optimizer):
         torch._foreach_add_(parameters, steps, alpha=-group["lr"])
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state with the window's arrays as tensors."""
-        state = self.window.state()
-        arrays = {key: torch.as_tensor(state[key]) for key in ("scales", "gram")}
-        gradients = [torch.as_tensor(part) for part in state["gradients"]]
-        window = state | arrays | {"gradients": gradients}
-        return super().state_dict() | {"window": window}
+        """Return the state with the window's arrays as tensors.
+
+        Later steps write into them, as into those of torch's own optimisers: ``copy.deepcopy``
+        keeps a state in memory.
+        """
+        window = {key: _as_tensors(value) for key, value in self.window.state().items()}
+        return super().state_dict() | {"window": window, "kept": self._kept}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned; its arrays are copied.
+        """Go on from what `state_dict` returned; its arrays are copied, to the parameters' device.
 
         Parameters
         ----------
         state_dict : dict
             From an optimiser of the same parameters and sizes.
+
+        Raises
+        ------
+        ValueError
+            It is none of those. Nothing is changed then.
         """
         rest = dict(state_dict)
-        window = rest.pop("window", None)
-        if not isinstance(window, dict):
+        state = rest.pop("window", None)
+        if not isinstance(state, dict):
             raise ValueError("the state is not one of MFAC: it has no window of gradients.")
-        self.window.restore({key: _memories(value) for key, value in window.items()})
-        super().load_state_dict(rest)
+        if "kept" not in rest:
+            raise ValueError(
+                "the state has no 'kept': the masks of parameters that stay 0, or None."
+            )
+        place, window = self._parameters()[0].device, copy(self.window)
+        with self._on_device():
+            arrays = {
+                key: _memories(state[key], place)
+                for key in ("gradients", "scales", "gram")
+                if key in state
+            }
+            window.restore(state | arrays)
+        kept = self._masks_of(rest.pop("kept"))
+        super().load_state_dict(deepcopy(rest))
+        self.window, self._kept = window, kept
+
+    def _masks_of(self, kept: Any) -> list[torch.Tensor] | None:
+        """Return copies of a state's masks; ValueError unless they belong to the parameters."""
+        if kept is None:
+            return None
+        parameters = self._parameters()
+        shapes = [getattr(x, "shape", None) for x in kept] if isinstance(kept, list) else None
+        if shapes != [p.shape for p in parameters]:
+            raise ValueError(
+                "the state's masks of parameters that stay 0 have other shapes than the parameters."
+            )
+        return [
+            x.to(p.device, torch.bool, copy=True) for x, p in zip(kept, parameters, strict=True)
+        ]
+
+
+def _gradient(p: torch.Tensor, weight_decay: float) -> torch.Tensor:
+    """Return what the window gets of a parameter."""
+    if p.grad is None:
+        return torch.zeros_like(p)
+    g = p.grad if p.grad.layout == torch.strided else p.grad.to_dense()
+    return g.add(p, alpha=weight_decay) if weight_decay else g
 
 
 def _array(tensor: torch.Tensor) -> Any:
@@ -202,21 +262,36 @@ def _array(tensor: torch.Tensor) -> Any:
     return _memory(tensor)
 
 
-def _memories(value: Any) -> Any:
-    """Return the memory of a tensor, or of all in a list; numbers as they are."""
+def _memories(value: Any, place: torch.device) -> Any:
+    """Return the memory of a tensor, or of all in a list, on a device; others as they are."""
     if isinstance(value, list | tuple):
-        return [_memories(part) for part in value]
-    return _memory(value) if isinstance(value, torch.Tensor) else value
+        return [_memories(part, place) for part in value]
+    return _memory(value.to(place)) if isinstance(value, torch.Tensor) else value
 
 
 def _memory(tensor: torch.Tensor) -> Any:
-    if tensor.device.type == "cpu":
+    tensor, is_cupy = tensor.detach(), _is_for_cupy(tensor.device)
+    if tensor.device.type != "cpu" and not is_cupy:
+        return tensor
+    if tensor.dtype == torch.bfloat16:  # the window has its bits
+        tensor = tensor.view(torch.uint16)
+    if not is_cupy:
         return tensor.numpy(force=True)
-    if tensor.device.type == "cuda" and find_spec("cupy"):
-        import cupy
+    import cupy
 
-        return cupy.from_dlpack(tensor.detach())
-    return tensor.detach()
+    return cupy.from_dlpack(tensor)
+
+
+def _is_for_cupy(place: torch.device) -> bool:
+    return place.type == "cuda" and find_spec("cupy") is not None
+
+
+def _as_tensors(value: Any) -> Any:
+    """Return an array's memory as a tensor, or that of all in a tuple as a list."""
+    if isinstance(value, tuple):
+        return [_as_tensors(part) for part in value]
+    tensor = torch.as_tensor(value)
+    return tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor
 
 
 def _tensor(array: Any, like: torch.Tensor) -> torch.Tensor:

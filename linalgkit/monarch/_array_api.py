@@ -28,6 +28,7 @@ from ._array_api_transforms import (  # noqa: F401
     ifft,
     ifft_vjp,
 )
+from ._stacks import swap
 
 
 @compiled("axis")
@@ -35,8 +36,8 @@ def monarch_matmul(x, left, right, *, axis):
     """Multiply by R, read its (k, q) rows as (r, l), multiply by L."""
     xp = array_namespace(x)
     u = xp.matmul(right, _split(x, right.shape[-3], right.shape[-1], right, axis))
-    y = xp.matmul(left, _swap(_read(u, left.shape[-1], left.shape[-3])))
-    return _join(_swap(y), x, right, axis)
+    y = xp.matmul(left, swap(_read(u, left.shape[-1], left.shape[-3])))
+    return _join(swap(y), x, right, axis)
 
 
 @compiled("axis", "wrt")
@@ -44,14 +45,14 @@ def monarch_matmul_vjp(cotangent, x, left, right, *, axis, wrt):
     """Pull the cotangent g back through L and then R; u = R x is computed again."""
     xp = array_namespace(x)
     (k, q, p), (count, rows, inner) = right.shape[-3:], left.shape[-3:]
-    g = _swap(_split(cotangent, rows, count, right, axis))
+    g = swap(_split(cotangent, rows, count, right, axis))
     blocks = _split(x, k, p, right, axis)
     of_x = of_left = of_right = None
     if "left" in wrt:
-        u = _swap(_read(xp.matmul(right, blocks), inner, count))
+        u = swap(_read(xp.matmul(right, blocks), inner, count))
         of_left = xp.matmul(g, adjoint(u))
     if "x" in wrt or "right" in wrt:
-        v = _read(_swap(xp.matmul(adjoint(left), g)), k, q)
+        v = _read(swap(xp.matmul(adjoint(left), g)), k, q)
         if "right" in wrt:
             of_right = xp.matmul(v, adjoint(blocks))
         if "x" in wrt:
@@ -73,10 +74,6 @@ def _join(blocks, like, factor, axis):
     batch, others = like.shape[:lead], like.shape[lead:axis] + like.shape[axis + 1 :]
     whole = (*batch, blocks.shape[-3] * blocks.shape[-2], *others)
     return moveaxis(array_namespace(blocks).reshape(blocks, whole), lead, axis)
-
-
-def _swap(x):
-    return moveaxis(x, -3, -2)
 
 
 def _read(x, blocks, size):

@@ -21,6 +21,10 @@ def hadamard_factors(like, *, k, p, scale, dtype):
     """H_n = H_k ⊗ H_p."""
     left = np.broadcast_to(scale * _hadamard(k), (p, k, k))
     right = np.broadcast_to(_hadamard(p), (k, p, p))
+    if dtype == "bfloat16":  # which NumPy does not have
+        xp = array_namespace(like)
+        factors = (moved(factor.astype("float32"), like) for factor in (left, right))
+        return tuple(xp.astype(factor, xp.bfloat16) for factor in factors)
     return moved(left.astype(dtype), like), moved(right.astype(dtype), like)
 
 

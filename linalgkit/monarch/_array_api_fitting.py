@@ -7,6 +7,7 @@ block λ of L, so both steps fall apart into one problem for each λ.
 from array_api_compat import array_namespace, device
 
 from .._xp import adjoint, compiled
+from ._stacks import conj, transposed
 
 
 def compressed_samples(x, y):
@@ -43,10 +44,10 @@ def _improved(x, y, left, right):
     u = _inner(x, right, count)
     design = adjoint(u)
     change = _least(xp.matmul(design, u), xp.matmul(design, _remains(targets, u, left)))
-    left = left + _transposed(change)
+    left = left + transposed(change)
 
     remains = _remains(targets, u, left)
-    weighted = xp.matmul(remains, _conjugated(left))  # (l, N, r)
+    weighted = xp.matmul(remains, conj(left))  # (l, N, r)
     lefts = xp.matmul(adjoint(left), left)
     samples = xp.permute_dims(xp.reshape(x, (-1, k, p)), (1, 0, 2))  # (k, N, p)
     changes = []
@@ -56,7 +57,7 @@ def _improved(x, y, left, right):
         columns = xp.reshape(xp.permute_dims(parts, (1, 0, 2)), (-1, inner * p))
         gram = xp.reshape(xp.matmul(adjoint(columns), columns), (inner, p, inner, p))
         gram = gram * lefts[block, :, None, :, None]
-        moments = xp.matmul(adjoint(parts), _transposed(weighted[block, ...])[..., None])
+        moments = xp.matmul(adjoint(parts), transposed(weighted[block, ...])[..., None])
         size = inner * p
         change = _least(xp.reshape(gram, (size, size)), xp.reshape(moments, (size, 1)))
         changes.append(xp.reshape(change, (inner, p)))
@@ -83,7 +84,7 @@ def _inner(x, right, count):
     xp = array_namespace(x)
     k, q, p = right.shape
     samples = xp.permute_dims(xp.reshape(x, (-1, k, p)), (1, 0, 2))
-    u = xp.permute_dims(xp.matmul(samples, _transposed(right)), (1, 0, 2))
+    u = xp.permute_dims(xp.matmul(samples, transposed(right)), (1, 0, 2))
     return _by_block(xp.reshape(u, (x.shape[0], k * q)), k * q // count, count)
 
 
@@ -94,7 +95,7 @@ def _by_block(y, rows, count):
 
 
 def _remains(targets, u, left):
-    return targets - array_namespace(u).matmul(u, _transposed(left))
+    return targets - array_namespace(u).matmul(u, transposed(left))
 
 
 def _least(gram, moments):
@@ -119,13 +120,3 @@ def _balanced(left, right):
     factor = xp.sqrt(xp.where(usable, rows, ones) / xp.where(usable, columns, ones))
     left = left * xp.permute_dims(factor, (1, 0))[:, None, :]
     return left, right / xp.reshape(factor, (k, q, 1))
-
-
-def _transposed(x):
-    xp = array_namespace(x)
-    return xp.permute_dims(x, (*range(x.ndim - 2), x.ndim - 1, x.ndim - 2))
-
-
-def _conjugated(x):
-    xp = array_namespace(x)
-    return xp.conj(x) if xp.isdtype(x.dtype, "complex floating") else x

@@ -7,14 +7,16 @@ is Z[i, j] = L1[i] diag(R[:, i, j]) L2[j].
 import numpy as np
 from array_api_compat import array_namespace, device
 
+from .._operator import _on_host
 from .._xp import adjoint, compiled
+from ._stacks import ones_for_zeros, scaled, solve
 
 
 def factorize_mmstar(a, *, allow_complex, sweeps, rng):
     """Factors by a joint eigenbasis, refined by alternating least squares while they improve."""
     xp = array_namespace(a)
-    blocks, values, scale, norm = _with_singular_values(a)
-    scale, norm = float(scale), float(norm)
+    blocks, values, root, norm = _with_singular_values(a)
+    norm = float(norm)
     row, column = _pivots(values, blocks.dtype)
     basis = _joint_basis(blocks, row, column, allow_complex, rng)
     if basis.dtype != blocks.dtype:
@@ -26,23 +28,23 @@ def factorize_mmstar(a, *, allow_complex, sweeps, rng):
             break
         factors, error = better, new
     left, middle, right = factors
-    return left, scale * middle, right, scale * float(error) / norm if norm else 0.0
+    return left, middle * root * root, right, float(error) / norm if norm else 0.0
 
 
 @compiled()
 def _with_singular_values(a):
-    """Return the blocks of P A P scaled, their singular values, the scale and the norm of A."""
+    """Return the blocks of P A P scaled, their singular values, the root of the scale, the norm."""
     xp, m = array_namespace(a), round(a.shape[-1] ** 0.5)
-    scale = _positive(xp.max(xp.abs(a)))
-    blocks = xp.permute_dims(xp.reshape(a / scale, (m, m, m, m)), (1, 3, 0, 2))
-    return blocks, xp.linalg.svdvals(blocks), scale, xp.linalg.vector_norm(a)
+    a, root = scaled(a, (0, 1))
+    blocks = xp.permute_dims(xp.reshape(a, (m, m, m, m)), (1, 3, 0, 2))
+    return blocks, xp.linalg.svdvals(blocks), root[..., None], xp.linalg.vector_norm(a)
 
 
 def _pivots(values, dtype):
     """Choose the row and the column of blocks that are the furthest from singular."""
     xp = array_namespace(values)
     eps = float(xp.finfo(dtype).eps)
-    values = np.asarray(_host(values), dtype=np.float64)
+    values = np.asarray(_on_host(values), dtype=np.float64)
     largest = values[..., 0]
     inverse_condition = np.divide(
         values[..., -1], largest, out=np.zeros_like(largest), where=largest > 0
@@ -63,14 +65,6 @@ def _pivots(values, dtype):
     return int(row), int(column)
 
 
-def _solve(a, b):
-    """Solve for stacks of matrices that broadcast (CuPy's own solve takes equal stacks only)."""
-    xp = array_namespace(a, b)
-    stack = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    a, b = (xp.broadcast_to(x, (*stack, *x.shape[-2:])) for x in (a, b))
-    return xp.linalg.solve(a, b)
-
-
 def _joint_basis(blocks, row, column, allow_complex, rng):
     """Eigenvectors V that the matrices Z[i, c]⁻¹ Z[i, j] Z[r, j]⁻¹ Z[r, c] have in common.
 
@@ -78,10 +72,10 @@ def _joint_basis(blocks, row, column, allow_complex, rng):
     """
     xp, m = array_namespace(blocks), blocks.shape[-1]
     family, sizes = _family(blocks, row, column)
-    weights, sizes = rng.standard_normal((m, m)), np.asarray(_host(sizes), dtype=np.float64)
+    weights, sizes = rng.standard_normal((m, m)), np.asarray(_on_host(sizes), dtype=np.float64)
     weights = np.divide(weights, sizes, out=np.zeros_like(weights), where=sizes > 0)
     weights = xp.asarray(weights, dtype=_real_dtype(family), device=device(blocks))
-    mixture = np.asarray(_host(_mixed(family, weights)))
+    mixture = np.asarray(_on_host(_mixed(family, weights)))
     eps = float(xp.finfo(blocks.dtype).eps)
     values, vectors = np.linalg.eig(mixture.astype(np.result_type(mixture, np.float64)))
     tolerance = np.sqrt(eps) * max(np.abs(values).max(initial=0), eps)
@@ -103,8 +97,8 @@ def _joint_basis(blocks, row, column, allow_complex, rng):
 def _family(blocks, row, column):
     """Return the matrices, and their norms."""
     xp = array_namespace(blocks)
-    half = _solve(blocks[:, column, ...][:, None, ...], blocks)  # Z[i, c]⁻¹ Z[i, j]
-    rest = _solve(blocks[row, ...], blocks[row, column, ...])
+    half = solve(blocks[:, column, ...][:, None, ...], blocks)  # Z[i, c]⁻¹ Z[i, j]
+    rest = solve(blocks[row, ...], blocks[row, column, ...])
     family = xp.matmul(half, rest[None, ...])
     return family, xp.linalg.vector_norm(family, axis=(-2, -1))
 
@@ -144,7 +138,7 @@ def _separated(matrix, values, vectors, tolerance):
 def _in_basis(blocks, basis, row, column):
     """Return the factors, normalised, that V gives, and their error."""
     left = array_namespace(blocks).matmul(blocks[:, column, ...], basis)
-    right = _solve(left[row, ...], blocks[row, ...])  # (j, t, b)
+    right = solve(left[row, ...], blocks[row, ...])  # (j, t, b)
     factors = _normalised(left, _diagonals(blocks, left, right), right)
     return *factors, _error(blocks, *factors)
 
@@ -193,16 +187,10 @@ def _diagonals(blocks, left, right):
 def _normalised(left, middle, right):
     """Give columns of L1 and rows of L2 unit length: R takes what they lose."""
     xp = array_namespace(left)
-    columns = _positive(xp.linalg.vector_norm(left, axis=-2))  # (i, t)
-    rows = _positive(xp.linalg.vector_norm(right, axis=-1))  # (j, t)
+    columns = ones_for_zeros(xp.linalg.vector_norm(left, axis=-2))  # (i, t)
+    rows = ones_for_zeros(xp.linalg.vector_norm(right, axis=-1))  # (j, t)
     scale = xp.permute_dims(columns[:, None, :] * rows[None, :, :], (2, 0, 1))
     return left / columns[:, None, :], middle * scale, right / rows[..., None]
-
-
-def _positive(norms):
-    """Return norms with ones for zeros, to be divided by."""
-    xp = array_namespace(norms)
-    return xp.where(norms > 0, norms, xp.ones_like(norms))
 
 
 def _error(blocks, left, middle, right):
@@ -237,9 +225,3 @@ def _real_dtype(x):
     if not xp.isdtype(x.dtype, "complex floating"):
         return x.dtype
     return xp.float32 if x.dtype == xp.complex64 else xp.float64
-
-
-def _host(array):
-    if hasattr(array, "get"):  # CuPy
-        return array.get()
-    return array.detach().cpu().numpy() if hasattr(array, "detach") else array

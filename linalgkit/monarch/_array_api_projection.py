@@ -5,11 +5,11 @@ Slices are scaled by powers of two first: nothing overflows or vanishes when it 
 """
 
 import numpy as np
-from array_api_compat import array_namespace, device
+from array_api_compat import array_namespace, device, is_torch_array
 
-from .._xp import adjoint, compiled, moveaxis
+from .._xp import adjoint, compiled, moveaxis, padded
 from ._blocks import places
-from ._roots import has_dtype
+from ._stacks import conj, ones_for_zeros, scaled, single
 
 # The part of the singular values that goes to the left factor, as a power.
 LEFT_POWER = {"balanced": 0.5, "left": 1.0, "right": 0.0}
@@ -22,6 +22,10 @@ def thin_svd(slices):
 
 def project(a, *, blocks, gauge, method):
     """Truncate the decomposition of every slice; both methods are the same here."""
+    if is_torch_array(a):  # whose own gradient of a decomposition has no limit at zeros
+        from ._torch_projection import projected
+
+        return projected(a, blocks=blocks, gauge=gauge, method=method)
     return by_svd(a, blocks, gauge, thin_svd)
 
 
@@ -29,12 +33,13 @@ def project(a, *, blocks, gauge, method):
 def projection_error(a, *, blocks):
     """Compare the norm of the singular values that are dropped with that of all."""
     xp = array_namespace(a)
-    slices, root = _scaled(_slices(_single(a), blocks))
+    slices, root = scaled(_slices(single(a), blocks), (-2, -1))
     values = xp.linalg.svdvals(slices)
     order = xp.arange(values.shape[-1], device=device(a))
     is_kept = order < _moved(places(blocks).ranks, a)[..., None]
     dropped = xp.where(is_kept, xp.zeros_like(values), values)
-    return ratio(*(xp.linalg.vector_norm(part, axis=-1) for part in (dropped, values)), root)
+    parts = (xp.linalg.vector_norm(part, axis=-1) for part in (dropped, values))
+    return ratio(*parts, root[..., 0, 0])
 
 
 def project_vjp(cotangent, a, *, blocks, gauge):
@@ -46,16 +51,13 @@ def project_vjp(cotangent, a, *, blocks, gauge):
 def by_svd(a, blocks, gauge, svd):
     """Return the factors from full decompositions of the slices."""
     xp, dtype = array_namespace(a), a.dtype
-    u, sigma, vh, root = _decomposed(_single(a), blocks, svd)
-    zero = xp.zeros_like(sigma)
-    weights = []
-    for power in (LEFT_POWER[gauge], 1 - LEFT_POWER[gauge]):
-        weight = sigma**power * root[..., None] ** (2 * power)
-        weights.append(xp.where(sigma > 0, weight, zero))
-    return tuple(
-        xp.astype(factor, dtype)
-        for factor in _factors(u * weights[0][..., None, :], vh * weights[1][..., None], blocks)
+    u, sigma, vh, root = _decomposed(single(a), blocks, svd)
+    left, right = (
+        xp.where(sigma > 0, _power(sigma, root, power), xp.zeros_like(sigma))
+        for power in (LEFT_POWER[gauge], 1 - LEFT_POWER[gauge])
     )
+    factors = _factors(u * left[..., None, :], vh * right[..., None], blocks)
+    return tuple(xp.astype(factor, dtype) for factor in factors)
 
 
 @compiled("blocks", "gauge", "svd")
@@ -74,7 +76,7 @@ def pulled_back(cotangent, a, blocks, gauge, svd):
     """
     xp = array_namespace(a)
     rows, columns = a.shape[-2:]
-    u, sigma, vh, root = _decomposed(_single(a), blocks, svd)
+    u, sigma, vh, root = _decomposed(single(a), blocks, svd)
     terms = min(places(blocks).terms, sigma.shape[-1])
     v = adjoint(vh)
     kept = sigma[..., :terms]
@@ -82,7 +84,7 @@ def pulled_back(cotangent, a, blocks, gauge, svd):
     powers = LEFT_POWER[gauge], 1 - LEFT_POWER[gauge]
     is_there = xp.astype(kept > 0, kept.dtype)  # terms that are zero have no derivative
     left_size, right_size = (
-        (is_there * kept**power * root[..., None] ** (2 * power))[..., None, :] for power in powers
+        (is_there * _power(kept, root, power))[..., None, :] for power in powers
     )
     x, y = of_left * left_size, of_right * right_size
     ux, vy = xp.matmul(adjoint(u), x), xp.matmul(vh, y)
@@ -103,7 +105,6 @@ def pulled_back(cotangent, a, blocks, gauge, svd):
     by_u = xp.matmul(u, p) + (x - xp.matmul(u, ux)) * inverse
     by_v = xp.matmul(v, q) + (y - xp.matmul(v, vy)) * inverse
     gradient = xp.matmul(by_u, vh[..., :terms, :]) + xp.matmul(u[..., :terms], adjoint(by_v))
-    root = root[..., None, None]
     gradient = _whole(gradient / root / root)
     return xp.astype(gradient[..., :rows, :columns], a.dtype)
 
@@ -112,27 +113,17 @@ def ratio(part, whole, root):
     """Divide norms over all slices; those of the slices are given divided by root²."""
     xp = array_namespace(part)
     root = xp.where(whole > 0, root, xp.zeros_like(root))
-    root = root / _safe(xp.max(root, axis=(-2, -1), keepdims=True))
+    root = root / ones_for_zeros(xp.max(root, axis=(-2, -1), keepdims=True))
     part, whole = (
         xp.linalg.vector_norm(norms * root * root, axis=(-2, -1)) for norms in (part, whole)
     )
-    return part / _safe(whole)
-
-
-def _single(a):
-    """Return halves in single precision, in which there are decompositions."""
-    xp = array_namespace(a)
-    return xp.astype(a, xp.float32) if has_dtype(a, "float16", "bfloat16") else a
+    return part / ones_for_zeros(whole)
 
 
 def _slices(a, blocks):
     xp = array_namespace(a)
     k, _, p, count, rows, _ = blocks
-    for axis, size in ((-1, k * p), (-2, count * rows)):
-        if a.shape[axis] < size:
-            shape = list(a.shape)
-            shape[axis] = size - a.shape[axis]
-            a = xp.concat([a, xp.zeros(tuple(shape), dtype=a.dtype, device=device(a))], axis=axis)
+    a = padded(padded(a, k * p, -1), count * rows, -2)
     a = xp.reshape(a, (*a.shape[:-2], rows, count, k, p))
     return moveaxis(a, -4, -2)
 
@@ -144,27 +135,23 @@ def _whole(slices):
     return array_namespace(slices).reshape(moveaxis(slices, -2, -4), shape)
 
 
-def _scaled(slices):
-    """Return slices of entries around one, and the root of what they are divided by: 2^e."""
-    xp = array_namespace(slices)
-    most = xp.max(xp.abs(slices), axis=(-2, -1))
-    root = 2.0 ** xp.round(xp.log2(_safe(most)) / 2)
-    # In two steps: a complex division forms 1 / 2^2e, which overflows for subnormal numbers.
-    root_there = root[..., None, None]
-    return slices / root_there / root_there, root
-
-
 def _decomposed(a, blocks, svd):
     """Decompose all slices, the first of the largest entries of each v real and positive."""
     xp = array_namespace(a)
-    slices, root = _scaled(_slices(a, blocks))
+    slices, root = scaled(_slices(a, blocks), (-2, -1))
     u, sigma, vh = svd(slices)
     v = adjoint(vh)
     entries = xp.sum(_first_largest(v) * v, axis=-2)
-    turn = entries / xp.astype(_safe(xp.abs(entries)), entries.dtype)
-    vh = vh * turn[..., None]
-    turn = xp.conj(turn) if xp.isdtype(turn.dtype, "complex floating") else turn
-    return u * turn[..., None, :], sigma, vh, root
+    turn = entries / xp.astype(ones_for_zeros(xp.abs(entries)), entries.dtype)
+    return u * conj(turn)[..., None, :], sigma, vh * turn[..., None], root
+
+
+def _power(sigma, root, power):
+    """Return (σ root²)^power for a power 0, 1/2 or 1; root² may be infinite where that is not."""
+    found = sigma**power
+    for _ in range(round(2 * power)):
+        found = found * root[..., 0]
+    return found
 
 
 def _first_largest(v):
@@ -232,14 +219,8 @@ def _moved(array, like):
 
 def _with_terms(array, terms, axis):
     """Bring an axis to `terms`: cut it, or append zeros."""
-    xp = array_namespace(array)
-    have = array.shape[axis]
-    if have < terms:
-        shape = list(array.shape)
-        shape[axis] = terms - have
-        return xp.concat(
-            [array, xp.zeros(tuple(shape), dtype=array.dtype, device=device(array))], axis=axis
-        )
+    if array.shape[axis] < terms:
+        return padded(array, terms, axis)
     return array[..., :terms] if axis == -1 else array[..., :terms, :]
 
 
@@ -254,13 +235,7 @@ def _real(x):
     return xp.real(x) if xp.isdtype(x.dtype, "complex floating") else x
 
 
-def _safe(x):
-    """Return x with ones for zeros, to be divided by."""
-    xp = array_namespace(x)
-    return xp.where(x != 0, x, xp.ones_like(x))
-
-
 def _inverse(x):
     """Return 1 / x, and zero for zero."""
     xp = array_namespace(x)
-    return xp.where(x != 0, 1 / _safe(x), xp.zeros_like(x))
+    return xp.where(x != 0, 1 / ones_for_zeros(x), xp.zeros_like(x))

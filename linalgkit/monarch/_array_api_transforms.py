@@ -6,20 +6,20 @@ j₁, a multiplication by ω_n^(k₁ j₂), and transforms of length m over j₂
     X[k₁ + r k₂] = Σ_j₂ ω_m^(j₂ k₂) ω_n^(j₂ k₁) Σ_j₁ ω_r^(j₁ k₁) x[j₁ m + j₂]
 """
 
-from array_api_compat import array_namespace, device
+from array_api_compat import array_namespace
 
-from .._xp import compiled, moveaxis
+from .._xp import compiled, moveaxis, padded
 from ._radices import best_radices, good_length
 from ._roots import (
     chirp,
     chirp_spectrum,
     complex_dtype,
     dft_matrix,
-    has_dtype,
     right_angle,
     table,
     twiddles,
 )
+from ._stacks import is_half, single
 
 # A step of radix r costs r multiplications a number, and what a pass over memory takes.
 PASS = 48
@@ -61,11 +61,10 @@ def bluestein(x, inverse, scale, transform):
 
     It is done by ``transform(x, inverse, scale)``.
     """
-    xp, n = array_namespace(x), x.shape[-1]
+    n = x.shape[-1]
     length = good_length(2 * n - 1, PASS)
     turn = table(chirp, n, inverse, like=x)
-    padding = xp.zeros((*x.shape[:-1], length - n), dtype=x.dtype, device=device(x))
-    spectrum = transform(xp.concat([x * turn, padding], axis=-1), False, 1.0)
+    spectrum = transform(padded(x * turn, length, -1), False, 1.0)
     spectrum = spectrum * table(chirp_spectrum, n, length, inverse, like=x)
     return transform(spectrum, True, scale / length)[..., :n] * turn
 
@@ -89,20 +88,19 @@ def convolution(x, h, axis, start, stop, is_circular, transform, lead=None):
     With `lead`, results are summed to these axes before the last one.
     """
     xp = array_namespace(x, h)
-    half = x.dtype if has_dtype(x, "float16", "bfloat16") else None
-    if half is not None:
-        x, h = xp.astype(x, xp.float32), xp.astype(h, xp.float32)
+    half = x.dtype if is_half(x) else None
+    x, h = single(x), single(h)
     x, h = moveaxis(x, axis, -1), moveaxis(h, axis, -1) if h.ndim > 1 else h
     total = x.shape[-1] + h.shape[-1] - 1
     is_real = not xp.isdtype(x.dtype, "complex floating")
     if is_circular:
-        y = _circular(x, _padded(h, x.shape[-1]), transform, lead)
+        y = _circular(x, padded(h, x.shape[-1], -1), transform, lead)
         y = xp.real(y) if is_real else y
     elif is_real:
         y = _modulo_right_angle(x, h, good_length((total + 1) // 2, PASS), transform, lead)
     else:
         length = good_length(total, PASS)
-        y = _circular(_padded(x, length), _padded(h, length), transform, lead)
+        y = _circular(padded(x, length, -1), padded(h, length, -1), transform, lead)
     y = moveaxis(y[..., start:stop], -1, axis)
     return y if half is None else xp.astype(y, half)
 
@@ -138,8 +136,8 @@ def pulled_back(cotangent, x, h, wrt, convolve, transform, *, axis, start, stop,
             first = n - 1 - start
             low = max(first, 0)  # entries of h beyond are in no entry of the result
             of_h = convolution(g, reverse, -1, low, first + m, False, transform, lead)
-            of_h = _padded(of_h, low - first + of_h.shape[-1], ahead=True)
-            of_h = _padded(of_h, m)
+            of_h = padded(of_h, low - first + of_h.shape[-1], -1, ahead=True)
+            of_h = padded(of_h, m, -1)
         of_h = moveaxis(of_h, -1, axis) if h.ndim > 1 else of_h
     return of_x, of_h
 
@@ -189,17 +187,9 @@ def _folded(x, length):
     xp = array_namespace(x)
     dtype = getattr(xp, complex_dtype(x))
     if x.shape[-1] <= length:
-        return xp.astype(_padded(x, length), dtype)
+        return xp.astype(padded(x, length, -1), dtype)
     low = xp.astype(x[..., :length], dtype)
-    return low + 1j * xp.astype(_padded(x[..., length:], length), dtype)
-
-
-def _padded(x, length, *, ahead=False):
-    xp = array_namespace(x)
-    if x.shape[-1] == length:
-        return x
-    zeros = xp.zeros((*x.shape[:-1], length - x.shape[-1]), dtype=x.dtype, device=device(x))
-    return xp.concat([zeros, x] if ahead else [x, zeros], axis=-1)
+    return low + 1j * xp.astype(padded(x[..., length:], length, -1), dtype)
 
 
 def _along_last(x, inverse, scale):

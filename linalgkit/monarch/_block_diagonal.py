@@ -6,16 +6,19 @@ from array_api_compat import array_namespace, device
 
 from .. import _checks
 from .._operator import Operator
-from ._operators import (
-    Monarch,
-    _conj,
-    _cut,
-    _eyes,
-    _join,
-    _right_sides,
-    _solve_blocks,
-    _swap,
-    _transposed,
+from ._operators import Monarch
+from ._stacks import (
+    by_single,
+    conj,
+    cut,
+    eyes,
+    join,
+    norms,
+    product,
+    right_sides,
+    solve_blocks,
+    swap,
+    transposed,
 )
 
 
@@ -79,7 +82,7 @@ class BlockDiagonal(Operator):
             raise ValueError(
                 f"blocks must have shape (..., k, q, p); got {tuple(self.blocks.shape)}."
             )
-        _checks.choice("interleaved", interleaved, (False, True))
+        _checks.flags(interleaved=interleaved)
         self.interleaved = bool(interleaved)
         count, rows, columns = self.blocks.shape[-3:]
         self.shape, self.batch_shape = (count * rows, count * columns), self.blocks.shape[:-3]
@@ -89,22 +92,29 @@ class BlockDiagonal(Operator):
     def matmat(self, x: Any, /) -> Any:
         """Return A X for X of shape (..., columns, k)."""
         x = _checks.operand("x", x, -2, self.shape[1])
-        return self._by_blocks(x, self.blocks.shape[-1], lambda x: _product(self.blocks, x))
+        return self._by_blocks(x, self.blocks.shape[-1], lambda x: product(self.blocks, x))
 
     def rmatmat(self, x: Any, /) -> Any:
         """Return A^H X for X of shape (..., rows, k)."""
         return self.H.matmat(x)
 
+    def _blocks(self) -> tuple[Any, ...]:
+        return (self.blocks,)
+
+    def _with(self, blocks: Any) -> "BlockDiagonal":
+        """Return the operator of other blocks."""
+        return BlockDiagonal(blocks, interleaved=self.interleaved)
+
     def _by_blocks(self, x: Any, size: int, step: Any) -> Any:
         """Apply a step to (..., blocks, size of a block, k)."""
         if not self.interleaved:
-            return _join(step(_cut(x, self.blocks.shape[-3], size)))
-        return _join(_swap(step(_swap(_cut(x, size, self.blocks.shape[-3])))))
+            return join(step(cut(x, self.blocks.shape[-3], size)))
+        return join(swap(step(swap(cut(x, size, self.blocks.shape[-3])))))
 
     @property
     def T(self) -> "BlockDiagonal":
         """The transpose."""
-        return BlockDiagonal(_transposed(self.blocks), interleaved=self.interleaved)
+        return self._with(transposed(self.blocks))
 
     @property
     def H(self) -> "BlockDiagonal":
@@ -113,7 +123,7 @@ class BlockDiagonal(Operator):
 
     def conj(self) -> "BlockDiagonal":
         """Return the complex conjugate."""
-        return BlockDiagonal(_conj(self.blocks), interleaved=self.interleaved)
+        return self._with(conj(self.blocks))
 
     def __matmul__(self, x: Any) -> Any:
         """Return A x for a vector, A X for a matrix, a `Product` for another operator."""
@@ -129,10 +139,14 @@ class BlockDiagonal(Operator):
         eye = xp.eye(self.shape[1], dtype=self.dtype, device=device(self.blocks))
         return self.matmat(xp.broadcast_to(eye, (*self.batch_shape, *eye.shape)))
 
+    @by_single
     def norm(self) -> Any:
         """Return the Frobenius norm."""
-        return array_namespace(self.blocks).linalg.vector_norm(self.blocks, axis=(-3, -2, -1))
+        if 0 in self.blocks.shape[-3:]:
+            return array_namespace(self.blocks).sum(abs(self.blocks), axis=(-3, -2, -1))
+        return norms(self.blocks, (-3, -2, -1))[..., 0, 0, 0]
 
+    @by_single
     def inv(self) -> "BlockDiagonal":
         """Return the inverse, block by block.
 
@@ -144,9 +158,10 @@ class BlockDiagonal(Operator):
             The blocks are not square.
         """
         self._must_be_square("inv")
-        inverses = _solve_blocks("block-diagonal", self.blocks, _eyes(self.blocks))
-        return BlockDiagonal(inverses, interleaved=self.interleaved)
+        inverses = solve_blocks("block-diagonal", self.blocks, eyes(self.blocks))
+        return self._with(inverses)
 
+    @by_single
     def solve(self, b: Any, /) -> Any:
         """Return x with A x = b, for b of shape (..., rows) or (..., rows, k).
 
@@ -158,12 +173,13 @@ class BlockDiagonal(Operator):
             The blocks are not square.
         """
         self._must_be_square("solve")
-        b, is_vector = _right_sides(b, self.blocks, self.shape[0])
+        b, is_vector = right_sides(b, self.blocks, self.shape[0])
         if is_vector:
             return self.solve(b[..., None])[..., 0]
         size = self.blocks.shape[-1]
-        return self._by_blocks(b, size, lambda b: _solve_blocks("block-diagonal", self.blocks, b))
+        return self._by_blocks(b, size, lambda b: solve_blocks("block-diagonal", self.blocks, b))
 
+    @by_single
     def slogdet(self) -> tuple[Any, Any]:
         """Return the determinant's sign (or phase) and the logarithm of its absolute value."""
         self._must_be_square("slogdet")
@@ -187,7 +203,7 @@ def merged(factors: tuple[Any, ...]) -> list[Any]:
     parts: list[Any] = []
     for part in (part for factor in factors for part in _taken_apart(factor)):
         if parts and _saves(parts[-1], part):
-            blocks = _product(parts[-1].blocks, part.blocks)
+            blocks = product(parts[-1].blocks, part.blocks)
             part = BlockDiagonal(blocks, interleaved=part.interleaved)
             parts.pop()
         parts.append(part)
@@ -237,8 +253,3 @@ def _paired(first: Any, second: Any = None) -> Any:
     if first.interleaved:
         return Monarch(first.blocks, second.blocks)
     return Monarch(second.T.blocks, first.T.blocks, order="RL")
-
-
-def _product(blocks: Any, x: Any) -> Any:
-    blocks, x = _checks.floating(blocks=blocks, x=x)
-    return array_namespace(blocks).matmul(blocks, x)

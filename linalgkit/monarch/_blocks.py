@@ -33,7 +33,8 @@ def choose_blocks(shape: Sequence[int], *, params: int | None = None, rank: int 
         Parameters that both factors have together at most. Their number is near to it where the
         sizes allow.
     rank : int, optional
-        The rank of each slice: q = rank · l, r = rank · k.
+        The rank of each slice: q = rank · l, r = rank · k. Slices have as many rows and columns at
+        least, as far as the matrix has.
 
     Returns
     -------
@@ -81,6 +82,8 @@ def choose_blocks(shape: Sequence[int], *, params: int | None = None, rank: int 
     across = _splits(columns, scale * sqrt(columns))
     for one, count, rows_of in _splits(rows, scale * sqrt(rows)):
         for other, k, p in across:
+            if p < min(rank, columns) or rows_of < min(rank, rows):
+                continue  # slices that cannot have the rank
             found = rank * k * count * (p + rows_of)
             key = (one + other, -found)
             if (params is None or found <= params) and (best is None or key < best[0]):

@@ -28,6 +28,8 @@ from ._cupy_transforms import (  # noqa: F401
     ifft_vjp,
 )
 
+DTYPES = "efdFD"  # of torch tensors, too
+
 _NUMBERS = {"e": "linalgkit::Half", "f": "float"}  # that the kernels multiply, by dtype's letter
 _BITS = {2: "unsigned short", 4: "unsigned int", 8: "unsigned long long", 16: "double2"}
 _STEPS = {"e": (1, 2, 3, 4), "f": (1, 2, 3, 4, 6, 8)}  # of 32 and 16 in a block's row
@@ -68,7 +70,7 @@ def monarch_matmul(x, left, right, *, axis):
         return _array_api.monarch_matmul(x, left, right, axis=axis)
     if left.ndim == 3:
         if _is_reversed(x):
-            return monarch_matmul(x.T, left, right, axis=-1 - axis).T
+            return monarch_matmul(x.T, left, right, axis=-1 - axis - x.ndim).T
         device, rows = cp.cuda.runtime.getDevice(), x.size // x.shape[-1]
         launch = axis == -1 and _launcher(x.dtype.char, rows, left.shape, right.shape, device)
         if launch:
@@ -101,7 +103,8 @@ def monarch_matmul_vjp(cotangent, x, left, right, *, axis, wrt):
     if not _serves(x, left, right):
         return _array_api.monarch_matmul_vjp(cotangent, x, left, right, axis=axis, wrt=wrt)
     if left.ndim == 3 and _is_reversed(x):
-        of_x, *others = monarch_matmul_vjp(cotangent.T, x.T, left, right, axis=-1 - axis, wrt=wrt)
+        axis = -1 - axis - x.ndim
+        of_x, *others = monarch_matmul_vjp(cotangent.T, x.T, left, right, axis=axis, wrt=wrt)
         return None if of_x is None else of_x.T, *others
     sizes = _Sizes.of(x, left, right, axis)
     if sizes.before > 1 and sizes.behind > 1:

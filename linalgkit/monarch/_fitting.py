@@ -4,15 +4,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from array_api_compat import array_namespace, device
+from array_api_compat import array_namespace
 
 from .. import _checks
 from .._engine import Engines
+from .._xp import padded
 from ._blocks import resolved
 from ._operators import Monarch
 from ._products import check_factors
 from ._projection import project
-from ._values import finite
+from ._stacks import scaled, single, transposed
 
 engine = Engines(__package__)
 
@@ -131,15 +132,15 @@ def lstsq(
             f"x must have shape (samples, columns) and y (samples, rows); got {tuple(x.shape)} and "
             f"{tuple(y.shape)}."
         )
-    finite(x=x, y=y)
+    _checks.finite(x=x, y=y)
     maxiter = _checks.size("maxiter", maxiter)
     _checks.number("tol", tol, 0)
-    if callback is not None and not callable(callback):
-        raise TypeError(f"callback must be callable; got {type(callback).__name__}.")
+    if callback is not None:
+        _checks.function("callback", callback)
     data = (y.shape[1], x.shape[1])
     sizes = resolved(data, None, blocks, 1) if left is None or blocks is not None else None
     if left is not None:
-        finite(x0_left=left, x0_right=right)
+        _checks.finite(x0_left=left, x0_right=right)
         found = check_factors(left, right)
         if left.ndim != 3 or found != (sizes or found) or (shape or data) != data:
             raise ValueError(
@@ -160,20 +161,27 @@ def _alternate(
     tol: float,
     callback: Callable[[MonarchFit], Any] | None,
 ) -> MonarchFit:
-    xp = array_namespace(x)
+    xp, dtype = array_namespace(x), x.dtype
     shape = (y.shape[1], x.shape[1])
     k, _, p, count, rows, _ = blocks
+    (x, root_x), (y, root_y) = (scaled(single(samples), (0, 1)) for samples in (x, y))
+    # M maps x to y; each factor takes one root of what M is to be multiplied by.
+    unit_y = float(root_y[0, 0]) ** 2
+    unit = float(root_y[0, 0]) / float(root_x[0, 0])
     serving = engine(x, y)
-    x, y, lost = serving.compressed_samples(_widened(x, k * p, xp), _widened(y, count * rows, xp))
-    if left is None:
+    x, y, lost = serving.compressed_samples(padded(x, k * p, 1), padded(y, count * rows, 1))
+    if left is not None:
+        left, right = (single(factor) / unit for factor in (left, right))
+    else:
         # x has at most as many rows as columns here
         dense = xp.matmul(xp.linalg.pinv(x), y)
-        start = project(xp.permute_dims(dense, (1, 0)), blocks=blocks)
+        start = project(transposed(dense), blocks=blocks)
         left, right = start.left, start.right
 
     def fit(left: Any, right: Any, fun: float, nit: int, status: int) -> MonarchFit:
-        operator = Monarch(left, right, shape=shape)
-        return MonarchFit(operator, fun, nit, status, status == 0, _MESSAGES[status])
+        factors = (xp.astype(factor * unit, dtype) for factor in (left, right))
+        operator, total = Monarch(*factors, shape=shape), fun * unit_y * unit_y
+        return MonarchFit(operator, total, nit, status, status == 0, _MESSAGES[status])
 
     fun = serving.sum_of_squares(x, y, left, right) + lost
     exact = (10 * float(xp.finfo(x.dtype).eps)) ** 2 * float(xp.linalg.vector_norm(y)) ** 2
@@ -207,10 +215,3 @@ def _start(x0: Any) -> tuple[Any, Any, Any]:
         raise TypeError(f"x0 must be a Monarch or (left, right); got {type(x0).__name__}.")
     _checks.present(x0_left=x0[0], x0_right=x0[1])
     return x0[0], x0[1], None
-
-
-def _widened(x: Any, columns: int, xp: Any) -> Any:
-    if x.shape[1] == columns:
-        return x
-    zeros = xp.zeros((x.shape[0], columns - x.shape[1]), dtype=x.dtype, device=device(x))
-    return xp.concat([x, zeros], axis=1)

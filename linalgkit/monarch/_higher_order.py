@@ -9,7 +9,16 @@ from array_api_compat import array_namespace, device
 from .. import _checks
 from .._operator import Operator
 from .._xp import moveaxis
-from ._operators import _conj, _eyes, _right_sides, _solve_blocks, _transposed
+from ._stacks import (
+    by_single,
+    conj,
+    eyes,
+    norms,
+    product,
+    right_sides,
+    solve_blocks,
+    transposed,
+)
 
 
 class HigherOrderMonarch(Operator):
@@ -91,15 +100,15 @@ class HigherOrderMonarch(Operator):
 
     def rmatmat(self, x: Any, /) -> Any:
         """Return A^H X for X of shape (..., n, k)."""
-        factors = tuple(_conj(factor) for factor in self.factors)
+        factors = tuple(map(conj, self.factors))
         return self._apply(x, factors, turns=self.order == "LR")
 
     def _apply(self, x: Any, factors: Sequence[Any], *, turns: bool) -> Any:
         x = _checks.operand("x", x, -2, self.shape[0])
         steps = [(a, factor) for a, factor in enumerate(factors)]
         for a, factor in steps if turns else reversed(steps):
-            blocks = _transposed(factor) if turns else factor
-            x = self._along(a, x, lambda parts, blocks=blocks: _product(blocks, parts))
+            blocks = transposed(factor) if turns else factor
+            x = self._along(a, x, lambda parts, blocks=blocks: product(blocks, parts))
         return x
 
     def _along(self, a: int, x: Any, step: Any) -> Any:
@@ -109,14 +118,25 @@ class HigherOrderMonarch(Operator):
         x = xp.reshape(x, (*lead, *sizes, columns))
         x = moveaxis(x, len(lead) + a, -2)
         moved = x.shape
-        x = xp.reshape(x, (*lead, self.shape[0] // sizes[a], sizes[a], columns))
+        x = xp.reshape(x, (*lead, self.factors[a].shape[0], sizes[a], columns))
         x = moveaxis(xp.reshape(step(x), moved), -2, len(lead) + a)
         return xp.reshape(x, (*lead, self.shape[0], columns))
+
+    def _blocks(self) -> tuple[Any, ...]:
+        return self.factors
+
+    def _with(self, *factors: Any) -> "HigherOrderMonarch":
+        """Return the operator of other factors of the same shapes."""
+        return HigherOrderMonarch(factors, order=self.order)
+
+    @property
+    def _other_order(self) -> str:
+        return "RL" if self.order == "LR" else "LR"
 
     @property
     def T(self) -> "HigherOrderMonarch":
         """The transpose: the same factors in the other order."""
-        return HigherOrderMonarch(self.factors, order="RL" if self.order == "LR" else "LR")
+        return HigherOrderMonarch(self.factors, order=self._other_order)
 
     @property
     def H(self) -> "HigherOrderMonarch":
@@ -125,7 +145,7 @@ class HigherOrderMonarch(Operator):
 
     def conj(self) -> "HigherOrderMonarch":
         """Return the complex conjugate."""
-        return HigherOrderMonarch([_conj(factor) for factor in self.factors], order=self.order)
+        return self._with(*map(conj, self.factors))
 
     def to_dense(self) -> Any:
         """Return the matrix as an array."""
@@ -133,6 +153,36 @@ class HigherOrderMonarch(Operator):
         xp = array_namespace(like)
         return self.matmat(xp.eye(self.shape[0], dtype=self.dtype, device=device(like)))
 
+    def diagonal(self) -> Any:
+        """Return the entries (i, i), of shape (n,)."""
+        xp, sizes = array_namespace(self.factors[0]), self.radices
+        found = xp.ones(sizes, dtype=self.dtype, device=device(self.factors[0]))
+        for a, factor in enumerate(self.factors):  # each entry is a product of one of each factor
+            others = (*sizes[:a], *sizes[a + 1 :], sizes[a])
+            found = found * moveaxis(xp.reshape(xp.linalg.diagonal(factor), others), -1, a)
+        return xp.reshape(found, (self.shape[0],))
+
+    def trace(self) -> Any:
+        """Return the sum of the diagonal."""
+        return array_namespace(self.factors[0]).sum(self.diagonal())
+
+    @by_single
+    def norm(self) -> Any:
+        """Return the Frobenius norm, from the norms of the rows, factor by factor."""
+        like = self.factors[0]
+        xp = array_namespace(like)
+        sizes = xp.ones((self.shape[0], 1), dtype=xp.abs(like).dtype, device=device(like))
+        if self.shape[0] == 0:
+            return xp.sum(sizes)
+        # Entries are single products, so that squares of absolute values multiply like matrices.
+        for a in reversed(range(len(self.factors))):
+            blocks = xp.abs(self.factors[a])
+            sizes = self._along(
+                a, sizes, lambda parts, blocks=blocks: norms(blocks * transposed(parts), (-1,))
+            )
+        return norms(sizes, (-2, -1))[0, 0]
+
+    @by_single
     def inv(self) -> "HigherOrderMonarch":
         """Return the inverse: the blocks' inverses, in the other order.
 
@@ -142,11 +192,12 @@ class HigherOrderMonarch(Operator):
             A block is singular.
         """
         inverses = [
-            _transposed(_solve_blocks(f"{a}-th", factor, _eyes(factor)))
+            transposed(solve_blocks(f"{a}-th", factor, eyes(factor)))
             for a, factor in enumerate(self.factors)
         ]
-        return HigherOrderMonarch(inverses, order="RL" if self.order == "LR" else "LR")
+        return HigherOrderMonarch(inverses, order=self._other_order)
 
+    @by_single
     def solve(self, b: Any, /) -> Any:
         """Return x with A x = b, for b of shape (n,) or (..., n, k).
 
@@ -155,17 +206,18 @@ class HigherOrderMonarch(Operator):
         LinAlgError
             A block is singular.
         """
-        b, is_vector = _right_sides(b, self.factors[0], self.shape[0])
+        b, is_vector = right_sides(b, self.factors[0], self.shape[0])
         if is_vector:
             return self.solve(b[:, None])[:, 0]
         steps = list(enumerate(self.factors))
         for a, factor in steps if self.order == "LR" else reversed(steps):
-            blocks = factor if self.order == "LR" else _transposed(factor)
+            blocks = factor if self.order == "LR" else transposed(factor)
             b = self._along(
-                a, b, lambda parts, a=a, blocks=blocks: _solve_blocks(f"{a}-th", blocks, parts)
+                a, b, lambda parts, a=a, blocks=blocks: solve_blocks(f"{a}-th", blocks, parts)
             )
         return b
 
+    @by_single
     def slogdet(self) -> tuple[Any, Any]:
         """Return the determinant's sign (or phase) and the logarithm of its absolute value."""
         xp = array_namespace(self.factors[0])
@@ -174,8 +226,3 @@ class HigherOrderMonarch(Operator):
         for signs, logarithms in parts[1:]:
             sign, logarithm = sign * xp.prod(signs), logarithm + xp.sum(logarithms)
         return sign, logarithm
-
-
-def _product(blocks: Any, parts: Any) -> Any:
-    xp = array_namespace(blocks, parts)
-    return xp.matmul(blocks, parts)

@@ -3,20 +3,26 @@
 Source: Section 3.2 of arXiv:2204.00595 (Assumption 3 and Theorem 2).
 """
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from math import isqrt
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+from array_api_compat import array_namespace
 
 from .. import _checks
 from .._engine import Engines
-from ._values import finite
+from ._stacks import is_half, single
 
 engine = Engines(__package__)
 
 
-class MMStarFactors(NamedTuple):
+@dataclass(frozen=True, repr=False)
+class MMStarFactors:
     """Factors of A = (P L1 P) R (P L2 P), all of m blocks of size m × m, and how well they fit.
+
+    It can be unpacked: ``left, middle, right, residual = factors``.
 
     Parameters
     ----------
@@ -34,6 +40,16 @@ class MMStarFactors(NamedTuple):
     middle: Any
     right: Any
     residual: float
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.left, self.middle, self.right, self.residual))
+
+    def __repr__(self) -> str:
+        m = self.left.shape[0]
+        return (
+            f"<MMStarFactors {m * m}×{m * m} (3 of {m} blocks {m}×{m}), {self.left.dtype}: "
+            f"residual {self.residual:.2g}>"
+        )
 
 
 @engine.eager
@@ -89,8 +105,8 @@ def factorize_mmstar(
     Of one row r and one column c of blocks that can be inverted, all Z[i, c]⁻¹ Z[i, j] Z[r, j]⁻¹
     Z[r, c] share the eigenvectors L2[c]⁻¹. Columns of L1 and rows of L2 have unit length. Every
     circulant is in the class (over the complex numbers), as are the Monarch matrices and their
-    adjoints. O(n^2.5) operations. The residual of a matrix in the class is about eps times the
-    squared condition of its blocks.
+    adjoints. O(n^2.5) operations; half precision is computed in single precision. The residual of a
+    matrix in the class is about eps times the squared condition of its blocks.
 
     References
     ----------
@@ -118,11 +134,13 @@ def factorize_mmstar(
         raise ValueError(f"a must be n × n with n = m² a square; got shape {tuple(a.shape)}.")
     if a.shape[0] == 0:
         raise ValueError("a must have entries; got shape (0, 0).")
-    finite(a=a)
+    _checks.finite(a=a)
     sweeps = _checks.size("sweeps", sweeps)
-    _checks.choice("allow_complex", allow_complex, (False, True))
-    return MMStarFactors(
-        *engine(a).factorize_mmstar(
-            a, allow_complex=bool(allow_complex), sweeps=sweeps, rng=np.random.default_rng(rng)
-        )
+    _checks.flags(allow_complex=allow_complex)
+    left, middle, right, residual = engine(a).factorize_mmstar(
+        single(a), allow_complex=bool(allow_complex), sweeps=sweeps, rng=np.random.default_rng(rng)
     )
+    xp = array_namespace(a)
+    if is_half(a) and not xp.isdtype(left.dtype, "complex floating"):
+        left, middle, right = (xp.astype(factor, a.dtype) for factor in (left, middle, right))
+    return MMStarFactors(left, middle, right, residual)

@@ -49,7 +49,7 @@ _LIKE = {np.dtype(c): (np.empty(0, c), np.empty(0, c).real.copy()) for c in "fdF
 
 def monarch_matmul(x, left, right, *, axis):
     """Multiply by R and by L; the result has the memory order of the vectors."""
-    left, right = kernel_array(left), kernel_array(right)
+    left, right = _readable_blocks(left), _readable_blocks(right)
     if right.ndim > 3:
         return _each(lambda *arrays: (_product(*arrays, axis),), x, left, right)[0]
     return _product(x, left, right, axis)
@@ -57,7 +57,7 @@ def monarch_matmul(x, left, right, *, axis):
 
 def monarch_matmul_vjp(cotangent, x, left, right, *, axis, wrt):
     """Pull the cotangent back through one array of the size of u = R x."""
-    left, right = kernel_array(left), kernel_array(right)
+    left, right = _readable_blocks(left), _readable_blocks(right)
     if x.dtype.kind == "c":  # the kernels know no conjugates: g uᴴ is the conjugate of ḡ uᵀ
         cotangent = np.conj(cotangent)
     if right.ndim > 3:
@@ -69,6 +69,16 @@ def monarch_matmul_vjp(cotangent, x, left, right, *, axis, wrt):
             if gradient is not None:
                 np.conj(gradient, out=gradient)
     return gradients
+
+
+def _readable_blocks(factor):
+    """Return a factor whose blocks each lie as kernels read them; a copy where they do not.
+
+    How far apart they lie is no matter: those of a Kronecker product are all in one place.
+    """
+    lies = factor.strides[-2:] == (factor.shape[-1] * factor.itemsize, factor.itemsize)
+    is_fit = lies and factor.flags.aligned and factor.dtype.isnative
+    return factor if is_fit else kernel_array(factor)
 
 
 def _each(function, x, left, right, *others):
@@ -90,25 +100,28 @@ def _product(x, left, right, axis):
     y2d, y = _result(x2d, x, axis, rows)
     if not (y.size and inner and x2d.shape[1]):
         y[...] = 0
-    elif _is_few(x2d):
+    elif _is_few(x2d, left, right):
         _few(x2d, left, right, y2d)
     else:
         _many(x2d, left, right, y2d)
     return y
 
 
-def _is_few(vectors):
+def _is_few(vectors, left, right):
     """Tell whether vectors go one by one, which complex ones never do.
 
     Those kernels may reorder sums. With complex numbers Numba would then compile its complex
-    product in the same way, once a process, for the kernels of all rooms.
+    product in the same way, once a process, for the kernels of all rooms. They read factors from
+    end to end; where blocks are repeated there is less to be read.
     """
-    return len(vectors) <= _FEW and vectors.dtype.kind == "f"
+    if len(vectors) > _FEW or vectors.dtype.kind != "f":
+        return False
+    return left.flags.c_contiguous and right.flags.c_contiguous
 
 
 def _few(x, left, right, y):
     """Multiply vector by vector: dot products of rows."""
-    count = len(x)
+    count, left, right = len(x), kernel_array(left), kernel_array(right)
     x = np.ascontiguousarray(x).reshape(count, right.shape[0], right.shape[2])
     u = np.empty((count, left.shape[0], left.shape[2]), x.dtype)
     bounds = chunk_bounds((right.shape[0], count * right[0].size), minimum=_CHUNK // 4)
@@ -126,11 +139,11 @@ def _many(x, left, right, y):
     spare = max(right.shape[2], _group(x) * (left.shape[1] + 1))
     work = lanes * (left.size + right.size)
     if panels >= workers() or panels * work < 16 * _CHUNK:
-        height = min(_HEIGHT, -(-panels // 8))
-        bounds = _bounds(panels, work, height)
+        tallest = min(_HEIGHT, -(-panels // 8))
+        bounds = _bounds(panels, work, tallest)
         # Rows come in long pieces; columns in short ones, which neighbouring panels continue.
-        if left.nbytes + right.nbytes <= _NEAR and source.feature == x.itemsize:
-            height = 1
+        is_near = left.nbytes + right.nbytes <= _NEAR and source.feature == x.itemsize
+        height = 1 if is_near else tallest
         scratch = _bytes(height * inner + spare)
         run_chunks(tiles, bounds, like, height, source, first, second, target, run, scratch=scratch)
         return
@@ -151,7 +164,7 @@ def _pull(x, left, right, cotangent, axis, wrt):
         for gradient in gradients:
             gradient[...] = 0
     elif any(wants):
-        pull = _pull_few if _is_few(x2d) else _pull_many
+        pull = _pull_few if _is_few(x2d, left, right) else _pull_many
         pull(x2d, left, right, g2d, *gradients, *wants)
     gradients = of_x, *gradients[1:]
     return tuple(g if wanted else None for g, wanted in zip(gradients, wants, strict=True))
@@ -160,6 +173,7 @@ def _pull(x, left, right, cotangent, axis, wrt):
 def _pull_few(x, left, right, g, of_x, of_left, of_right, wants_x, wants_left, wants_right):
     """Vector by vector, one pass over each factor and its gradient."""
     (k, q, p), (blocks, rows, inner), count = right.shape, left.shape, len(x)
+    left, right = kernel_array(left), kernel_array(right)
     x3d = kernel_array(np.ascontiguousarray(x).reshape(count, k, p))
     g3d = kernel_array(np.ascontiguousarray(g).reshape(count, rows, blocks))
     u, v = (np.zeros((count, blocks, inner), x.dtype) for _ in range(2))

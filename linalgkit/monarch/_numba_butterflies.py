@@ -455,8 +455,7 @@ def panels(start, stop, like, steps, scale, swap, reals, roots, x, y, buffer):
     With half as many entries in x as in y, x is real, two neighbours taken as one number: as they
     lie in memory, or if not 0 `reals` bytes apart, and `roots` has those of order n.
     """
-    half, n, lanes = x.features, y.features, lanes_of(like)
-    first = aligned(buffer)
+    half, n, lanes, first = x.features, y.features, lanes_of(like), aligned(buffer)
     for panel in range(start, stop):
         vector = min(panel * lanes, x.vectors - lanes)
         u, v = first, first + n * ROW

@@ -3,12 +3,24 @@
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace, device, is_cupy_array, is_jax_array
+from array_api_compat import array_namespace, device
 
 from .. import _checks
 from .._operator import Operator
-from .._xp import adjoint, compiled, moveaxis
+from .._xp import adjoint, padded
 from ._products import check_factors, monarch_matmul, monarch_matmul_vjp
+from ._stacks import (
+    by_single,
+    conj,
+    cut,
+    eyes,
+    join,
+    right_sides,
+    scaled,
+    solve_blocks,
+    swap,
+    transposed,
+)
 
 
 class Monarch(Operator):
@@ -101,10 +113,10 @@ class Monarch(Operator):
 
     def _apply(self, x: Any, turns: bool, side: int) -> Any:
         x = _checks.operand("x", x, -2, self.shape[side])
-        left, right = self.left, self.right
+        x, left, right = _checks.arrays(x=x, left=self.left, right=self.right)
         if self.order == "RL":  # the factors of the transpose: here, of its conjugate
-            left, right = _conj(left), _conj(right)
-        x = _padded(x, self._whole[side])
+            left, right = conj(left), conj(right)
+        x = padded(x, self._whole[side], -2)
         if not turns:
             y = monarch_matmul(x, left, right, axis=-2)
         else:
@@ -123,11 +135,17 @@ class Monarch(Operator):
             return Product(self, x)
         return super().__matmul__(x)
 
+    def _blocks(self) -> tuple[Any, Any]:
+        return self.left, self.right
+
+    def _with(self, left: Any, right: Any) -> "Monarch":
+        """Return the operator of other factors of the same shape."""
+        return Monarch(left, right, order=self.order, shape=self.shape)
+
     @property
     def T(self) -> "Monarch":
         """The transpose: the same factors in the other order."""
-        order = "RL" if self.order == "LR" else "LR"
-        return Monarch(self.left, self.right, order=order, shape=self.shape[::-1])
+        return Monarch(self.left, self.right, order=self._other_order, shape=self.shape[::-1])
 
     @property
     def H(self) -> "Monarch":
@@ -136,8 +154,11 @@ class Monarch(Operator):
 
     def conj(self) -> "Monarch":
         """Return the complex conjugate."""
-        left, right = _conj(self.left), _conj(self.right)
-        return Monarch(left, right, order=self.order, shape=self.shape)
+        return self._with(conj(self.left), conj(self.right))
+
+    @property
+    def _other_order(self) -> str:
+        return "RL" if self.order == "LR" else "LR"
 
     def to_dense(self) -> Any:
         """Return the matrix as an array of shape (..., rows, columns)."""
@@ -150,16 +171,22 @@ class Monarch(Operator):
         xp = array_namespace(self.left)
         _, q, p, blocks, rows, inner = check_factors(self.left, self.right)
         i = np.arange(min(self.shape))
-        (sigma, lam), (block, column) = np.divmod(i, blocks), np.divmod(i, p)
         total = xp.zeros((*self.batch_shape, i.size), dtype=self.dtype, device=device(self.left))
+        if i.size == 0:
+            return total
+        (sigma, lam), (block, column) = np.divmod(i, blocks), np.divmod(i, p)
         first = block * q + (lam - block * q) % blocks  # the least t = λ (mod l) of this block
         for t in range(0, q, blocks):
             place = first + t
-            inside = place < (block + 1) * q
-            place = np.where(inside, place, block * q)
+            inside = self._array(place < (block + 1) * q)
+            place = np.where(place < (block + 1) * q, place, block * q)
             of_left = self._take(self.left, (lam * rows + sigma) * inner + place // blocks)
             of_right = self._take(self.right, place * p + column)
-            total = total + of_left * of_right * self._array(inside, self.dtype)
+            # Numbers outside may be of any size, and their product infinite: ones stand for them.
+            of_left, of_right = (
+                xp.where(inside, part, xp.ones_like(part)) for part in (of_left, of_right)
+            )
+            total = total + xp.where(inside, of_left * of_right, xp.zeros_like(total))
         return total
 
     def trace(self) -> Any:
@@ -167,19 +194,24 @@ class Monarch(Operator):
         _square(self, "trace")
         return array_namespace(self.left).sum(self.diagonal(), axis=-1)
 
+    @by_single
     def norm(self) -> Any:
         """Return the Frobenius norm, from products of the blocks with themselves."""
         xp = array_namespace(self.left)
-        if self.shape != self._whole:
-            return xp.linalg.vector_norm(self.to_dense(), axis=(-2, -1))
-        q, blocks, inner = self.right.shape[-2], self.left.shape[-3], self.left.shape[-1]
-        if not (q and blocks and self.left.shape[-2] and self.right.shape[-1]):
-            return xp.zeros(self.batch_shape, dtype=xp.abs(self.left).dtype)
-        (left, of_left), (right, of_right) = _scaled(self.left), _scaled(self.right)
+        _, q, p, blocks, rows, inner = check_factors(self.left, self.right)
+        if not (q and blocks and rows and inner and p):
+            real = xp.abs(self.left).dtype
+            return xp.zeros(self.batch_shape, dtype=real, device=device(self.left))
+        left, right = self._without_what_is_cut()
+        # Rows of R get a size of about one and give theirs to their columns of L: only what is
+        # small beside the largest can vanish then.
+        right, root = scaled(right, (-1,))
+        by_column = transposed(xp.reshape(root, (*self.batch_shape, inner, blocks)))[..., None, :]
+        left, root = scaled(left * by_column * by_column, (-3, -2, -1))
         left, right = xp.matmul(adjoint(left), left), xp.matmul(right, adjoint(right))
         # Slices share t and t' = t + j l of one block: Σ (Lᴴ L)[ρ', ρ] (R Rᴴ)[θ, θ'].
         t = np.arange(blocks * inner)
-        total = xp.zeros(self.batch_shape, dtype=of_left.dtype, device=device(self.left))
+        total = xp.zeros(self.batch_shape, dtype=root.dtype, device=device(self.left))
         for j in range(-(-q // blocks)):
             other = t + j * blocks
             inside = (other < t.size) & (other // q == t // q)
@@ -191,8 +223,25 @@ class Monarch(Operator):
                 terms = xp.real(terms)
             total = total + (1 if j == 0 else 2) * xp.sum(terms, axis=-1)
         total = xp.where(total < 0, xp.zeros_like(total), total)  # by rounding, where terms cancel
-        return xp.sqrt(total) * of_left * of_right
+        root = root[..., 0, 0, 0]
+        return xp.sqrt(total) * root * root
 
+    def _without_what_is_cut(self) -> tuple[Any, Any]:
+        """Return the factors with zeros for rows and columns that are no part of the matrix."""
+        if self.shape == self._whole:
+            return self.left, self.right
+        xp = array_namespace(self.left)
+        height, width = self.shape if self.order == "LR" else self.shape[::-1]
+        k, _, p, blocks, rows, _ = check_factors(self.left, self.right)
+        row = np.arange(rows) * blocks + np.arange(blocks)[:, None]  # σ l + λ, as (λ, σ)
+        column = np.arange(k * p).reshape(k, p)
+        is_row, is_column = self._array(row < height), self._array(column < width)
+        return (
+            xp.where(is_row[:, :, None], self.left, xp.zeros_like(self.left)),
+            xp.where(is_column[:, None, :], self.right, xp.zeros_like(self.right)),
+        )
+
+    @by_single
     def inv(self) -> "Monarch":
         """Return the inverse: a Monarch matrix in the other order, of the blocks' inverses.
 
@@ -205,18 +254,20 @@ class Monarch(Operator):
         """
         _square_blocks(self, "inv")
         left, right = (
-            _transposed(_solve_blocks(name, blocks, _eyes(blocks)))
+            transposed(solve_blocks(name, blocks, eyes(blocks)))
             for name, blocks in (("left", self.left), ("right", self.right))
         )
-        return Monarch(left, right, order="RL" if self.order == "LR" else "LR")
+        return Monarch(left, right, order=self._other_order)
 
+    @by_single
     def solve(self, b: Any, /) -> Any:
         """Return x with A x = b, for b of shape (..., rows) or (..., rows, k).
 
         Notes
         -----
         The blocks are factorised at each call, which takes O(n²) operations for blocks of √n. For
-        many calls, `inv` does it once.
+        many calls, `inv` does it once, and is less accurate where blocks are near to singular.
+        Half precision is computed in single precision.
 
         Raises
         ------
@@ -226,18 +277,19 @@ class Monarch(Operator):
             The blocks are not square, or the matrix is cut.
         """
         _square_blocks(self, "solve")
-        b, is_vector = _right_sides(b, self.left, self.shape[0])
+        b, is_vector = right_sides(b, self.left, self.shape[0])
         if is_vector:
             return self.solve(b[..., None])[..., 0]
         k, q, _, blocks, _, inner = check_factors(self.left, self.right)
         if self.order == "LR":
-            u = _solve_blocks("left", self.left, _swap(_cut(b, inner, blocks)))
-            x = _solve_blocks("right", self.right, _cut(_join(_swap(u)), k, q))
-            return _join(x)
-        u = _solve_blocks("right", _transposed(self.right), _cut(b, k, q))
-        x = _solve_blocks("left", _transposed(self.left), _swap(_cut(_join(u), inner, blocks)))
-        return _join(_swap(x))
+            u = solve_blocks("left", self.left, swap(cut(b, inner, blocks)))
+            x = solve_blocks("right", self.right, cut(join(swap(u)), k, q))
+            return join(x)
+        u = solve_blocks("right", transposed(self.right), cut(b, k, q))
+        x = solve_blocks("left", transposed(self.left), swap(cut(join(u), inner, blocks)))
+        return join(swap(x))
 
+    @by_single
     def slogdet(self) -> tuple[Any, Any]:
         """Return the determinant's sign (or phase) and the logarithm of its absolute value.
 
@@ -252,29 +304,35 @@ class Monarch(Operator):
         sign = xp.prod(parts[0][0], axis=-1) * xp.prod(parts[1][0], axis=-1)
         return sign, xp.sum(parts[0][1], axis=-1) + xp.sum(parts[1][1], axis=-1)
 
+    @by_single
     def lstsq(self, b: Any, /, *, tol: float | None = None, maxiter: int | None = None) -> Any:
-        """Return the x of least norm among those that minimise ‖A x - b‖, for NumPy arrays.
+        """Return the x of least norm among those that minimise ‖A x - b‖.
 
         Notes
         -----
-        Square blocks are solved directly. Others go by SciPy's LSMR, column by column, to the
+        Where blocks of the left factor have independent columns and those of the right factor
+        independent rows, it is the product with the blocks' pseudo-inverses. Other matrices, and
+        those that are cut, take NumPy arrays and go by SciPy's LSMR, column by column, to the
         relative tolerance `tol` (by default ten times the machine epsilon) or `maxiter` steps.
 
         Raises
         ------
         LinAlgError
-            `maxiter` steps were not enough.
+            `maxiter` steps were not enough, or the matrix is too near to one of lower rank.
+        ValueError
+            The factors or `b` have NaN or infinite entries.
         """
         if self.batch_shape:
             raise ValueError(f"lstsq takes one matrix; got batch axes {self.batch_shape}.")
-        b, _ = _right_sides(b, self.left, self.shape[0])
+        b, is_vector = right_sides(b, self.left, self.shape[0])
+        left, right = self.left, self.right
+        _checks.concrete("Monarch.lstsq", "Monarch.solve", b=b, left=left, right=right)
+        _checks.finite(left=left, right=right, b=b)
         tol = None if tol is None else _checks.number("tol", tol, 0)
         maxiter = 10 * max(self.shape) if maxiter is None else _checks.size("maxiter", maxiter)
-        if self._whole == self.shape and _has_square_blocks(self):
-            try:
-                return self.solve(b)
-            except np.linalg.LinAlgError:
-                pass  # of lower rank
+        pinv = self._pinv() if self.shape == self._whole else None
+        if pinv is not None:
+            return pinv.matvec(b) if is_vector else pinv.matmat(b)
         if not isinstance(b, np.ndarray):
             raise TypeError(
                 f"lstsq iterates on NumPy arrays; got {type(b).__module__} ones. "
@@ -284,27 +342,44 @@ class Monarch(Operator):
 
         dtype = np.result_type(self.dtype, b.dtype, np.float32)
         tol = 10 * float(np.finfo(dtype).eps) if tol is None else tol
-        columns = []
-        for column in b.reshape(b.shape[0], -1).T:
+        axis = -1 if is_vector else -2
+        columns = np.moveaxis(b, axis, 0).astype(dtype)
+        found = np.empty((self.shape[1], *columns.shape[1:]), dtype)
+        for place in np.ndindex(columns.shape[1:]):
             x, status, steps, *_ = lsmr(
-                self.aslinearoperator(), column.astype(dtype), atol=tol, btol=tol, conlim=0,
+                self.aslinearoperator(), columns[:, *place], atol=tol, btol=tol, conlim=0,
                 maxiter=maxiter,
             )  # fmt: skip
-            if status == 7:
-                raise np.linalg.LinAlgError(f"no convergence to {tol:.1g} in {steps} steps.")
-            columns.append(x.astype(dtype))
-        return np.stack(columns, axis=-1).reshape(self.shape[1], *b.shape[1:])
+            if status in (6, 7):
+                why = "a condition number beyond 1 / eps" if status == 6 else f"{steps} steps"
+                raise np.linalg.LinAlgError(f"no convergence to {tol:.1g} in {why}.")
+            found[:, *place] = x
+        return np.moveaxis(found, 0, axis)
+
+    def _pinv(self) -> "Monarch | None":
+        """Return the pseudo-inverse, where it is the product of the factors' own."""
+        pinvs = []
+        for blocks, is_tall in ((self.left, True), (transposed(self.right), False)):
+            # Both are to have independent columns now.
+            if blocks.shape[-1] > blocks.shape[-2] or 0 in blocks.shape:
+                return None
+            xp = array_namespace(blocks)
+            u, sigma, vh = xp.linalg.svd(blocks, full_matrices=False)
+            limit = 10 * blocks.shape[-2] * float(xp.finfo(sigma.dtype).eps)
+            if bool(xp.any(sigma[..., -1] <= limit * sigma[..., 0])):
+                return None
+            inverse = xp.matmul(conj(u) / sigma[..., None, :], conj(vh))  # (B⁺)ᵀ
+            pinvs.append(inverse if is_tall else transposed(inverse))
+        return Monarch(*pinvs, order=self._other_order)
 
     def _take(self, array: Any, places: np.ndarray) -> Any:
         """Entries of the last three axes, by their place."""
         xp = array_namespace(array)
         flat = xp.reshape(array, (*array.shape[:-3], -1))
-        return xp.take(flat, self._array(places, None), axis=-1)
+        return xp.take(flat, self._array(places), axis=-1)
 
-    def _array(self, values: np.ndarray, dtype: Any) -> Any:
-        xp = array_namespace(self.left)
-        array = xp.asarray(values, device=device(self.left))
-        return array if dtype is None else xp.astype(array, dtype)
+    def _array(self, values: np.ndarray) -> Any:
+        return array_namespace(self.left).asarray(values, device=device(self.left))
 
 
 def _checked_shape(shape: Any) -> tuple[int, int]:
@@ -313,61 +388,6 @@ def _checked_shape(shape: Any) -> tuple[int, int]:
     except (TypeError, ValueError):
         raise TypeError(f"shape must be (rows, columns); got {shape!r}.") from None
     return _checks.size("shape[0]", rows), _checks.size("shape[1]", columns)
-
-
-def _right_sides(b: Any, blocks: Any, rows: int) -> tuple[Any, bool]:
-    """Return `b` as an array of the blocks' library, and whether it has vectors, not columns."""
-    _checks.present(b=b)
-    _, b = _checks.floating(blocks=blocks, b=b)
-    is_vector = b.ndim == blocks.ndim - 2
-    return _checks.operand("b", b, -1 if is_vector else -2, rows), is_vector
-
-
-def _conj(x: Any) -> Any:
-    xp = array_namespace(x)
-    return xp.conj(x) if xp.isdtype(x.dtype, "complex floating") else x
-
-
-def _transposed(x: Any) -> Any:
-    return moveaxis(x, -1, -2)
-
-
-def _swap(x: Any) -> Any:
-    return moveaxis(x, -3, -2)
-
-
-def _cut(x: Any, blocks: int, size: int) -> Any:
-    """Cut the second-to-last axis in blocks."""
-    return array_namespace(x).reshape(x, (*x.shape[:-2], blocks, size, x.shape[-1]))
-
-
-def _join(x: Any) -> Any:
-    """Undo `_cut`."""
-    shape = (*x.shape[:-3], x.shape[-3] * x.shape[-2], x.shape[-1])
-    return array_namespace(x).reshape(x, shape)
-
-
-def _padded(x: Any, rows: int) -> Any:
-    """Append zeros to the second-to-last axis."""
-    if x.shape[-2] == rows:
-        return x
-    xp = array_namespace(x)
-    shape = (*x.shape[:-2], rows - x.shape[-2], x.shape[-1])
-    return xp.concat([x, xp.zeros(shape, dtype=x.dtype, device=device(x))], axis=-2)
-
-
-def _eyes(blocks: Any) -> Any:
-    xp = array_namespace(blocks)
-    eye = xp.eye(blocks.shape[-1], dtype=blocks.dtype, device=device(blocks))
-    return xp.broadcast_to(eye, blocks.shape)
-
-
-def _scaled(blocks: Any) -> tuple[Any, Any]:
-    """Return blocks whose largest entry is one, and the scale: squares stay in range."""
-    xp = array_namespace(blocks)
-    scale = xp.max(xp.abs(blocks), axis=(-3, -2, -1))
-    safe = xp.where(scale > 0, scale, xp.ones_like(scale))
-    return blocks / safe[..., None, None, None], scale
 
 
 def _has_square_blocks(operator: Monarch) -> bool:
@@ -390,43 +410,3 @@ def _square_blocks(operator: Monarch, what: str) -> None:
             f"{what} needs the whole matrix of shape {operator._whole}; this one is cut to "
             f"{operator.shape}, and has no structure to use. Use lstsq, or to_dense()."
         )
-
-
-def _solve_blocks(name: str, blocks: Any, right: Any) -> Any:
-    """Solve with each block; LinAlgError names one that is singular, where values are at hand."""
-    xp = array_namespace(blocks, right)
-    common = xp.result_type(blocks.dtype, right.dtype)
-    blocks, right = xp.astype(blocks, common), xp.astype(right, common)
-    try:
-        solution, is_finite = _solution(blocks, right)
-    except (np.linalg.LinAlgError, RuntimeError) as error:  # torch's is a RuntimeError
-        if not type(error).__name__.endswith("LinAlgError"):
-            raise
-        raise np.linalg.LinAlgError(_singular(name, blocks)) from error
-    if is_jax_array(solution):
-        import jax
-
-        if isinstance(solution, jax.core.Tracer):
-            return solution
-    if (is_jax_array(solution) or is_cupy_array(solution)) and not bool(is_finite):
-        sign, _ = xp.linalg.slogdet(blocks)
-        if bool(xp.any(sign == 0)):  # else what was to be solved is not finite
-            raise np.linalg.LinAlgError(_singular(name, blocks))
-    return solution
-
-
-@compiled()
-def _solution(blocks: Any, right: Any) -> tuple[Any, Any]:
-    """Return the solution, and whether all of it is finite where no error tells."""
-    xp = array_namespace(blocks, right)
-    solution = xp.linalg.solve(blocks, right)
-    is_told = not (is_jax_array(solution) or is_cupy_array(solution))
-    return solution, None if is_told else xp.all(xp.isfinite(solution))
-
-
-def _singular(name: str, blocks: Any) -> str:
-    xp = array_namespace(blocks)
-    sign, _ = xp.linalg.slogdet(blocks)
-    zeros = [tuple(map(int, k)) for k in zip(*xp.nonzero(sign == 0), strict=True)]
-    where = f" {zeros[0][0] if len(zeros[0]) == 1 else zeros[0]}" if zeros else ""
-    return f"block{where} of the {name} factor is singular."

@@ -1,6 +1,11 @@
 """Products of operators, kept as factors until someone asks for the matrix."""
 
+from functools import reduce
+from operator import mul
 from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace
 
 from .. import _checks
 from .._operator import Operator
@@ -21,6 +26,8 @@ class Product(Operator):
         The factors, the leftmost first.
     shape : (int, int)
         Rows of the first, columns of the last.
+    batch_shape : tuple of int
+        Batch axes of the factors that have any: all the same.
 
     See Also
     --------
@@ -76,17 +83,25 @@ class Product(Operator):
                     f"{second.shape}: columns of the first must be rows of the second."
                 )
         self.shape = self.operators[0].shape[0], self.operators[-1].shape[1]
+        batches = {tuple(getattr(operator, "batch_shape", ())) for operator in self.operators}
+        batches.discard(())
+        if len(batches) > 1:
+            raise ValueError(
+                f"operators of a product must have the same batch axes, or none; got "
+                f"{' and '.join(map(str, sorted(batches)))}."
+            )
+        self.batch_shape = batches.pop() if batches else ()
 
     @property
     def dtype(self) -> Any:
-        """Of a product with the first operator's dtype; real and complex promote as they come."""
-        from array_api_compat import array_namespace
-
-        first = self.operators[0]
-        values = [getattr(first, name) for name in first.fields]
+        """What the dtypes of the operators promote to."""
+        dtypes = [operator.dtype for operator in self.operators]
+        if all(dtype == dtypes[0] for dtype in dtypes):
+            return dtypes[0]
+        values = [getattr(part, name) for part in self.operators for name in part.fields]
         values = [part for v in values for part in (v if isinstance(v, tuple) else (v,))]
-        xp = array_namespace(next(value for value in values if hasattr(value, "ndim")))
-        return xp.result_type(*(factor.dtype for factor in self.operators))
+        arrays = (value for value in values if hasattr(value, "ndim"))
+        return array_namespace(next(arrays, np.empty(0))).result_type(*dtypes)
 
     def matmat(self, x: Any, /) -> Any:
         """Return A X for X of shape (..., columns, k)."""
@@ -136,8 +151,11 @@ class Product(Operator):
         return Product(*merged(self.operators))
 
     def to_dense(self) -> Any:
-        """Return the matrix as an array."""
+        """Return the matrix as an array of shape (..., rows, columns)."""
         dense = self.operators[-1].to_dense()
+        if self.batch_shape:
+            shape = *self.batch_shape, *dense.shape[-2:]
+            dense = array_namespace(dense).broadcast_to(dense, shape)
         for operator in reversed(self.operators[:-1]):
             dense = operator.matmat(dense)
         return dense
@@ -148,10 +166,19 @@ class Product(Operator):
 
     def solve(self, b: Any, /) -> Any:
         """Return x with A x = b, factor by factor."""
+        _checks.present(b=b)
+        (b,) = _checks.arrays(b=b)
+        if b.ndim == len(self.batch_shape) + 1:
+            return self.solve(b[..., None])[..., 0]
         for operator in self.operators:
             b = operator.solve(b)
         return b
 
+    def slogdet(self) -> tuple[Any, Any]:
+        """Return the determinant's sign (or phase) and the logarithm of its absolute value."""
+        signs, logarithms = zip(*(operator.slogdet() for operator in self.operators), strict=True)
+        return reduce(mul, signs), sum(logarithms)
+
     def __repr__(self) -> str:
-        size = "×".join(map(str, self.shape))
+        size = "×".join(map(str, (*self.batch_shape, *self.shape)))
         return f"<Product {size} of {len(self.operators)} operators>"

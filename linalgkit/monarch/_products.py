@@ -44,9 +44,9 @@ def monarch_matmul(x: Any, left: Any, right: Any, /, *, axis: int = -1) -> Any:
     x : array, shape (..., k p)
         Vectors along `axis`. Any strides: neither vectors along the last axis nor along the
         first are transposed in memory.
-    left : array, shape (l, s, r)
-        Blocks of the left factor.
-    right : array, shape (k, q, p)
+    left : array, shape (..., l, s, r)
+        Blocks of the left factor; batch axes lead.
+    right : array, shape (..., k, q, p)
         Blocks of the right factor; ``k q = l r``.
     axis : int, optional
         The axis of `x` that has the k p entries of a vector.
@@ -74,9 +74,10 @@ def monarch_matmul(x: Any, left: Any, right: Any, /, *, axis: int = -1) -> Any:
 
         y[σ l + λ] = Σ_ρ L[λ, σ, ρ] u[ρ l + λ],    u[κ q + θ] = Σ_π R[κ, θ, π] x[κ p + π]
 
-    2 (k q p + l s r) operations for each vector. The relative error is at most 4 eps √n times that
-    of a dense product of the same dtype. Axes that both factors have before these three are batch
-    axes, and are the first axes of `x` too.
+    2 (k q p + l s r) operations for each vector. The relative difference to a dense product of the
+    same dtype is at most 4 eps √n. In half precision u is rounded too: in float16 an entry of it
+    beyond 65,504 is infinite, however small y is. On GPUs infinities in float32 can become NaN.
+    Axes that both factors have before these three are batch axes, and the first axes of `x` too.
 
     References
     ----------

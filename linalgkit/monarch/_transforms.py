@@ -7,10 +7,11 @@ from collections.abc import Collection, Sequence
 from math import prod, sqrt
 from typing import Any, NamedTuple
 
-from array_api_compat import array_namespace, device
+from array_api_compat import array_namespace
 
 from .. import _checks
 from .._engine import Engines
+from .._xp import padded
 
 engine = Engines(__package__)
 
@@ -450,7 +451,8 @@ def fftconvolve_vjp(
     if of_x is not None:
         of_x = array_namespace(of_x).reshape(of_x, shapes[0])
     if of_h is not None and of_h.shape != shapes[1]:  # cut to the length of the sequences
-        of_h = _lengthened(of_h, shapes[1], axis)
+        place = axis if len(shapes[1]) > 1 else -1
+        of_h = padded(of_h, shapes[1][place], place)
     return ConvolutionGradients(
         *(
             _checks.as_dtype_of(g, original)
@@ -556,13 +558,3 @@ def _cut(h: Any, axis: int, n: int) -> Any:
     if h.ndim == 1:
         return h[:n]
     return h[(slice(None),) * (h.ndim + axis) + (slice(n),)]
-
-
-def _lengthened(gradient: Any, shape: tuple[int, ...], axis: int) -> Any:
-    """Append zeros for the entries of filters that `_cut` took away."""
-    xp = array_namespace(gradient)
-    place = axis if len(shape) > 1 else -1
-    rest = list(shape)
-    rest[place] = shape[place] - gradient.shape[place]
-    zeros = xp.zeros(tuple(rest), dtype=gradient.dtype, device=device(gradient))
-    return xp.concat([gradient, zeros], axis=place)

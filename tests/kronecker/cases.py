@@ -164,9 +164,16 @@ def with_masses(factors, masses, b, shift):
     return np.linalg.solve(matrix, b)
 
 
-def shifted_hermitian_solve(f, b, shift):
-    matrix = dense([(a + a.T) / 2 for a in f])
-    return np.linalg.solve(matrix + shift * np.eye(len(b)), b)
+def shifted_gradients(cotangent, factors, b, shift):
+    """Those of `pulled_through`, with the shift among the arrays."""
+
+    def solve(parts, shift):
+        *f, b = parts
+        matrix = dense([(a + a.T) / 2 for a in f])
+        return np.linalg.solve(matrix + shift * np.eye(len(b)), b)
+
+    (*of_factors, of_b), of_shift = pulled_through(solve)(cotangent, (*factors, b), shift)
+    return tuple(of_factors), of_b, of_shift
 
 
 def to_be_approximated(library, dtype, rng):
@@ -217,7 +224,8 @@ def covariances(library, dtype, rng):
     """Of points on two axes, far from singular."""
     factors = [np.exp(-abs(t[:, None] - t)) for t in (np.arange(3.0), np.arange(4) / 2)]
     b = random(rng, dtype, 12)
-    return ([library.asarray(a.astype(dtype)) for a in factors], library.asarray(b), 0.3), {}
+    shift = library.asarray(np.array(0.3, dtype))
+    return ([library.asarray(a.astype(dtype)) for a in factors], library.asarray(b), shift), {}
 
 
 def least_squares(library, dtype, rng):
@@ -318,7 +326,7 @@ CASES = [
     Case(
         "kronecker.shifted_solve_vjp",
         with_gradient(covariances),
-        pulled_through(shifted_hermitian_solve),
+        shifted_gradients,
         DIFFERENCES,
     ),
     Case("kronecker.kronsum_matvec", regular, lambda f, x: dense_sum(f) @ x, LOOSE),

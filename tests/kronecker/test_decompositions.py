@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 from kronecker.cases import dense, random
+from scipy.linalg import fractional_matrix_power
 
-from linalgkit import kronecker
+from linalgkit import _testing, kronecker
 
 
 @pytest.mark.parametrize("k", [1, 5, 24])
@@ -70,7 +71,7 @@ def test_cholesky_with_jitter():
     np.testing.assert_allclose(matrix, np.kron(np.eye(2), ones), rtol=0, atol=1e-12)
     with pytest.raises(ValueError, match="max_jitter must be"):
         kronecker.kron_cholesky([ones], max_jitter=-1.0)
-    with pytest.raises(ValueError, match=r"factors\[0\] must be finite; its entry \(1, 0\)"):
+    with pytest.raises(ValueError, match=r"factors\[0\] must be finite; entry \(1, 0\)"):
         kronecker.kron_cholesky([np.array([[1.0, 0], [np.nan, 1]])])
 
 
@@ -152,3 +153,66 @@ def test_k_needs_values_and_one_matrix(require):
 
     with pytest.raises(TypeError, match="kron_eigh without k"):
         jax.jit(lambda a: kronecker.kron_eigh([a], k=1))(jax.numpy.eye(2))
+
+
+@pytest.mark.parametrize("p", [-1, -2, -3])
+def test_negative_powers_are_those_of_the_inverse(p):
+    # The condition number is that of the matrix, not of its power.
+    rng = np.random.default_rng(7)
+    q, _ = np.linalg.qr(rng.standard_normal((8, 8)))
+    w = np.logspace(0, -6, 8)
+    (found,) = kronecker.kron_power([(q * w) @ q.T], p)
+    expected = (q * w**p) @ q.T
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9 * np.abs(expected).max())
+
+
+def test_fractional_powers_of_what_is_not_hermitian():
+    with pytest.raises(ValueError, match=r"needs Hermitian factors; factors\[1\] differs"):
+        kronecker.kron_power([np.eye(2), np.array([[1.0, 1.0], [0.0, 1.0]])], 0.5)
+
+
+def test_each_item_has_powers_by_itself():
+    large = 1e20 * np.eye(2)
+    with pytest.raises(np.linalg.LinAlgError, match="factors\\[0\\] has -4"):
+        kronecker.kron_power([np.stack([large, np.diag([1.0, -4.0])])], 0.5)
+    (found,) = kronecker.kron_power([np.stack([large, np.diag([1.0, 4.0])])], -0.5)
+    np.testing.assert_allclose(found, [1e-10 * np.eye(2), np.diag([1.0, 0.5])])
+
+
+@pytest.mark.parametrize("library", ["torch", "jax"])
+@pytest.mark.parametrize("p", [0.5, -0.5, 2.5])
+def test_gradient_of_powers_where_eigenvalues_coincide(p, library, require):
+    require(library)
+    q, _ = np.linalg.qr(np.random.default_rng(8).standard_normal((3, 3)))
+    weights = np.random.default_rng(9).standard_normal((3, 3))
+    used = _testing.library(library)
+
+    def loss(a):
+        return (kronecker.kron_power([a], p)[0] * used.asarray(weights)).sum()
+
+    def truth(a):
+        return float(np.sum(fractional_matrix_power((a + a.T) / 2, p) * weights))
+
+    for values in ([2.0, 2.0, 2.0], [1.0, 3.0, 3.0], [1.0, 2.0, 2.0 + 1e-9]):
+        a = (q * np.array(values)) @ q.T
+        a = (a + a.T) / 2
+        (found,) = _testing.autograd(library, loss, [a])
+        (expected,) = _testing.central_gradient(truth, [a.copy()], 1e-5)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-7)
+
+
+def test_nothing_has_powers_and_determinants():
+    empty = np.zeros((0, 0))
+    for p in (0.5, -1.5, 2, -1):
+        assert [a.shape for a in kronecker.kron_power([empty, np.eye(2)], p)] == [(0, 0), (2, 2)]
+    assert kronecker.kron_slogdet([empty, np.zeros((2, 2))]) == (1, 0)
+
+
+@pytest.mark.parametrize("scale", [1e-170, 1e170])
+def test_nearest_of_numbers_whose_squares_are_out_of_range(scale):
+    a = np.random.default_rng(10).standard_normal((4, 4))
+    expected = kronecker.nearest_kronecker(a, (2, 2), tol=1e-12)
+    found = kronecker.nearest_kronecker(scale * a, (2, 2), tol=1e-12)
+    assert found.left.shape == expected.left.shape == (4, 2, 2)
+    one, other = (kronecker.nearest_kronecker(x, (2, 2)).error for x in (scale * a, a))
+    assert one == pytest.approx(other, rel=1e-12)

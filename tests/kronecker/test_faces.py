@@ -142,3 +142,10 @@ def test_operator(dtype):
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call(kronecker)
+
+
+def test_conjugate():
+    operator = kronecker.FaceSplitting(
+        [random(np.random.default_rng(5), "D", 4, m) for m in (2, 3)]
+    )
+    np.testing.assert_array_equal(operator.conj().to_dense(), operator.to_dense().conj())

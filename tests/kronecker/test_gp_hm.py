@@ -10,7 +10,7 @@ from linalgkit.kronecker import (
     StudentTMixture,
     solve_gp_hm,
 )
-from linalgkit.kronecker._array_api_gp_hm import Joint, _whole
+from linalgkit.kronecker._array_api_gp_hm import Joint, _adam, _whole
 
 X = np.linspace(0, 1, 9)
 Y = np.array([0.0, 0.1, 0.35, 0.5, 0.6, 0.8, 0.95, 1.1])  # not equispaced
@@ -174,3 +174,41 @@ def test_errors():
         solve_gp_hm({(2,): 1.0}, np.ones(9), {}, np.linspace(0, 1, 9), highest="20")
     with pytest.raises(ValueError, match="method must be one of 'adam', 'lbfgs'"):
         solve_gp_hm({(2,): 1.0}, np.ones(9), {}, np.linspace(0, 1, 9), method="newton")
+
+
+@pytest.mark.parametrize("method", ["adam", "lbfgs"])
+def test_a_start_without_cholesky_factors(method, torch):
+    x = np.linspace(0, 1, 24, dtype=np.float32)
+    with pytest.raises(np.linalg.LinAlgError, match=r"at the start.* jitter=1e-12"):
+        solve_gp_hm({(2,): 1.0}, np.sin(3 * x), {(0, 0): Dirichlet(0.0)}, x, terms=2, highest=1.0,
+                    jitter=1e-12, method=method)  # fmt: skip
+
+
+def test_adam_that_leaves_what_is_finite(torch):
+    found = solve_gp_hm({(2,): 1.0}, np.sin(3 * X), {(0, 0): Dirichlet(0.0)}, X,
+                        terms=2, highest=2.0, learning_rate=1e4, maxiter=5)  # fmt: skip
+    assert (found.status, found.success, found.nit) == (3, False, 0)
+    assert "smaller learning_rate" in found.message
+    assert np.isfinite(found.fun)
+    assert np.isfinite(found.u).all()
+
+
+@pytest.mark.parametrize("library", ["torch", "jax.numpy"])
+def test_adam_returns_the_last_finite_iterate(library, torch, require):
+    xp = require(library)
+
+    class Falling:
+        """Its logarithm is NaN one step past zero, as JAX's Cholesky factors are."""
+
+        source, jitter = xp.asarray([1.0]), 1e-6
+
+        def __call__(self, parameters):
+            return xp.sum(xp.log(parameters[0]))
+
+    steps = []
+    (last,), value, nit, is_lost = _adam(
+        Falling(), [xp.asarray([1.0])], 10, 0.4, lambda step, u: steps.append(float(u()[0]))
+    )
+    np.testing.assert_allclose(steps, [0.6, float(last[0])], rtol=1e-6)
+    assert (nit, is_lost) == (2, True)
+    np.testing.assert_allclose(value, np.log(steps[-1]), rtol=1e-6)

@@ -80,6 +80,15 @@ def test_spectrum(name):
         np.testing.assert_allclose(integral, kernel(np.array([d]))[0], atol=1e-6)
 
 
+def test_spectrum_of_a_line():
+    """A scale of 0 is allowed: all of the weight stands at the mean."""
+    kernel = SpectralMixture([1.0, 2.0], [2.0, 0.0], [0.0, 0.5])
+    wide = SpectralMixture([2.0], [0.0], [0.5])
+    s = np.array([0.0, 1.0, 2.0, -2.0])
+    expected = np.where(abs(s) == 2, np.inf, wide.spectrum(s))
+    np.testing.assert_allclose(kernel.spectrum(s), expected)
+
+
 @pytest.mark.parametrize("name", ["gaussian", "matern 2.5", "matern 4.5"])
 def test_joint_covariance_is_positive(name):
     kernel, _, _ = KERNELS[name]

@@ -101,6 +101,22 @@ def test_dominant_frequencies():
         (lambda k: log_marginal_likelihood("k", X, X), TypeError, "kernel must be"),
         (lambda k: log_marginal_likelihood(k, X, X, order=3), ValueError, "order must be at most"),
         (lambda k: fit_kernel(k, X[::-1], Y), ValueError, "x must increase"),
+        (lambda k: fit_kernel(k, X, 0 * Y), ValueError, "y must have an entry"),
+        (
+            lambda k: fit_kernel(SpectralMixture, X, 1e-170 * Y),
+            ValueError,
+            r"the largest is \d\.?\d*e-170",
+        ),
+        (
+            lambda k: log_marginal_likelihood(SpectralMixture([0.0], [1.0], [1.0]), X, Y),
+            np.linalg.LinAlgError,
+            "the covariance of the data is zero",
+        ),
+        (
+            lambda k: log_marginal_likelihood(SpectralMixture([1.0], [0.0], [0.0]), X, Y, order=1),
+            np.linalg.LinAlgError,
+            "the covariance of the data is zero",
+        ),
         (lambda k: differentiation_matrix(k, X, 5), ValueError, "order must be at most 4"),
         (
             lambda k: differentiation_matrix(k, np.zeros(3), 1, nugget=1e-300),

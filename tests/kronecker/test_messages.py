@@ -5,7 +5,7 @@ import pytest
 from kronecker.problems import solved_on_a_square
 from wrong_kinds import refuse, wrong_kinds
 
-from linalgkit.kronecker import Dirichlet, Envelopes, Nonlinearity, solve_pde
+from linalgkit.kronecker import Dirichlet, Envelopes, Neumann, Nonlinearity, solve_pde
 
 T = np.linspace(0, 1, 83)
 
@@ -34,10 +34,22 @@ def cubic(function=lambda u: u**3, slope=lambda u: 3 * u**2):
         ({"operator": {(2, 0): np.nan}}, ValueError, "must be finite"),
         ({"operator": {(2, 0): (None, 1.0)}}, TypeError, "real number or an array; got None"),
         ({"operator": {(2, 0): (1j, 1.0)}}, TypeError, "real number or an array; got 1j"),
+        ({"operator": {(2, 0): 1j}}, TypeError, r"coefficient of \(2, 0\) .*real.* got 1j"),
+        ({"operator": {(2, 0): np.complex128(1 + 1j)}}, TypeError, r"\(2, 0\) .*real.*1\+1j"),
+        ({"operator": {(2, 0): np.complex64(1j)}}, TypeError, r"\(2, 0\) .*real"),
+        ({"operator": {(2, 0): np.array(1j)}}, TypeError, r"\(2, 0\) must be real"),
+        ({"operator": {(2, 0): (1j * np.ones(20), 1.0)}}, TypeError, "0 of .* must be real"),
+        ({"operator": {(2, 0): (1.0, np.complex64(2))}}, TypeError, "coefficient 1 of .*real"),
+        ({"operator": {(2, 0): (np.ones(20) * np.inf, 1.0)}}, ValueError, "must be finite"),
         ({"boundary": {(2, 0): Dirichlet(0.0)}}, ValueError, "axis below 2"),
         ({"boundary": {(0, 0): Dirichlet(np.ones(3))}}, ValueError, r"shape \(20,\)"),
         ({"boundary": {(0, 0): 0.0}}, TypeError, "Dirichlet or Neumann"),
-        ({"boundary": {(0, 0): Dirichlet(None)}}, TypeError, "must be real numbers; got None"),
+        ({"boundary": {(0, 0): Dirichlet(None)}}, TypeError, "real number or an array; got None"),
+        ({"boundary": {(0, 0): Dirichlet(np.complex64(1j))}}, TypeError, "face .* must be a real"),
+        ({"boundary": {(0, 0): Dirichlet(np.array(1j))}}, TypeError, r"\(0, 0\) must be real"),
+        ({"boundary": {(0, 0): Dirichlet(1j * np.ones(20))}}, TypeError, r"\(0, 0\) must be real"),
+        ({"boundary": {(1, 0): Neumann(np.sin)}}, TypeError, r"face \(1, 0\) .* on the nodes"),
+        ({"boundary": {(1, 0): Neumann(np.nan)}}, ValueError, r"face \(1, 0\) must be finite"),
         ({"boundary": {(0, 0): [Dirichlet(0.0)] * 2}}, np.linalg.LinAlgError, "no trial|depend"),
         ({"kernel": "rbf"}, TypeError, "kernel must be"),
         ({"kernel": [Envelopes((0j,), (5,))]}, ValueError, "each of 2 axes"),
@@ -62,6 +74,14 @@ def cubic(function=lambda u: u**3, slope=lambda u: 3 * u**2):
         ({"kernel": Envelopes((0j,), (4, 5))}, ValueError, "a degree for each of 1 rates; got 2"),
         ({"kernel": Envelopes(("0",), (4,))}, TypeError, "rates of Envelopes must be a number"),
         ({"kernel": Envelopes((0j,), (-4,))}, ValueError, "degrees of Envelopes must be at least"),
+        ({"kernel": Envelopes((0j,), (0,))}, ValueError, "degrees of Envelopes must be at least 1"),
+        ({"kernel": Envelopes((), ())}, ValueError, "rates of Envelopes must have at least one"),
+        ({"kernel": Envelopes((0j,), (1,))}, np.linalg.LinAlgError, "none of its 1 functions"),
+        (
+            {"kernel": Envelopes((0j,), (1,)), "boundary": {(0, 0): Neumann(0.0)}},
+            np.linalg.LinAlgError,
+            "a condition is zero for all functions",
+        ),
         ({"kernel": Envelopes((0j,), (4,), 0.0)}, ValueError, "cut of Envelopes must be greater"),
         (
             {"kernel": Envelopes((0j,), (4,), windows=((0.5, 0.1),))},
@@ -84,6 +104,12 @@ def test_a_nonlinearity_that_is_nowhere_finite_on_one_axis():
     with pytest.raises(np.linalg.LinAlgError, match="Newton's method"):
         solve_pde({(2,): 1.0}, np.ones(20), {(0, 0): Dirichlet(0.0), (0, 1): Dirichlet(0.0)},
                   np.linspace(0, 1, 20), nonlinearity=cubic(lambda u: np.nan * u))  # fmt: skip
+
+
+def test_as_many_functions_as_conditions_on_one_axis():
+    with pytest.raises(np.linalg.LinAlgError, match="leave none of its 2 functions free"):
+        solve_pde({(2,): 1.0}, np.ones(20), {(0, 0): Dirichlet(0.0), (0, 1): Dirichlet(0.0)},
+                  np.linspace(0, 1, 20), kernel=Envelopes((0j,), (2,)))  # fmt: skip
 
 
 def test_places_outside_of_an_axis():

@@ -176,3 +176,41 @@ def test_factors_that_only_solve_have_no_entries():
         kronecker.kron_eigh([np.eye(2), factor])
     with pytest.raises(TypeError, match=r"masses\[0\] is a SuperLU"):
         kronecker.kronsum_solve_generalized([np.eye(3)], [factor], np.ones(3))
+
+
+def test_blocks_of_columns_and_stacks_of_vectors():
+    # As many axes as the batch and one: vectors; else columns.
+    rng = np.random.default_rng(9)
+    factors = [rng.standard_normal((2, 5, 2, 2)) + 3 * np.eye(2), np.eye(3)]
+    columns = rng.random((6, 2))
+    for kind in (kronecker.KroneckerProduct, kronecker.KroneckerSum):
+        operator = kind(factors)
+        expected = np.linalg.solve(operator.to_dense(), columns)
+        np.testing.assert_allclose(operator.solve(columns), expected, rtol=0, atol=1e-10)
+        np.testing.assert_allclose(operator @ operator.solve(columns), columns + 0 * expected,
+                                   rtol=0, atol=1e-10)  # fmt: skip
+        found = operator.solve(columns[:, 0])
+        np.testing.assert_allclose(found, expected[..., 0], rtol=0, atol=1e-10)
+        stack = rng.random((2, 5, 6))
+        found = np.linalg.solve(operator.to_dense(), stack[..., None])[..., 0]
+        np.testing.assert_allclose(operator.solve(stack), found, rtol=0, atol=1e-10)
+    operator = kronecker.KroneckerProduct(factors)
+    np.testing.assert_allclose(operator.lstsq(columns), operator.solve(columns), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", "dD")
+def test_norm_and_determinant_of_sums(dtype):
+    rng = np.random.default_rng(10)
+    factors = [random(rng, dtype, 2, 3, 3), random(rng, dtype, 2, 2), random(rng, dtype, 4, 4)]
+    operator = kronecker.KroneckerSum(factors)
+    matrix = operator.to_dense()
+    np.testing.assert_allclose(operator.norm(), np.linalg.norm(matrix, axis=(-2, -1)))
+    for shift in (0.0, -1.5, 0.5j):
+        sign, logarithm = operator.slogdet(shift=shift)
+        expected = np.linalg.slogdet(matrix + shift * np.eye(24))
+        np.testing.assert_allclose(sign, expected.sign, rtol=0, atol=1e-11)
+        np.testing.assert_allclose(logarithm, expected.logabsdet, rtol=1e-12)
+    eye = np.eye(3, dtype=dtype)
+    assert kronecker.KroneckerSum([eye, -eye]).norm() == 0
+    sign, logarithm = kronecker.KroneckerSum([eye, -eye]).slogdet()
+    assert (sign, logarithm) == (0, -np.inf)

@@ -10,7 +10,7 @@ from scipy.sparse import csc_array, csr_array
 from scipy.sparse.linalg import aslinearoperator, splu
 
 import linalgkit
-from linalgkit import kronecker
+from linalgkit import _testing, kronecker
 from linalgkit.kronecker._modes import steps
 
 TOLERANCE = {"f": 1e-5, "d": 1e-13, "F": 1e-5, "D": 1e-13}
@@ -376,3 +376,49 @@ def test_reduce_of_tensordot_agrees():
 
     expected = reduce(mode, range(4), x.reshape((6,) * 4)).ravel()
     np.testing.assert_allclose(kronecker.kron_matvec(factors, x), expected, rtol=0, atol=1e-11)
+
+
+class Bare:
+    """An operator with its shape and what multiplies blocks of columns, and nothing else."""
+
+    def __init__(self, matrix):
+        self.shape, self.dtype = matrix.shape, matrix.dtype
+        self.matmat = lambda x: matrix @ x
+        self.rmatmat = lambda x: matrix.conj().T @ x
+
+
+def test_operators_need_no_more_than_products():
+    rng = np.random.default_rng(15)
+    faces = kronecker.FaceSplitting([random(rng, "D", 5, m) for m in (2, 3)])
+    a, b = random(rng, "D", 4, 3), random(rng, "D", 2, 2)
+    factors, plain = [faces, Bare(a), b], dense([faces.to_dense(), a, b])
+    x, y = random(rng, "D", 36), random(rng, "D", 40)
+    np.testing.assert_allclose(kronecker.kron_matvec(factors, x), plain @ x, rtol=0, atol=1e-12)
+    found = kronecker.kron_rmatvec(factors, y)
+    np.testing.assert_allclose(found, plain.conj().T @ y, rtol=0, atol=1e-12)
+    square = [Bare(b), random(rng, "D", 3, 3)]
+    found = kronecker.kronsum_matvec(square, x[:6])
+    np.testing.assert_allclose(found, dense_sum([b, square[1]]) @ x[:6], rtol=0, atol=1e-12)
+    values = kronecker.kron_svd([Bare(a), b]).S[0]
+    np.testing.assert_allclose(values, np.linalg.svd(a, compute_uv=False), rtol=1e-12)
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+@pytest.mark.parametrize("engine", ["array_api", "numba"])
+def test_results_are_not_the_arguments(engine, library, require):
+    if library != "numpy":
+        require(library)
+    used = _testing.library(library)
+    a = used.asarray(np.eye(3))
+    with linalgkit.use_engine(engine):
+        for result in (
+            kronecker.kron_dense([a]),
+            kronecker.kron_diag([a]),
+            kronecker.partial_trace(a, (3,), axes=()),
+            kronecker.face_splitting([a]),
+            kronecker.khatri_rao([a]),
+            kronecker.KroneckerSum([a]).diagonal(),
+            kronecker.kron_power([a, a], 1)[0],
+        ):
+            result[...] = 7.0
+    np.testing.assert_array_equal(used.asnumpy(a), np.eye(3))

@@ -197,6 +197,8 @@ def test_nothing_is_solved_on_empty_grids(engine):
             assert call(nothing, np.zeros((3, 0))).shape == (3, 0)
             assert call(some, np.zeros((0, 4))).shape == (0, 4)
         assert kronecker.shifted_solve(nothing, np.zeros(0), 1.0).shape == (0,)
+        noise = np.zeros(0)
+        assert kronecker.shifted_solve(nothing, noise, 1.0, noise=noise).shape == (0,)
 
 
 def test_few_missing_points_take_few_steps():
@@ -271,8 +273,10 @@ def test_what_cannot_be_solved_is_told():
         kronecker.shifted_solve([smooth] * 2, rng.standard_normal(100), noise=noise, maxiter=2)
     with pytest.raises(ValueError, match="b must be finite"):
         kronecker.shifted_solve([eye], np.array([1, np.nan, 1]), noise=np.ones(3))
-    with pytest.raises(TypeError, match="one right-hand side"):
-        kronecker.shifted_solve([eye], np.ones((2, 3)), noise=np.ones(3))
+    with pytest.raises(TypeError, match="one shift and one matrix a factor"):
+        kronecker.shifted_solve([np.stack([eye, eye])], np.ones(3), noise=np.ones(3))
+    with pytest.raises(TypeError, match="one shift and one matrix a factor"):
+        kronecker.shifted_solve([eye], np.ones(3), np.ones(2), noise=np.ones(3))
     with pytest.raises(TypeError, match="shift must be a number"):
         kronecker.shifted_solve([eye], np.ones(3), "much")
 
@@ -309,3 +313,235 @@ def test_schur_forms_that_do_not_exist(dtype):
         kronecker.kronsum_solve(factors, np.ones(6, dtype), method="schur")
     empty = [np.eye(2, dtype=dtype), np.empty((0, 0), dtype)]
     assert kronecker.kronsum_solve(empty, np.ones(0, dtype), method="schur").shape == (0,)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("dtype", "dD")
+def test_gradients_of_empty_batches_and_modes(dtype, engine):
+    eyes = [np.eye(2, dtype=dtype)] * 2
+    none, one = np.ones((0, 4), dtype), np.ones(6, dtype)
+    empty = [np.ones((0, 3), dtype), np.eye(2, dtype=dtype)]
+    square = [np.ones((0, 0), dtype), np.eye(2, dtype=dtype)]
+    with linalgkit.use_engine(engine):
+        for call in (kronecker.kron_matvec_vjp, kronecker.kron_solve_vjp,
+                     kronecker.kronsum_matvec_vjp, kronecker.shifted_solve_vjp):  # fmt: skip
+            gradients = call(none, eyes, none)
+            assert gradients[1].shape == (0, 4)
+            assert [(g.shape, g.any()) for g in gradients.factors] == [((2, 2), False)] * 2
+        gradients = kronecker.kron_matvec_vjp(none.ravel(), empty, one)
+        assert [g.shape for g in gradients.factors] == [(0, 3), (2, 2)]
+        assert not gradients.x.any()
+        gradients = kronecker.kronsum_matvec_vjp(none.ravel(), square, none.ravel())
+        assert [g.shape for g in gradients.factors] == [(0, 0), (2, 2)]
+
+
+@pytest.mark.parametrize("library", ["numpy", "array_api_strict", "torch", "jax"])
+def test_noise_with_several_right_hand_sides(library, require):
+    if library != "numpy":
+        require(library)
+    used = _testing.library(library)
+    rng = np.random.default_rng(15)
+    factors = [covariance(np.linspace(0, 1, n), 0.2) for n in (5, 6)]
+    noise = rng.uniform(0.01, 1, 30)
+    noise[7] = np.inf
+    b = rng.standard_normal((2, 3, 30))
+    b[0, 1] = 0  # done before the first step
+    b[1, 0] *= 1e-8
+    # An eigenvector but for what is missing, and for noise: done long before the others.
+    b[1, 2] = np.where(np.isinf(noise), 0, np.kron(*(np.linalg.eigh(a)[1][:, -1] for a in factors)))
+    steps = []
+    x = kronecker.shifted_solve(
+        [used.asarray(a) for a in factors], used.asarray(b), 0.1, noise=used.asarray(noise),
+        tol=1e-12, callback=lambda step, residual: steps.append(residual),
+    )  # fmt: skip
+    there = np.isfinite(noise)
+    matrix = np.kron(*factors)[np.ix_(there, there)] + np.diag(noise[there] + 0.1)
+    expected = np.zeros_like(b)
+    expected[..., there] = np.linalg.solve(matrix, b[..., there, None])[..., 0]
+    scale = np.abs(expected).max(axis=-1, keepdims=True) + 1e-300
+    np.testing.assert_allclose(used.asnumpy(x) / scale, expected / scale, rtol=0, atol=1e-10)
+    assert steps[-1] <= 1e-12 < steps[-2]
+
+
+def test_noise_has_no_gradients(require):
+    # The derivative of the iteration is not that of the solution.
+    require("torch")
+    import torch
+
+    k = torch.tensor(covariance(np.arange(3.0), 1.0))
+    b, noise = torch.ones(9, dtype=torch.float64), torch.linspace(0.1, 1, 9, dtype=torch.float64)
+
+    def solve(b):
+        return kronecker.shifted_solve([k, k], b, 0.0, noise=noise)
+
+    leaf = b.clone().requires_grad_()
+    for call in (
+        lambda: solve(leaf),
+        lambda: torch.func.grad(lambda b: solve(b).sum())(b),
+        lambda: torch.func.jvp(solve, (b,), (b,)),
+    ):
+        with pytest.raises(TypeError, match="with noise has no gradients"):
+            call()
+    with torch.no_grad():
+        found = solve(leaf)
+    torch.testing.assert_close(found, solve(b), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("dtype", "dD")
+def test_several_shifts_and_their_gradients(dtype, engine):
+    rng = np.random.default_rng(16)
+    factors = [matrix_of("pos", rng, dtype, n) / n for n in (2, 3)]
+    b, shifts = random(rng, dtype, 6), np.array([[0.1, 2.0], [30.0, 0.5]])
+    g = random(rng, dtype, 2, 2, 6)
+    with linalgkit.use_engine(engine):
+        x = kronecker.shifted_solve(factors, b, shifts)
+        found = kronecker.shifted_solve_vjp(g, factors, b, shifts)
+        single = kronecker.shifted_solve_vjp(g[1, 0], factors, b, 30, wrt=["shift"])
+    assert found.shift.dtype == np.dtype("d")
+    assert (single.factors, single.b) == (None, None)
+    of_b = 0
+    for i, j in np.ndindex(2, 2):
+        inverse = np.linalg.inv(dense(factors) + shifts[i, j] * np.eye(6))
+        np.testing.assert_allclose(x[i, j], inverse @ b, rtol=0, atol=1e-11)
+        pulled = inverse.conj().T @ g[i, j]
+        of_b = of_b + pulled
+        expected = -np.vdot(pulled, inverse @ b).real
+        np.testing.assert_allclose(found.shift[i, j], expected, rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(single.shift, found.shift[1, 0], rtol=1e-10)
+    np.testing.assert_allclose(found.b, of_b, rtol=0, atol=1e-10)
+    with pytest.raises(TypeError, match="shift must be real"):
+        kronecker.shifted_solve(factors, b, shifts + 0j)
+    with pytest.raises(ValueError, match="batch axes must fit"):
+        kronecker.shifted_solve(factors, np.ones((3, 6)), np.ones(2))
+
+
+@pytest.mark.parametrize("library", ["torch", "jax"])
+def test_noise_variance_is_learnt_by_its_gradient(library, require):
+    # Of the evidence of a process on a grid: -y x / 2 + log det / 2, whose derivative is known.
+    require(library)
+    used = _testing.library(library)
+    t = np.linspace(0, 1, 4)
+    k, y = covariance(t, 0.3), np.random.default_rng(17).standard_normal(16)
+    a = [used.asarray(k), used.asarray(k)]
+
+    def loss(shift):
+        return (used.asarray(y) * kronecker.shifted_solve(a, used.asarray(y), shift)).sum()
+
+    (found,) = _testing.autograd(library, loss, [np.array(0.2)])
+    x = np.linalg.solve(np.kron(k, k) + 0.2 * np.eye(16), y)
+    np.testing.assert_allclose(found, -x @ x, rtol=1e-10)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_each_item_is_singular_by_itself(engine):
+    # Eigenvalues of one item say nothing about another's, nor does NaN in it.
+    far = np.stack([np.eye(2), 1e20 * np.eye(2)])
+    spoilt = np.stack([np.eye(2), np.full((2, 2), np.nan)])
+    ones = np.ones((2, 2))
+    with linalgkit.use_engine(engine):
+        expected = np.stack([ones[0], 1e-20 * ones[0]])
+        np.testing.assert_allclose(kronecker.shifted_solve([far], ones), expected)
+        np.testing.assert_allclose(kronecker.kronsum_solve([far], ones, method="eigh"), expected)
+        for call in (
+            lambda: kronecker.shifted_solve([spoilt], ones, -1.0),
+            lambda: kronecker.kronsum_solve([spoilt], ones, method="eigh", shift=-1.0),
+            lambda: kronecker.kronsum_solve([spoilt], ones, method="eig", shift=-1.0),
+        ):
+            with pytest.raises(np.linalg.LinAlgError, match="singular to working precision"):
+                call()
+
+
+@pytest.mark.parametrize("library", ["numpy", "array_api_strict", "torch", "jax"])
+def test_nan_in_a_factor_stays_in_its_item(library, require):
+    if library != "numpy":
+        require(library)
+    used = _testing.library(library)
+    rng = np.random.default_rng(18)
+    a = np.stack([matrix_of("pos", rng, "d", 3)] * 3)
+    plain, b = used.asarray(a.copy()), used.asarray(rng.standard_normal(6))
+    a[1, 2, 2], other = np.nan, used.asarray(np.diag([1.0, 2.0]))
+    spoilt = used.asarray(a)
+    for call in (
+        lambda a: kronecker.shifted_solve([a, other], b, 0.5),
+        lambda a: kronecker.kron_solve([a, other], b),
+        lambda a: kronecker.kron_lstsq([a, other], b),
+        lambda a: kronecker.kronsum_solve([a, other], b, method="eigh"),
+        lambda a: kronecker.kronsum_solve([a, other], b, method="eig"),
+        lambda a: kronecker.kron_eigh([a, other]).eigenvalues[0],
+        lambda a: kronecker.kron_svd([a, other]).S[0],
+        lambda a: kronecker.kron_slogdet([a, other]).logabsdet,
+        lambda a: kronecker.kron_power([a, other], 0.5)[0],
+        lambda a: kronecker.kron_power([a, other], -1)[0],
+        lambda a: kronecker.nearest_kronecker(a, (1, 1)).right,
+    ):
+        found, expected = used.asnumpy(call(spoilt)), used.asnumpy(call(plain))
+        assert np.isnan(found[1]).any()
+        np.testing.assert_allclose(found[[0, 2]], expected[[0, 2]], rtol=0, atol=1e-12)
+
+
+def test_real_factorisations_solve_complex_columns():
+    rng = np.random.default_rng(19)
+    a, c = matrix_of("gen", rng, "d", 4), matrix_of("gen", rng, "D", 3)
+    b = random(rng, "D", 12)
+    x = kronecker.kron_solve([splu(csc_array(a)), c], b)
+    np.testing.assert_allclose(np.kron(a, c) @ x, b, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [">f8", "e"])
+def test_other_byte_orders_and_half_precision(kind):
+    # LAPACK reads the machine's bytes, and no half precision: that is computed in single.
+    rng = np.random.default_rng(20)
+    wide = [matrix_of("pos", rng, "d", n) / n for n in (3, 2)]
+    factors, b = [a.astype(kind) for a in wide], rng.standard_normal(6).astype(kind)
+    plain, c = [a.astype("d") for a in factors], b.astype("d")
+    skew = [a + np.triu(a) for a in factors], [a + np.triu(a) for a in plain]
+    dtype = np.dtype(kind).newbyteorder("=")
+    atol = 1e-12 if kind == ">f8" else 5e-2
+    for call in (
+        lambda a, s, b: kronecker.kron_solve(a, b),
+        lambda a, s, b: kronecker.kron_lstsq(a, b),
+        lambda a, s, b: kronecker.shifted_solve(a, b, 0.5),
+        lambda a, s, b: kronecker.kronsum_solve(a, b),
+        lambda a, s, b: kronecker.kronsum_solve(s, b),
+        lambda a, s, b: kronecker.kronsum_solve(s[:1] * 3, np.resize(b, 27)),
+        lambda a, s, b: kronecker.kronsum_solve_generalized(a, a, b),
+        lambda a, s, b: kronecker.kronsum_expm_multiply(a, b, -0.5),
+        lambda a, s, b: kronecker.kron_eigh(a).eigenvalues[0],
+        lambda a, s, b: kronecker.kron_svd(a).S[0],
+        lambda a, s, b: kronecker.kron_slogdet(a).logabsdet,
+        lambda a, s, b: kronecker.kron_cholesky(a)[0],
+        lambda a, s, b: kronecker.kron_power(a, 0.5)[0],
+        lambda a, s, b: kronecker.nearest_kronecker(a[0], (1, 1)).error,
+        lambda a, s, b: kronecker.kron_solve_vjp(b, a, b).factors[0],
+    ):
+        found, expected = call(factors, skew[0], b), call(plain, skew[1], c)
+        assert found.dtype in (dtype, np.dtype(kind))
+        np.testing.assert_allclose(found.astype("d"), expected, rtol=0, atol=atol)
+
+
+def test_long_doubles_are_refused_by_name():
+    factors = [np.triu(np.ones((2, 2), "g"))] * 2
+    with pytest.raises(TypeError, match=r"LAPACK, which has no (longdouble|float128)"):
+        kronecker.kronsum_solve(factors, np.ones(4, "g"), method="schur")
+
+
+@pytest.mark.parametrize("library", ["torch", "jax"])
+@pytest.mark.parametrize("shape", [(3, 3), (5, 3), (3, 5)], ids=str)
+def test_gradient_of_least_squares_with_equal_singular_values(shape, library, require):
+    # The derivative of the solution exists; that of the singular vectors does not.
+    require(library)
+    a, other = np.eye(*shape), np.array([[2.0, 1], [0, 2]])
+    b = np.random.default_rng(21).standard_normal(2 * shape[0])
+
+    def loss(a, other, b):
+        return (kronecker.kron_lstsq([a, other], b) ** 2).sum()
+
+    def truth(a, other, b):
+        x = np.linalg.pinv(np.kron(a, other)) @ b
+        return float(x @ x)
+
+    found = _testing.autograd(library, loss, [a, other, b])
+    expected = _testing.central_gradient(truth, [a.copy(), other.copy(), b.copy()])
+    for one, wanted in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, wanted, rtol=0, atol=1e-7)

@@ -225,3 +225,44 @@ def test_generalized_solve_with_a_complex_shift(engine):
     matrix = np.kron(factors[0], masses[1]) + np.kron(masses[0], factors[1])
     matrix = matrix + 0.3j * np.kron(*masses)
     np.testing.assert_allclose(matrix @ x, np.arange(12.0), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("size", [2, 3, 6])
+def test_one_factor_with_imaginary_eigenvalues(size, engine):
+    # The diagonal of its real Schur form is zero, and it is regular (where the order is even).
+    skew = np.eye(size, k=1) - np.eye(size, k=-1)
+    b = np.arange(1.0, size + 1)
+    with linalgkit.use_engine(engine):
+        x = kronecker.kronsum_solve([skew], b, shift=0.5 * (size % 2))
+        expected = np.linalg.solve(skew + 0.5 * (size % 2) * np.eye(size), b)
+        np.testing.assert_allclose(x, expected, rtol=0, atol=1e-12)
+        for method in ("schur", "eig"):
+            with pytest.raises(np.linalg.LinAlgError, match="singular"):
+                kronecker.kronsum_solve([np.diag([1.0, 1e-17]) @ np.eye(2)], b[:2], method=method)
+
+
+def test_pairs_of_eigenvalues_that_are_nearly_singular_are_told():
+    # A block of large diagonal and determinant zero.
+    block = np.array([[1e3, 1e3], [-1e3, -1e3]])
+    with pytest.raises(np.linalg.LinAlgError, match="singular"):
+        kronecker.kronsum_solve([block], np.ones(2), method="schur")
+
+
+def test_symmetry_is_that_of_each_item():
+    a = np.stack([np.array([[1.0, 1.0], [0.0, 2.0]]), 1e20 * np.eye(2)])
+    x = kronecker.kronsum_solve([a], np.ones((2, 2)))
+    np.testing.assert_allclose(x[0], np.linalg.solve(a[0], np.ones(2)), rtol=1e-12)
+
+
+def test_eigenvectors_are_found_once(monkeypatch):
+    from linalgkit.kronecker import _array_api_solves
+
+    calls, eig = [], _array_api_solves._eig
+    monkeypatch.setattr(_array_api_solves, "_eig", lambda a: calls.append(1) or eig(a))
+    monkeypatch.setattr(np.linalg, "eig", lambda a, eig=np.linalg.eig: calls.append(1) or eig(a))
+    rng = np.random.default_rng(7)
+    factors = [rng.standard_normal((n, n)) + 4 * np.eye(n) for n in (2, 3, 2)]
+    x = kronecker.kronsum_solve(factors, np.ones(12))
+    np.testing.assert_allclose(dense_sum(factors) @ x, np.ones(12), rtol=0, atol=1e-12)
+    assert len(calls) <= 6  # at most one of each kind a factor

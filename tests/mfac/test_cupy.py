@@ -12,7 +12,10 @@ from linalgkit.mfac import (
     fisher_solve,
     fisher_solve_vjp,
     prune,
+    saliency,
+    woodbury_static,
 )
+from linalgkit.mfac._many import ManyParameters
 
 pytestmark = pytest.mark.gpu
 
@@ -25,12 +28,13 @@ def operands(m, d, dtype=np.float32):
 @pytest.mark.parametrize("storage", [None, "float16", "bfloat16"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 # Aligned rows and others; less than a piece, and several; more rows than a block takes.
-@pytest.mark.parametrize(("m", "d"), [(3, 16), (5, 17), (70, 4096), (33, 9001), (1100, 100)])
+@pytest.mark.parametrize(("m", "d"), [(3, 16), (5, 17), (70, 4096), (33, 9001), (1100, 1200)])
 def test_products_and_diagonal(m, d, dtype, storage):
     import cupy as cp
 
     gradients, x = operands(m, d, dtype)
     host = empirical_fisher(gradients, damping=0.5, storage=storage)
+    assert isinstance(host._form, ManyParameters)
     fisher = empirical_fisher(cp.asarray(gradients), damping=0.5, storage=storage)
     right = cp.asarray(x)
     for ours, theirs in (
@@ -134,6 +138,69 @@ def test_optimiser_on_the_device(require):
     np.testing.assert_allclose(*results, rtol=1e-10)
 
 
+@pytest.mark.parametrize("storage", ["float64", "float16", "bfloat16"])
+@pytest.mark.parametrize(("begin", "end"), [("cpu", "cuda"), ("cuda", "cpu"), ("cuda", "cuda")])
+def test_the_state_of_the_optimiser_moves_to_another_device(begin, end, storage, require):
+    torch = require("torch")
+    from linalgkit.mfac.optim import MFAC
+
+    start = torch.linspace(-1, 1, 40, dtype=torch.float64)
+    start[::5] = 0
+    options = {"lr": 0.1, "n_gradients": 3, "damping": 0.1, "momentum": 0.5, "storage": storage}
+
+    def after(p, optimizer, steps):
+        for _ in range(steps):
+            optimizer.zero_grad()
+            ((p - 0.5) ** 4).sum().backward()
+            optimizer.step()
+        return p.detach().cpu().numpy()
+
+    p = torch.nn.Parameter(start.to(begin, copy=True))
+    optimizer = MFAC([p], **options, sparse=True)
+    after(p, optimizer, 4)
+    q = torch.nn.Parameter(p.detach().to(end, copy=True))
+    other = MFAC([q], **options)
+    other.load_state_dict(optimizer.state_dict())
+    found, expected = after(q, other, 4), after(p, optimizer, 4)
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    assert (found[::5] == 0).all()
+
+
+def test_optimiser_on_another_device_than_the_current_one(require):
+    torch = require("torch")
+    from linalgkit.mfac.optim import MFAC
+
+    if torch.cuda.device_count() < 2:
+        pytest.skip("one device")
+    results = []
+    for device in ("cuda:0", "cuda:1"):
+        p = torch.nn.Parameter(torch.linspace(-1, 1, 5000, dtype=torch.float64, device=device))
+        optimizer = MFAC([p], lr=0.1, n_gradients=4, damping=0.1)
+        for _ in range(6):
+            optimizer.zero_grad()
+            (p**4).sum().backward()
+            optimizer.step()
+        other = MFAC([p], lr=0.1, n_gradients=4, damping=0.1)
+        other.load_state_dict(optimizer.state_dict())
+        for part in (*other.window.state()["gradients"], other.window.state()["gram"]):
+            assert part.device.id == p.device.index
+        results.append(p.detach().cpu().numpy())
+    np.testing.assert_array_equal(*results)
+
+
+@pytest.mark.parametrize("storage", ["float64", "float32", "bfloat16"])
+def test_a_gradient_that_overflows_the_window_is_refused(storage):
+    import cupy as cp
+
+    fisher = SlidingWindowFisher(3, 50, damping=0.1, storage=storage, like=cp.empty(0))
+    fisher.push(cp.ones(50))
+    before = fisher.solve(cp.ones(50))
+    with pytest.raises(ValueError, match="g is too large"):
+        fisher.push_solve(cp.full(50, 1e200))
+    cp.testing.assert_array_equal(fisher.solve(cp.ones(50)), before)
+    assert fisher.solve(cp.ones((50, 0))).shape == (50, 0)
+
+
 def test_dense_truth():
     import cupy as cp
 
@@ -182,3 +249,87 @@ def test_little_memory_beside_arguments_and_result(dtype):
         pool.free_all_blocks()
         pool.set_limit(size=int(1.1 * (2 * gradients.nbytes + 3 * x.nbytes)))
         assert cp.isfinite(fisher_solve_vjp(x, x, gradients).x).all()
+
+
+def test_results_in_half_precision_would_overflow():
+    import cupy as cp
+
+    gradients, x = operands(4, 100, np.float16)
+    found = fisher_solve(cp.asarray(x[:, 0]), cp.asarray(gradients))
+    truth = np.linalg.inv(dense(gradients, 1e-5))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(cp.asnumpy(found), truth @ x[:, 0], rtol=1e-5, atol=1e-2)
+    cotangent = np.float16(2**-14) * x[:, 1]
+    arrays = cotangent, x[:, 0], gradients
+    for got, wanted in zip(
+        fisher_solve_vjp(*map(cp.asarray, arrays)), fisher_solve_vjp(*arrays), strict=True
+    ):
+        assert got.dtype == wanted.dtype
+        assert cp.isfinite(got).all()
+        np.testing.assert_allclose(cp.asnumpy(got), wanted, rtol=2e-3, atol=2e-3)
+    for got, wanted in zip(
+        woodbury_static(cp.asarray(gradients)), woodbury_static(gradients), strict=True
+    ):
+        np.testing.assert_allclose(cp.asnumpy(got), wanted, rtol=1e-5, atol=1e-2)
+    small = np.array([1e-4, 2e-4], np.float16), np.array([2.0, 1.0], np.float16)
+    np.testing.assert_allclose(
+        cp.asnumpy(saliency(*map(cp.asarray, small))), saliency(*small), rtol=1e-6
+    )
+
+
+def test_gradients_that_storage_must_not_hide():
+    import cupy as cp
+
+    large = empirical_fisher(cp.full((2, 16), 4e4, cp.float16), damping=1.0, storage="float16")
+    assert large.trace() == pytest.approx(16 + 16 * 4e4**2, rel=2e-3)
+    gradients = cp.ones((2, 40), cp.float32)
+    gradients.view(cp.uint32)[0, 3] = 0x7FFFFFFF  # CUDA's own NaN
+    with pytest.raises(ValueError, match=r"gradients\[0\] is not finite at 3"):
+        empirical_fisher(gradients, storage="bfloat16")
+    with pytest.raises(ValueError, match=r"gradients\[0\] is not finite at 3"):
+        block_fisher(gradients.astype(cp.float16), 4)
+
+
+def test_damping_that_is_lost():
+    import cupy as cp
+
+    for shape in ((2, 40), (9, 3)):
+        ones = cp.ones(shape)
+        with pytest.raises(np.linalg.LinAlgError, match="is lost beside"):
+            fisher_solve(cp.ones(shape[1]), ones, damping=1e-30)
+    fisher = block_fisher(cp.ones((9, 8)), 4, damping=1e-30)
+    with pytest.raises(np.linalg.LinAlgError, match="is lost beside"):
+        fisher.diagonal_inverse()
+
+
+@pytest.mark.parametrize("size", [4, 12])
+def test_every_method_of_blocks(size):
+    import cupy as cp
+
+    gradients, x = operands(6, 26, np.float64)
+    host = block_fisher(gradients, size, damping=0.1)
+    fisher, right = block_fisher(cp.asarray(gradients), size, damping=0.1), cp.asarray(x)
+    for ours, theirs in (
+        (fisher @ right, host @ x),
+        (fisher.solve(right), host.solve(x)),
+        (fisher.whiten(right), host.whiten(x)),
+        (fisher.diagonal(), host.diagonal()),
+        (fisher.diagonal_inverse(), host.diagonal_inverse()),
+        (fisher.inverse_columns([25, 3]), host.inverse_columns([25, 3])),
+        (fisher.to_dense(), host.to_dense()),
+    ):
+        np.testing.assert_allclose(cp.asnumpy(ours), theirs, rtol=1e-9, atol=1e-11)
+    for name in ("logdet", "trace", "norm"):
+        assert getattr(fisher, name)() == pytest.approx(getattr(host, name)(), rel=1e-10)
+    assert fisher.inverse_element(5, 6) == pytest.approx(host.inverse_element(5, 6), rel=1e-9)
+
+
+def test_gradients_that_are_not_contiguous_are_copied_once():
+    import cupy as cp
+
+    gradients, _ = operands(5, 1000)
+    fisher = empirical_fisher(cp.asfortranarray(cp.asarray(gradients)), damping=0.1)
+    assert fisher._parts[0].flags.c_contiguous
+    np.testing.assert_allclose(
+        cp.asnumpy(fisher.diagonal()), dense(gradients, 0.1).diagonal(), rtol=1e-6
+    )

@@ -54,6 +54,16 @@ def test_like_one_array(chunks, storage, da):
     assert fisher.logdet() == pytest.approx(whole.logdet())
 
 
+def test_by_threads(da, require):
+    gradients, x = problem()
+    whole = empirical_fisher(gradients, damping=0.1)
+    with require("dask").config.set(scheduler="threads", num_workers=3):
+        fisher = empirical_fisher(da.from_array(gradients, (M, 7)), damping=0.1)
+        solved, diagonal = fisher.solve(da.from_array(x, (7, 2))), fisher.diagonal_inverse()
+        np.testing.assert_allclose(solved.compute(), whole.solve(x), rtol=1e-12)
+        np.testing.assert_allclose(diagonal.compute(), whole.diagonal_inverse(), rtol=1e-12)
+
+
 @pytest.mark.usefixtures("synchronous")
 def test_leaves(da):
     gradients, x = problem()
@@ -99,9 +109,26 @@ def test_wish_for_dask_makes_the_graph_and_the_chunks_choose_theirs(da):
     np.testing.assert_allclose(found, np.linalg.solve(dense(gradients), x[:, 0]), atol=1e-11)
 
 
+@pytest.mark.parametrize("scheduler", ["synchronous", "threads"])
+def test_schedulers_and_protocol(scheduler, da, require):
+    gradients, x = problem()
+    whole = empirical_fisher(gradients, damping=0.1)
+    with require("dask").config.set(scheduler=scheduler):
+        fisher = empirical_fisher(da.from_array(gradients, (M, 13)), damping=0.1)
+        found = fisher.inv() @ da.from_array(x, 13)
+        np.testing.assert_allclose(found.compute(), whole.solve(x), rtol=1e-10)
+        np.testing.assert_allclose(fisher.diagonal().compute(), whole.diagonal(), rtol=1e-12)
+        assert fisher.trace() == pytest.approx(whole.trace())
+        assert fisher.norm() == pytest.approx(whole.norm())
+    assert "stored in float64, damping 0.1), float64: 300 parameters, 2,400 bytes" in repr(fisher)
+
+
 def test_refusals(da):
     lazy = da.ones((M, D))
     for call in (
+        lambda: empirical_fisher(lazy).save("never_written.npz"),
+        lambda: empirical_fisher(lazy).inverse_blocks(2),
+        lambda: empirical_fisher(lazy).to_dense(),
         lambda: block_fisher(lazy, 4),
         lambda: fisher_solve(da.ones(D), lazy),
         lambda: linalgkit.mfac.woodbury_static(lazy),

@@ -211,6 +211,53 @@ class TestGroups:
         assert len(found.order) == 0
         np.testing.assert_array_equal(found.weights, weights)
 
+    @pytest.mark.parametrize("library", LIBRARIES)
+    @pytest.mark.parametrize("update", ["diagonal", "joint"])
+    @pytest.mark.parametrize(("groups", "sparsity"), [("2:4", None), (4, 0.4)])
+    @pytest.mark.parametrize("kind", ["gradients", "parameters", "blocks", "large block"])
+    def test_groups_that_hold_zeros(self, kind, groups, sparsity, update, library, require):
+        """By enumeration, with F of the weights that are left."""
+        used = library_of(library if library == "numpy" else require(library).__name__)
+        weights, gradients = problem(60 if kind == "parameters" else 6)
+        weights[[1, 5, 6, 12, 20, 21, 23]] = 0
+        f, some = dense(gradients, 0.01), used.asarray(gradients)
+        if kind == "blocks":
+            fisher, f = block_fisher(some, 4, damping=0.01), in_blocks(f, 4)
+        elif kind == "large block":
+            fisher = block_fisher(some, 24, damping=0.01)
+        else:
+            fisher = empirical_fisher(some, damping=0.01)
+        found = prune(
+            used.asarray(weights), fisher, groups=groups, sparsity=sparsity, update=update
+        )
+        kept, inverse = weights != 0, np.eye(24)
+        inverse[np.ix_(kept, kept)] = np.linalg.inv(f[np.ix_(kept, kept)])
+        count = 4 if groups == 4 else 2
+        best = []
+        for first in range(0, 24, 4):
+            if (~kept[first : first + 4]).sum() >= count:
+                continue  # it is as it shall be
+            subsets = [[first + p for p in q] for q in combinations(range(4), count)]
+            costs = [
+                weights[q] @ np.linalg.solve(inverse[np.ix_(q, q)], weights[q]) / 2 for q in subsets
+            ]
+            best.append((min(costs), subsets[np.argmin(costs)]))
+        best.sort()
+        gone = best[: 2 if groups == 4 else len(best)]
+        removed, x = ~kept, np.zeros(24)
+        for _, q in gone:
+            removed[q] = True
+            x[q] = np.linalg.solve(inverse[np.ix_(q, q)], weights[q])
+        np.testing.assert_array_equal(used.asnumpy(found.mask), ~removed)
+        order = [p for _, q in gone for p in q if kept[p]]
+        np.testing.assert_array_equal(used.asnumpy(found.order), order)
+        expected = np.where(removed, 0, weights - inverse @ x)
+        if update == "joint":
+            expected, _ = minimum(f, weights, removed, np.zeros(24))
+        np.testing.assert_allclose(used.asnumpy(found.weights), expected, atol=1e-9)
+        change = expected - weights
+        assert found.loss_increase == pytest.approx(change @ f @ change / 2, rel=1e-8)
+
 
 @pytest.mark.parametrize("rounds", [1, 2])
 def test_gradient_that_is_not_zero(rounds):

@@ -1,5 +1,8 @@
 """The sliding window: the last m gradients as they came, at any storage, and the optimiser."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 from mfac.cases import dense, descent, published_dynamic
@@ -116,6 +119,96 @@ def test_a_bad_gradient_leaves_the_window_as_it_was():
     np.testing.assert_array_equal(fisher.solve(np.ones(5)), before)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("storage", "size"), [("float32", 1e39), ("bfloat16", 1e39), ("float64", 1e200)]
+)
+def test_a_gradient_that_overflows_the_window_is_refused(storage, size, engine):
+    g, x = gradients_of(2, 10), np.ones(10)
+    with linalgkit.use_engine(engine):
+        fisher = SlidingWindowFisher(3, 10, damping=0.1, storage=storage)
+        fisher.push(g[0])
+        before = fisher.solve(x)
+        for call in fisher.push, fisher.push_solve:
+            with pytest.raises(ValueError, match=f"g is too large: .* {storage} has no such"):
+                call(np.full(10, size))
+        assert fisher.count == 1
+        np.testing.assert_array_equal(fisher.solve(x), before)
+        other = SlidingWindowFisher(3, 10, damping=0.1, storage=storage)
+        other.push(g[0])
+        np.testing.assert_array_equal(fisher.push_solve(g[1]), other.push_solve(g[1]))
+
+
+def test_a_gradient_whose_damping_is_lost_is_in_the_window():
+    fisher = SlidingWindowFisher(2, 10, damping=1e-30, storage="float64")
+    fisher.push(np.ones(10))
+    with pytest.raises(np.linalg.LinAlgError, match="is lost beside"):
+        fisher.push_solve(np.ones(10))
+    assert fisher.count == 2
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+@pytest.mark.parametrize("d", [9, 2])  # many parameters, and few
+def test_vectors_that_are_none(name, d, require):
+    used = library_of(name if name == "numpy" else require(name).__name__)
+    like = used.asarray(np.ones(1))
+    fisher = SlidingWindowFisher(4, d, damping=0.1, like=like)
+    fisher.push(used.asarray(np.ones(d)))
+    assert tuple(fisher.solve(used.asarray(np.ones((d, 0)))).shape) == (d, 0)
+
+
+@pytest.mark.parametrize("d", [9, 2])
+@pytest.mark.parametrize("name", ["array_api_strict", "torch", "jax.numpy", "dask.array"])
+def test_vectors_of_another_library_are_refused(name, d, require):
+    other = require(name)
+    fisher = SlidingWindowFisher(4, d, damping=0.1)
+    for call in fisher.solve, fisher.push:
+        with pytest.raises(TypeError, match=r"window is an array of numpy, [gx] of"):
+            call(other.ones(d))
+
+
+def test_a_window_keeps_no_graph_of_torch(require):
+    torch = require("torch")
+    for storage in "float32", "float16", "bfloat16":
+        fisher = SlidingWindowFisher(4, 9, storage=storage, like=torch.empty(0))
+        step = fisher.push_solve(2 * torch.ones(9, requires_grad=True))
+        assert not step.requires_grad
+        assert not any(part.requires_grad for part in fisher.state()["gradients"])
+        assert not fisher.state()["gram"].requires_grad
+
+
+@pytest.mark.parametrize("d", [9, 2])
+def test_copies_go_on_by_themselves(d):
+    gradients = gradients_of(6, d)
+    fisher = SlidingWindowFisher(4, d, damping=0.1, storage="float64")
+    for g in gradients[:3]:
+        fisher.push_solve(g)
+    copies = copy.deepcopy(fisher), pickle.loads(pickle.dumps(fisher))
+    expected = [fisher.push_solve(g) for g in gradients[3:]]
+    for other in copies:
+        found = [other.push_solve(g) for g in gradients[3:]]
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_a_state_in_memory_belongs_together(name, require):
+    """Its arrays are the window's own, and all of them follow it; JAX's do not, and none does."""
+    used = library_of(name if name == "numpy" else require(name).__name__)
+    gradients = [used.asarray(g) for g in gradients_of(6, 9)]
+    options = {"damping": 0.1, "storage": "float64", "like": gradients[0]}
+    fisher, earlier, other = (SlidingWindowFisher(4, 9, **options) for _ in range(3))
+    for g in gradients[:3]:
+        fisher.push(g)
+        earlier.push(g)
+    state = fisher.state()
+    for g in gradients[3:5]:
+        fisher.push(g)
+    other.restore(state)
+    expected = (earlier if name == "jax" else fisher).push_solve(gradients[5])
+    found = other.push_solve(gradients[5])
+    np.testing.assert_array_equal(used.asnumpy(found), used.asnumpy(expected))
+
+
 @pytest.mark.parametrize("storage", ["float32", "float16", "bfloat16"])
 def test_state_goes_on_elsewhere(storage):
     gradients = gradients_of(7, 5)
@@ -200,6 +293,17 @@ BAD = {
     "nothing": (
         lambda: SlidingWindowFisher(2, 3).push(None), TypeError, "g must be an array; got None"
     ),
+    "a leaf that is none": (
+        lambda: SlidingWindowFisher(2, [(2,), (3,)]).push([np.ones(2), None]), TypeError,
+        r"g\[1\] must be an array; got None",
+    ),
+    "no leaves to push": (
+        lambda: SlidingWindowFisher(2, [(2,), (3,)]).push([]), ValueError, "2 leaves; got 0"
+    ),
+    "a leaf too few to solve for": (
+        lambda: SlidingWindowFisher(2, [(2,), (3,)]).solve([np.ones(2)]), ValueError,
+        "x must have 2 leaves; got 1",
+    ),
     "like": (lambda: SlidingWindowFisher(2, 3, like=3), TypeError, "like must be an array; got 3"),
     "another library": (
         lambda: SlidingWindowFisher(2, 3).push(_strict_ones(3)), TypeError,
@@ -246,6 +350,18 @@ BAD = {
     "empty": (
         lambda: mfac_minimize(lambda x: (0, x), [np.ones(2), np.ones((0, 3))]), ValueError,
         r"x0\[1\] must not be empty; got shape \(0, 3\)",
+    ),
+    "x0 that is not finite": (
+        lambda: mfac_minimize(lambda x: (0, x), [np.ones(2), np.array([1, 2, np.nan])]), ValueError,
+        r"x0\[1\] is not finite at 2",
+    ),
+    "a function that is not finite": (
+        lambda: mfac_minimize(lambda x: (np.nan if x[0] < 1 else 0, x), np.ones(2)), ValueError,
+        "must return a finite function; got nan in step 2",
+    ),
+    "progress": (
+        lambda: mfac_minimize(lambda x: (0, x), np.ones(2), progress="no"), TypeError,
+        "progress must be True or False; got 'no'",
     ),
 }  # fmt: skip
 
@@ -305,6 +421,24 @@ class TestMinimize:
         assert [leaf.shape for leaf in found.x] == [(2, 2), (3,)]
         assert all(leaf.dtype == np.float32 for leaf in found.x)
         assert (start[0] == 1).all()
+
+    def test_tensors_that_require_a_gradient(self, require):
+        torch = require("torch")
+        leaves = []
+
+        def bowl(x):
+            leaves.append(x)
+            (x**2).sum().backward()
+            return (x**2).sum().detach(), x.grad
+
+        options = {"lr": 0.1, "n_gradients": 2, "damping": 0.1, "maxiter": 4}
+        options |= {"momentum": 0.5, "weight_decay": 0.1}
+        start = torch.ones(3, dtype=torch.float64, requires_grad=True)
+        found = mfac_minimize(bowl, start, **options)
+        assert all(x.is_leaf and x.requires_grad for x in leaves)
+        assert start.grad is None
+        expected = mfac_minimize(lambda x: (0, 2 * x), np.ones(3), **options).x
+        np.testing.assert_allclose(found.x.detach().numpy(), expected, rtol=1e-12)
 
     def test_a_gradient_that_is_not_finite(self):
         with pytest.raises(ValueError, match="g is not finite at 0"):

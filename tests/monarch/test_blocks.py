@@ -67,6 +67,21 @@ def test_params_bound_the_parameters(rows, columns, rank, share):
     assert parameters(blocks) <= params
 
 
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 12))
+def test_slices_can_have_the_rank(rows, columns, rank):
+    _, _, p, _, height, _ = monarch.choose_blocks((rows, columns), rank=rank)
+    assert min(p, height) >= min(rank, rows, columns)
+    if rank <= min(rows, columns):
+        assert monarch.project(np.ones((rows, columns)), rank=rank).shape == (rows, columns)
+
+
+def test_rank_that_the_square_root_does_not_allow():
+    blocks = monarch.choose_blocks((9, 9), rank=4)
+    assert min(blocks[2], blocks[4]) >= 4
+    a = np.random.default_rng(0).standard_normal((9, 9))
+    assert monarch.project(a, rank=4).shape == (9, 9)
+
+
 @pytest.mark.parametrize("share", [0.05, 0.1, 0.2, 0.5])
 def test_params_are_nearly_used(share):
     params = int(share * 768 * 768)

@@ -322,3 +322,78 @@ def test_gradients_of_convolutions(mode, dtype):
         for gradient, expected in zip(result, truth, strict=True):
             assert gradient.dtype == dtype
             assert relative(gradient.get(), expected) < 50 * np.finfo(dtype).eps
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_rows_given_by_their_transpose_go_through_the_kernels(dtype, monkeypatch):
+    rng = np.random.default_rng(10)
+    launched, launcher = [], _cupy._launcher
+    monkeypatch.setattr(_cupy, "_launcher", lambda *a: launched.append(a) or launcher(*a))
+    host, (x, left, right), _ = device_operands(rng, dtype, BLOCKS["square 32"], (300,), ())
+    with linalgkit.use_engine("array_api"):
+        truth = monarch.monarch_matmul(*wide(*host))
+    operator = monarch.Monarch(left, right)
+    for product in (
+        lambda: monarch.monarch_matmul(x.T, left, right, axis=0).T,
+        lambda: operator.matmat(x.T).T,
+        lambda: monarch.monarch_matmul(x.reshape(3, 100, -1).T, left, right, axis=0).T,
+    ):
+        launched.clear()
+        result = product()
+        assert len(launched) == 1
+        assert launcher(*launched[0]) is not None
+        found = result.get().reshape(truth.shape)
+        assert relative(found, truth) < tolerance(dtype, BLOCKS["square 32"])
+
+
+@pytest.mark.gpu
+def test_operators():
+    import cupy as cp
+
+    rng = np.random.default_rng(11)
+    left, right = (4 * np.eye(4) + f for f in rng.standard_normal((2, 4, 4, 4)))
+    here, there = monarch.Monarch(left, right), monarch.Monarch(*map(cp.asarray, (left, right)))
+    b = rng.standard_normal((5, 16, 3))
+    np.testing.assert_allclose(there.solve(cp.asarray(b)).get(), here.solve(b), atol=1e-12)
+    np.testing.assert_allclose(there.lstsq(cp.asarray(b[0])).get(), here.lstsq(b[0]), atol=1e-12)
+    for method in ("norm", "trace", "diagonal"):
+        found, expected = getattr(there, method)(), getattr(here, method)()
+        np.testing.assert_allclose(found.get(), expected, atol=1e-12)
+    np.testing.assert_allclose(there.inv().to_dense().get(), here.inv().to_dense(), atol=1e-12)
+    higher = monarch.HigherOrderMonarch([cp.asarray(left), cp.asarray(right)])
+    x = higher.solve(cp.asarray(b))
+    np.testing.assert_allclose(higher.matmat(x).get(), b, atol=1e-12)
+    assert monarch.Monarch(cp.ones((2, 2, 0)), cp.ones((2, 0, 2))).norm() == 0
+
+
+@pytest.mark.gpu
+def test_half_tensors_of_torch_go_through_the_kernels(require, monkeypatch):
+    torch = require("torch")
+    from linalgkit import _torch
+
+    ran, run = [], _torch._run
+    monkeypatch.setattr(_torch, "_run", lambda *a: ran.append(a[1]) or run(*a))
+    torch.manual_seed(0)
+    launched, launcher = [], _cupy._launcher
+    monkeypatch.setattr(
+        _cupy, "_launcher", lambda *a: launched.append(launcher(*a)) or launched[-1]
+    )
+    shapes = (64, 1024), (32, 32, 32), (32, 32, 32)
+    wide = [(torch.randn(s, dtype=torch.float64) / 4).half().double() for s in shapes]
+    half = [a.half().cuda().requires_grad_() for a in wide]
+    y = monarch.monarch_matmul(*half)
+    assert y.dtype == torch.float16
+    assert launched[-1] is not None  # a kernel of tensor cores, not cuBLAS
+    gradients = torch.autograd.grad(y.float().square().sum(), half)
+    assert {"monarch_matmul", "monarch_matmul_vjp"} <= set(ran)
+    wide = [a.requires_grad_() for a in wide]
+    truth = monarch.monarch_matmul(*wide)
+    expected = torch.autograd.grad(truth.square().sum(), wide)
+    for ours, theirs in zip((y.detach(), *gradients), (truth.detach(), *expected), strict=True):
+        assert ours.dtype == torch.float16
+        error = (ours.cpu().double() - theirs).norm() / theirs.norm()
+        assert error < 3e-3
+    transforms = monarch.fft(half[0]), monarch.fftconvolve(half[0], half[1][0, 0])
+    assert [t.dtype for t in transforms] == [torch.complex64, torch.float16]
+    assert {"fft", "fftconvolve"} <= set(ran)

@@ -103,6 +103,29 @@ def test_factors_in_the_library_and_precision_of_another_array(name, require):
     assert monarch.dft_factors(12, like=like, dtype=xp.complex128).left.dtype == xp.complex128
 
 
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("numpy", "float16"),
+        *((a, b) for a in ("torch", "jax.numpy") for b in ("float16", "bfloat16")),
+    ],
+)
+def test_hadamard_factors_of_half_precision(name, dtype, require):
+    xp = np if name == "numpy" else require(name)
+    half = getattr(xp, dtype)
+    like = xp.zeros(3, dtype=half)
+    for factors in (
+        monarch.hadamard_factors(8, like=like),
+        monarch.hadamard_factors(8, like=xp.zeros(1), dtype=half),
+    ):
+        assert factors.left.dtype == factors.right.dtype == half
+        assert type(factors.left) is type(like)
+        wide = [np.asarray(factor.tolist()) for factor in factors]
+        np.testing.assert_array_equal(entries(*wide), scipy.linalg.hadamard(8))
+    # There is no complex number of half precision.
+    assert "complex64" in str(monarch.dft_factors(8, like=like).left.dtype)
+
+
 def test_each_call_gives_arrays_of_its_own():
     first = monarch.dft_factors(12)
     first.left[...] = 0

@@ -122,6 +122,40 @@ def test_sizes_that_do_not_factor():
     assert error == pytest.approx(fit.fun)
 
 
+@pytest.mark.parametrize("way", ["start", "no start"])
+@pytest.mark.parametrize(
+    ("dtype", "exponents"),
+    [("float64", (532, -564, 996)), ("complex128", (532, -564)), ("float32", (84, -84))],
+)
+def test_any_magnitude(dtype, exponents, way):
+    blocks = BLOCKS[0]
+    x, y, _ = data(blocks, dtype, 40, noise=0.3)
+    left, right = factors(np.random.default_rng(1), dtype, blocks)
+
+    def fit(x, y, scale):
+        start = left, (right * scale).astype(dtype)
+        options = {"x0": start} if way == "start" else {"blocks": blocks}
+        return monarch.lstsq(x.astype(dtype), y.astype(dtype), **options, maxiter=50)
+
+    plain = fit(x, y, 1.0)
+    assert plain.nit > 1
+    for scale in (2.0**exponent for exponent in exponents):
+        for fitted, unit in (
+            (fit(x, y * scale, scale), scale),
+            (fit(x * scale, y, 1 / scale), 1 / scale),
+        ):
+            assert (fitted.status, fitted.nit) == (plain.status, plain.nit)
+            np.testing.assert_allclose(dense(fitted) / unit, dense(plain), rtol=1e-6)
+    assert fit(x, y * 2.0**-20, 2.0**-20).fun == pytest.approx(2.0**-40 * plain.fun)
+
+
+def test_half_precision_is_computed_in_single():
+    x, y, truth = data(BLOCKS[0], "float64", 40)
+    fit = monarch.lstsq(x.astype("f2"), y.astype("f2"), blocks=BLOCKS[0])
+    assert fit.x.dtype == np.float16
+    np.testing.assert_allclose(dense(fit).astype("f8"), truth, atol=0.03)
+
+
 def test_single_precision():
     x, y, truth = data(BLOCKS[0], "float32", 40)
     fit = monarch.lstsq(x, y, blocks=BLOCKS[0])
@@ -196,7 +230,7 @@ X, Y = np.ones((4, 6)), np.ones((4, 4))
         (lambda: monarch.lstsq(X, Y, blocks=BLOCKS[1], tol=-1), ValueError, "tol must be"),
         (lambda: monarch.lstsq(X, Y, tol=None), TypeError, "tol must be a number; got None"),
         (lambda: monarch.lstsq(X, Y, maxiter=2.5), TypeError, "maxiter must be an integer"),
-        (lambda: monarch.lstsq(X, Y, callback=3), TypeError, "callback must be callable; got int"),
+        (lambda: monarch.lstsq(X, Y, callback=3), TypeError, "callback must be a function; got 3"),
         (lambda: monarch.lstsq(X, Y, x0=3.0), TypeError, "x0 must be a Monarch or"),
         (lambda: monarch.lstsq(X, Y, x0=(None, X)), TypeError, "x0_left must be an array"),
         (

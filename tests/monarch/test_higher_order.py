@@ -8,6 +8,7 @@ import pytest
 from monarch.cases import random
 
 import linalgkit
+from linalgkit._testing import library
 from linalgkit.monarch import HigherOrderMonarch, Monarch
 
 RADICES = [(6,), (3, 4), (2, 3, 4), (2, 2, 2, 2), (5, 1, 3)]
@@ -48,6 +49,9 @@ def test_against_one_matrix_a_factor(dtype, radices, order):
         (operator.solve(x), np.linalg.solve(dense, x), solving),
         (operator.solve(x[:, 0]), np.linalg.solve(dense, x[:, 0]), solving),
         (operator.inv().to_dense(), np.linalg.inv(dense), solving),
+        (operator.diagonal(), np.diagonal(dense), tolerance),
+        (operator.trace(), np.trace(dense), 10 * tolerance),
+        (operator.norm(), np.linalg.norm(dense), tolerance),
         (operator.slogdet()[0], np.linalg.slogdet(dense)[0], tolerance),
         (operator.slogdet()[1], np.linalg.slogdet(dense)[1], solving),
     ]
@@ -56,6 +60,36 @@ def test_against_one_matrix_a_factor(dtype, radices, order):
     linalgkit.dottest(operator, rng=0)
     batch = operator.matmat(np.stack([x, 2 * x]))
     np.testing.assert_allclose(batch[1], 2 * (dense @ x), rtol=0, atol=10 * tolerance)
+
+
+def test_norm_of_entries_far_apart():
+    operator, dense = make("complex128", (2, 3, 4))
+    scales = 10.0 ** np.array([200, -200, 0, 100])
+    first, second, third = operator.factors
+    # Rows of the last factor are scaled, and columns of the one before it, the other way round.
+    third = third * scales[:, None]
+    places = np.arange(24).reshape(2, 3, 4)[:, 0, :].reshape(-1) % 4  # the last digit, by block
+    second = second / scales[places][:, None, None]
+    operator = HigherOrderMonarch([first, second, third])
+    np.testing.assert_allclose(operator.to_dense(), dense, rtol=1e-10)
+    np.testing.assert_allclose(operator.norm(), np.linalg.norm(dense))
+    tiny = HigherOrderMonarch([factor * 1e-100 for factor in (first * 1e-20, second, third)])
+    assert 0 < tiny.norm() < 1e-300
+
+
+@pytest.mark.parametrize("which", ["array_api_strict", "torch", "jax"])
+def test_other_libraries(which, require):
+    require(which)
+    used = library(which)
+    operator, dense = make("float64", (2, 3, 4))
+    there = HigherOrderMonarch(list(map(used.asarray, operator.factors)))
+    for result, expected in (
+        (there.diagonal(), np.diagonal(dense)),
+        (there.trace(), np.trace(dense)),
+        (there.norm(), np.linalg.norm(dense)),
+    ):
+        assert isinstance(result, used.array_type)
+        np.testing.assert_allclose(used.asnumpy(result), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_two_factors_are_a_monarch_matrix():

@@ -1,8 +1,12 @@
 """The MM* factorisation on matrices of the class, built by its definition, and on others."""
 
+import dataclasses
+import re
+
 import numpy as np
 import pytest
 import scipy.linalg
+from monarch.cases import random
 
 from linalgkit import monarch
 
@@ -13,13 +17,6 @@ def product(left, middle, right):
     permutation = np.eye(m * m)[np.arange(m * m).reshape(m, m).T.reshape(-1)]
     first, second, third = (scipy.linalg.block_diag(*blocks) for blocks in (left, middle, right))
     return permutation @ first @ permutation @ second @ permutation @ third @ permutation
-
-
-def random(rng, dtype, *shape):
-    values = rng.standard_normal(shape)
-    if np.dtype(dtype).kind == "c":
-        values = values + 1j * rng.standard_normal(shape)
-    return values.astype(dtype)
 
 
 def member(rng, dtype, m):
@@ -112,6 +109,40 @@ def test_scale_does_not_matter():
         check(scale * a, monarch.factorize_mmstar(scale * a), 1e-11)
 
 
+@pytest.mark.parametrize("dtype", ["float64", "complex128", "float32"])
+def test_residual_at_any_magnitude(dtype):
+    # Outside of the class, so that a residual of nothing is wrong.
+    a = random(np.random.default_rng(0), dtype, 16, 16)
+    expected = monarch.factorize_mmstar(a, allow_complex=True).residual
+    assert expected > 0.1
+    for scale in (2.0**100, 2.0**-90) if dtype == "float32" else (2.0**600, 2.0**-600, 2.0**1020):
+        found = monarch.factorize_mmstar(a * np.dtype(dtype).type(scale), allow_complex=True)
+        assert found.residual == pytest.approx(expected, rel=1e-3)
+
+
+def test_half_precision_is_computed_in_single():
+    a = member(np.random.default_rng(0), "float64", 3) / 30
+    found = monarch.factorize_mmstar(a.astype("f2"), allow_complex=True)
+    assert found.residual < 0.05
+    real = monarch.factorize_mmstar(np.kron(np.eye(2) + 1, np.eye(2) + 2).astype("f2"))
+    assert real.left.dtype == real.middle.dtype == real.right.dtype == np.float16
+    assert real.residual < 1e-5
+
+
+def test_result_is_readable_and_unpacks():
+    a = member(np.random.default_rng(1), "float64", 3)
+    found = monarch.factorize_mmstar(a)
+    pattern = r"<MMStarFactors 9×9 \(3 of 3 blocks 3×3\), float64: residual \S+>"
+    assert re.fullmatch(pattern, repr(found))
+    left, middle, right, residual = found
+    assert left is found.left
+    assert middle is found.middle
+    assert right is found.right
+    assert residual == found.residual
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        found.residual = 0.0
+
+
 def test_matrix_outside_the_class_has_a_residual():
     a = np.random.default_rng(0).standard_normal((16, 16))
     found = monarch.factorize_mmstar(a, allow_complex=True)
@@ -157,5 +188,5 @@ def test_bad_arguments(a, message):
 
 
 def test_a_flag_is_a_flag():
-    with pytest.raises(ValueError, match="allow_complex must be one of False, True; got 'no'"):
+    with pytest.raises(TypeError, match="allow_complex must be True or False; got 'no'"):
         monarch.factorize_mmstar(np.eye(4), allow_complex="no")

@@ -1,5 +1,7 @@
 """`monarch_matmul` and its gradients: any block sizes, memory order, number of vectors, worker."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -325,3 +327,41 @@ def test_lists_are_arrays():
 def test_arguments_of_the_wrong_kind(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def repeated(dtype, rng):
+    """Factors of a Kronecker product, whose blocks are all in one place, and the product."""
+    a, b = random(rng, dtype, 24, 40), random(rng, dtype, 33, 20)
+    return monarch.kronecker_factors(a, b), np.kron(a, b)
+
+
+@pytest.mark.parametrize("count", [1, 3, 40])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_factors_whose_blocks_are_anywhere(dtype, count):
+    rng = np.random.default_rng(0)
+    (left, right), dense = repeated(dtype, rng)
+    x = random(rng, dtype, count, dense.shape[1])
+    g = random(rng, dtype, count, dense.shape[0])
+    other = factors(rng, dtype, (40, 33, 20, 33, 24, 40))
+    wide = [np.repeat(factor, 2, axis=0)[::2][::-1] for factor in other]  # apart, and backwards
+    for pair, matrix in (((left, right), dense), (wide, entries(*wide))):
+        limit = bound(dtype, *pair)
+        assert relative_error(monarch.monarch_matmul(x, *pair), x @ matrix.T) < 10 * limit
+        found = monarch.monarch_matmul_vjp(g, x, *pair)
+        copies = [factor.copy() for factor in pair]
+        expected = monarch.monarch_matmul_vjp(g, x, *copies)
+        for gradient, truth in zip(found, expected, strict=True):
+            assert relative_error(gradient, truth) < 10 * limit
+
+
+@pytest.mark.parametrize("count", [1, 20])
+def test_repeated_blocks_are_not_copied(count):
+    rng = np.random.default_rng(0)
+    left, right = monarch.kronecker_factors(*rng.standard_normal((2, 128, 128)))
+    x = rng.standard_normal((count, 128 * 128))
+    monarch.monarch_matmul(x, left, right)  # compiled
+    tracemalloc.start()
+    monarch.monarch_matmul(x, left, right)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < left.nbytes / 2
