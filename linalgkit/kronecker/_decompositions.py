@@ -12,7 +12,6 @@ import numpy as np
 
 from .. import _checks
 from .._engine import Engines
-from ._hosts import finite
 from ._modes import checked, entries, rows_of, square
 
 engine = Engines(__package__)
@@ -351,4 +350,4 @@ def _concrete(function: str, alternative: str, factors: Sequence[Any]) -> None:
 
 def _finite(factors: Sequence[Any]) -> None:
     """Raise ValueError where a factor has NaN or infinite entries."""
-    finite(**{f"factors[{k}]": factor for k, factor in enumerate(factors)})
+    _checks.finite(**{f"factors[{k}]": factor for k, factor in enumerate(factors)})

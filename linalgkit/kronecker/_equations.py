@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import _checks
-from ._hosts import finite, to_host
+from ._hosts import to_host
 from ._kernels import SpectralMixture, StudentTMixture, on_host
 from ._solves import number, positive
 
@@ -109,7 +109,7 @@ def checked_grid(function: str, source: Any, grid: Any) -> tuple[Any, tuple[Any,
                 f"grid[{axis}] must have one axis of {source.shape[axis]} nodes, at least 8; got "
                 f"shape {tuple(part.shape)}."
             )
-    finite(source=source, **dict(zip(names, axes, strict=True)))
+    _checks.finite(source=source, **dict(zip(names, axes, strict=True)))
     for axis, part in enumerate(axes):
         steps = np.diff(to_host(part))
         if not np.all(steps > 0):
@@ -163,7 +163,7 @@ def _number_or_array(name: str, value: Any, shape: tuple[int, ...]) -> Any:
     host = _real(name, value)
     if host.shape != shape:
         raise ValueError(f"{name} must be a number or have shape {shape}; got {host.shape}.")
-    finite(**{name: host})
+    _checks.finite(**{name: host})
     return host
 
 

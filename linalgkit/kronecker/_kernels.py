@@ -14,7 +14,7 @@ from array_api_compat import array_namespace
 
 from .. import _checks
 from .._engine import Engines
-from ._hosts import finite, to_host
+from ._hosts import to_host
 
 engine = Engines(__package__)
 
@@ -192,7 +192,7 @@ def _set_parameters(kernel: Any, **third: Any) -> None:
             f"weights, means and {name} must have one shape (q,), q at least 1; got {shapes[0]}, "
             f"{shapes[1]} and {shapes[2]}."
         )
-    finite(weights=weights, means=means, **{name: values})
+    _checks.finite(weights=weights, means=means, **{name: values})
     xp = array_namespace(weights)
     if bool(xp.any(weights < 0)):
         raise ValueError(f"weights must be at least 0; the least is {float(xp.min(weights))}.")

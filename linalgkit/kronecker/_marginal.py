@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import _checks
 from .._engine import Engines
-from ._hosts import finite, like, one_blas_thread, to_host
+from ._hosts import like, one_blas_thread, to_host
 from ._kernels import SpectralMixture, StudentTMixture, on_host, parameters_of
 from ._solves import positive
 
@@ -131,7 +131,7 @@ def differentiation_matrix(kernel: Any, x: Any, order: int = 1, *, nugget: float
     _checks.real(x=x)
     if x.ndim != 1 or x.shape[0] == 0:
         raise ValueError(f"x must have one axis; got shape {tuple(x.shape)}.")
-    finite(x=x)
+    _checks.finite(x=x)
     order = _checks.size("order", order)
     nugget = positive("nugget", nugget)
     matrix = engine(x).differentiation_matrix(
@@ -350,5 +350,5 @@ def _checked_data(function: str, x: Any, y: Any) -> tuple[Any, Any]:
             f"x must have shape (n,) and y (n,) or (n, columns); got {tuple(x.shape)} and "
             f"{tuple(y.shape)}."
         )
-    finite(x=x, y=y)
+    _checks.finite(x=x, y=y)
     return x, y

@@ -4,7 +4,6 @@ from typing import Any, NamedTuple
 
 from .. import _checks
 from .._engine import Engines
-from ._hosts import finite
 from ._modes import native
 
 engine = Engines(__package__)
@@ -108,6 +107,6 @@ def nearest_kronecker(
     if tol is not None:
         tol = _checks.number("tol", tol, 0)
         _checks.concrete("nearest_kronecker with tol", "terms", a=a)
-        finite(a=a)
+        _checks.finite(a=a)
     found = engine(a).nearest_kronecker(a, block_shape=(rows, columns), terms=terms, tol=tol)
     return NearestKronecker(*found)

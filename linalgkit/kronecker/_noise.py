@@ -16,7 +16,7 @@ from .._engine import Engines
 from .._xp import adjoint
 from ._array_api_products import outer
 from ._array_api_solves import is_differentiated
-from ._hosts import finite, one_blas_thread
+from ._hosts import one_blas_thread
 from ._modes import columns_of
 
 engine = Engines(__package__)
@@ -54,7 +54,7 @@ def solve_with_noise(
             "shifted_solve with noise takes one shift and one matrix a factor; got shift of shape "
             f"{tuple(shift.shape)} and factors of shapes {[tuple(a.shape) for a in factors]}."
         )
-    finite(shift=shift, **named)
+    _checks.finite(shift=shift, **named)
     xp = array_namespace(b)
     sizes = columns_of(factors)
     if tuple(noise.shape) not in ((prod(sizes),), sizes):
@@ -70,7 +70,7 @@ def solve_with_noise(
     there = xp.isfinite(diagonal)
     zeros = xp.zeros_like(b)
     b, diagonal = xp.where(there, b, zeros), xp.where(there, diagonal, xp.zeros_like(diagonal))
-    finite(b=b)
+    _checks.finite(b=b)
     if 0 in b.shape:
         return b
     eps = float(xp.finfo(b.dtype).eps)
