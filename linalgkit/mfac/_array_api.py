@@ -308,9 +308,14 @@ def _solve_lower(factors, right):
     return solve_unit_lower(factors / scale[..., None, :], right) / scale[..., :, None]
 
 
-def is_few(m, d):
-    """Tell whether a matrix of d parameters costs less than one of m gradients."""
-    return 2 * d <= m
+def is_few(m, d, like):
+    """Tell whether to factorise the matrix of d parameters, and not that of m gradients.
+
+    It costs less where they are half as many. And where they are fewer at all, it is the only one
+    that keeps digits in float32, which is all that JAX may have.
+    """
+    xp = array_namespace(like)
+    return 2 * d <= m or (d <= m and wide_dtype(like) == xp.float32)
 
 
 def damped_rows(pieces, damping):
@@ -324,7 +329,7 @@ def damped_rows(pieces, damping):
 def solver(engine, gradients, damping):
     """Return what gives F⁻¹ x in a dtype, by an engine's passes over the gradients."""
     xp, (m, d) = array_namespace(gradients), gradients.shape
-    if is_few(m, d):
+    if is_few(m, d, gradients):
         triangle = engine.triangle(damped_rows([widened(gradients) / m**0.5], damping))
         inverse = engine.inverse_triangle(triangle)
         if _is_concrete(gradients):

@@ -93,8 +93,8 @@ class SlidingWindowFisher:
     Relative errors, for damping of 1e-8 squared gradient lengths and more: 1e-7 of float32 results,
     in half precision too, where F is the matrix of the rounded gradients and `push_solve` solves
     for the rounded one; 1e-15 in float64, but 1e-9 with m / 2 < d ≤ m, where the Gram matrix has
-    fewer digits than F. JAX that was not told to know more than float32 sums in it: 1e-6, but
-    nothing is right with m / 2 < d ≤ m and so small a damping (`asv_bench/exact_mfac.py`).
+    fewer digits than F. JAX that was not told to know more than float32 sums in it, and has F
+    factorised for all d ≤ m: 1e-6, or 5e-6 with d near m (`asv_bench/exact_mfac.py`).
 
     Examples
     --------
@@ -148,7 +148,7 @@ class SlidingWindowFisher:
         )
         wide = wide_dtype(like)
         self._rows = Rows(parts, xp.ones(self.m, dtype=wide, device=place))
-        self._is_few = is_few(self.m, self.layout.size)
+        self._is_few = is_few(self.m, self.layout.size, like)
         size = 0 if self._is_few else self.m  # few parameters need no Gram matrix
         self._gram = xp.zeros((size, size), dtype=wide, device=place)
         self._factor: Any = None

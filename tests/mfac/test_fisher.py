@@ -21,6 +21,7 @@ import linalgkit
 from linalgkit._testing import library as library_of
 from linalgkit.mfac import (
     EmpiricalFisher,
+    SlidingWindowFisher,
     _array_api,
     block_fisher,
     empirical_fisher,
@@ -233,6 +234,29 @@ class TestTraps:
         found = empirical_fisher(gradients, damping=damping).diagonal_inverse()
         assert found.min() > 0
         np.testing.assert_allclose(found, truth, rtol=1e-6)
+
+
+def test_jax_keeps_digits_in_float32_alone(require):
+    jax = require("jax")
+    rng = np.random.default_rng(0)
+    gradients, x = rng.standard_normal((64, 48), np.float32), rng.standard_normal(48)
+    damping = 1e-8 * float((gradients**2).sum(axis=1).max())
+    truth = np.linalg.solve(dense(gradients.astype(np.float64), damping), x)
+    inside = in_window(gradients, -1, damping)
+    with jax.enable_x64(False):
+        g, vector = jax.numpy.asarray(gradients), jax.numpy.asarray(x)
+        window = SlidingWindowFisher(64, 48, damping=damping, like=g)
+        for row in g[:-1]:
+            window.push(row)
+        found = [
+            empirical_fisher(g, damping=damping).solve(vector),
+            fisher_solve(vector, g, damping=damping),
+            jax.jit(lambda *given: fisher_solve(*given, damping=damping))(vector, g),
+            window.push_solve(g[-1]),
+        ]
+        assert {one.dtype.name for one in found} == {"float32"}
+    for one, expected in zip(found, [truth] * 3 + [inside], strict=True):
+        assert relative(one, expected) < 1e-6
 
 
 def test_published_diagonal_turns_negative_and_ours_does_not():
