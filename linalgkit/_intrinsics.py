@@ -5,6 +5,7 @@ Written once: a cached kernel does not notice when something it calls in another
 
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -190,3 +191,15 @@ def _widen(kind, value):
     if len(kind) == 1:
         return lambda kind, value: float(_half(value))
     return lambda kind, value: float(_bfloat(value))
+
+
+def squared(kind, value):
+    """Return the square of a widened number: in float64, but of float16 it fits float32."""
+    raise NotImplementedError("for compiled kernels")
+
+
+@overload(squared, inline="always")
+def _squared(kind, value):
+    if len(kind) == 1:
+        return lambda kind, value: value * value
+    return lambda kind, value: np.float64(value) * np.float64(value)

@@ -252,6 +252,8 @@ class _Held:
 
 
 def _packed(room, function, options):
+    if torch.compiler.is_compiling():  # methods take the reference there
+        return _text(options)
     return _Held(options) if _is_method(room, function) else _text(options)
 
 

@@ -7,9 +7,8 @@ go up to the diagonal; their sums leave the registers once, and are added up in 
 import numpy as np
 from numba import njit
 
-from .._intrinsics import INNER, OUTER, widen
+from .._intrinsics import INNER, OUTER, squared, widen
 from .._tiles import ROW, TALL, VECTOR, by_rows, fetch_rows, lanes_of, transpose_square
-from ._numba_rows import squared
 
 PANELS = 8  # in the second-level cache together
 _FAST = {"reassoc", "contract", "nsz"}  # NaN and Inf stay what they are

@@ -8,13 +8,12 @@ vector stays in the cache. Vectors are of that range and in float64, so that ker
 for the gradients' dtype alone.
 """
 
-import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic
 
-from .._intrinsics import OUTER, widen
+from .._intrinsics import OUTER, squared, widen
 from .._tiles import fetch_rows
 
 LANES = 8
@@ -89,18 +88,6 @@ def _rows(builder, first, across, left):
         is_left = builder.icmp_signed("<", _WORD(i), left)
         number = builder.select(is_left, _WORD(i), builder.sub(left, _WORD(1)))
         yield is_left, number, builder.add(first, builder.mul(across, number))
-
-
-def squared(kind, value):
-    """Return the square of a widened number: in float64, but of float16 it fits float32."""
-    raise NotImplementedError("for compiled kernels")
-
-
-@overload(squared, inline="always")
-def _squared(kind, value):
-    if len(kind) == 1:
-        return lambda kind, value: value * value
-    return lambda kind, value: np.float64(value) * np.float64(value)
 
 
 @intrinsic
