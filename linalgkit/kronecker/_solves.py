@@ -425,7 +425,7 @@ def shifted_solve_vjp(
     >>> gradients.b
     array([0.5       , 0.25      , 0.33333333, 0.14285714])
     >>> round(float(gradients.shift), 6)
-    -0.44402
+    -0.444019
     """
     originals = (*sequence(factors), b, shift)
     factors, cotangent, b = checked(factors, cotangent=cotangent, b=b)
