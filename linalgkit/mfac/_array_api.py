@@ -19,7 +19,7 @@ from ._lost import attempted, check_triangle, checked, shifted
 
 _HERE = sys.modules[__name__]
 _ENTRIES = 1 << 22  # of G that are widened at a time
-LOST = 1e-12  # of a diagonal entry: pivots below have no digits left
+LOST = 1e-12  # of a diagonal entry in float64: pivots below have no digits left
 
 
 def wide_dtype(array):
@@ -256,7 +256,8 @@ def _block_factors(g, kept, block, damping):
     matrices = _block_matrices(g, kept, block, damping)
     xp, factors = array_namespace(g), array_namespace(g).linalg.cholesky(matrices)
     pivots, whole = xp.linalg.diagonal(factors) ** 2, xp.linalg.diagonal(matrices)
-    is_lost = xp.any(pivots <= LOST * whole, axis=-1)[:, None, None]
+    lost = LOST * float(xp.finfo(matrices.dtype).eps) / 2.0**-52  # JAX may have float32 alone
+    is_lost = xp.any(pivots <= lost * whole, axis=-1)[:, None, None]
     return xp.where(is_lost, xp.full_like(factors, xp.nan), factors)
 
 

@@ -176,6 +176,24 @@ def test_damping_that_is_lost(name, engine, require):
     np.testing.assert_allclose(used.asnumpy(found), truth, rtol=1e-4)
 
 
+def test_damping_that_is_lost_in_float32_alone(require):
+    jax = require("jax")
+    rng = np.random.default_rng(0)
+    gradients = rng.integers(-8, 9, (64, 1)) * np.arange(1.0, 9)
+    largest = float((gradients**2).sum(axis=1).max())
+    with jax.enable_x64(False):
+        g, ones = jax.numpy.asarray(gradients), jax.numpy.ones(8)
+        found = block_fisher(g, 8, damping=1e-2 * largest).diagonal_inverse()
+        for ratio in (1e-6, 1e-8):
+            fisher = block_fisher(g, 8, damping=ratio * largest)
+            with pytest.raises(np.linalg.LinAlgError, match="is lost beside the gradients"):
+                fisher.diagonal_inverse()
+            with pytest.raises(np.linalg.LinAlgError, match="is lost beside the gradients"):
+                fisher.solve(ones)
+    truth = empirical_fisher(gradients, damping=1e-2 * largest).diagonal_inverse()
+    np.testing.assert_allclose(found, truth, rtol=1e-5)
+
+
 def test_jax_factors_that_are_made_under_jit(require):
     jax = require("jax")
     gradients, x = problem()
